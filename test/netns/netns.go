@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package netns runs a whole test binary in namespaces of its own, so that tests may change firewalls, interfaces and
+// /run without touching the machine they run on.
+//
+// A package's TestMain calls Main. As root the binary is started again in a new network and mount namespace; as an
+// ordinary user in a new user, network and mount namespace, where it is root over its own world. A machine that cannot
+// make namespaces fails the tests: nothing skips in silence.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	insideEnv = "HOSTAGENT_TEST_NETNS" // "root" or "user": how the surrounding namespaces were made
+	skipEnv   = "HOSTAGENT_TEST_SKIP_NETNS"
+)
+
+var (
+	skippedMu sync.Mutex
+	skipped   []string
+)
+
+// Main runs m inside fresh namespaces and ends the process with its status.
+// HOSTAGENT_TEST_SKIP_NETNS=1 skips the whole package, loudly.
+func Main(m *testing.M) {
+	if os.Getenv(insideEnv) == "" {
+		os.Exit(enter())
+	}
+	if err := furnish(); err != nil {
+		fmt.Fprintf(os.Stderr, "netns: cannot furnish the test namespace: %v\n", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if len(skipped) > 0 {
+		fmt.Fprintf(os.Stderr, "root-only tests not run as an ordinary user:\n  %s\n", strings.Join(skipped, "\n  "))
+	}
+	os.Exit(code)
+}
+
+// Rootless tells whether the tests run in a user namespace of an ordinary user.
+func Rootless() bool { return os.Getenv(insideEnv) == "user" }
+
+// RequireRoot skips t where the tests run as an ordinary user; Main prints the names of all tests skipped so.
+func RequireRoot(t testing.TB, reason string) {
+	t.Helper()
+	if !Rootless() {
+		return
+	}
+	skippedMu.Lock()
+	skipped = append(skipped, t.Name()+": "+reason)
+	skippedMu.Unlock()
+	t.Skip("root-only: " + reason)
+}
+
+func enter() int {
+	if os.Getenv(skipEnv) == "1" {
+		fmt.Fprintf(os.Stderr, "SKIPPED: every test of %s (%s=1)\n", os.Args[0], skipEnv)
+		return 0
+	}
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netns:", err)
+		return 1
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	kind := "root"
+	if os.Geteuid() != 0 {
+		kind = "user"
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	}
+	cmd.Env = append(os.Environ(), insideEnv+"="+kind)
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	fmt.Fprintf(os.Stderr, "netns: cannot start the tests in namespaces of their own: %v\n"+
+		"Run them as root, or allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1);\n"+
+		"%s=1 leaves this package out.\n", err, skipEnv)
+	return 1
+}
+
+// furnish makes the new namespaces usable: mounts stay private, /run is empty, lo is up.
+func furnish() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot make mounts private: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("cannot mount a tmpfs on /run: %w", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("cannot find lo: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("cannot set lo up: %w", err)
+	}
+	return nil
+}
