@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package firewall
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+)
+
+// Changes is what an Apply or Remove really did, or what Plan says that an Apply would do. After an error it holds what
+// was done before it. The zero value is nothing.
+type Changes struct {
+	// Sets has one entry for each set that changed, in the order in which they first did.
+	Sets []SetChange
+	// Rules has one entry for each chain that was written or removed, and for each jump that was placed.
+	Rules []RuleChange
+	// Repaired says, a phrase each, where the kernel was not as the last Apply had left it: another hand changed it.
+	// It is never set on the first Apply, nor on the first one after an error.
+	Repaired []string
+}
+
+// SetChange is what happened to one set.
+type SetChange struct {
+	Set                string
+	Created, Destroyed bool
+	Added, Removed     PortSet
+}
+
+// RuleChange is what happened to one chain of ours: Done is "written", "removed" or "jump placed".
+type RuleChange struct {
+	Variant      Variant
+	Family       Family
+	Table, Chain string
+	Done         string
+}
+
+// Empty tells whether nothing happened.
+func (c Changes) Empty() bool { return len(c.Sets) == 0 && len(c.Rules) == 0 && len(c.Repaired) == 0 }
+
+// String writes c on one line, "hostagent-open +21000-21002 -21010; ipv4 nft mangle HOSTAGENT-GUARD written", or
+// "nothing".
+func (c Changes) String() string {
+	var parts []string
+	for i := range c.Sets {
+		parts = append(parts, c.Sets[i].String())
+	}
+	for _, r := range c.Rules {
+		parts = append(parts, fmt.Sprintf("%s %s %s %s %s", r.Family, r.Variant, r.Table, r.Chain, r.Done))
+	}
+	for _, r := range c.Repaired {
+		parts = append(parts, "repaired: "+r)
+	}
+	if parts == nil {
+		return "nothing"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// LogValue makes c's text only when a log line is really written.
+func (c Changes) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// String writes s as "hostagent-open created +21000-21002 -21010".
+func (s *SetChange) String() string {
+	text := s.Set
+	if s.Created {
+		text += " created"
+	}
+	if s.Destroyed {
+		text += " destroyed"
+	}
+	return text + s.ports()
+}
+
+func (s *SetChange) ports() string {
+	text := ""
+	for first, last := range s.Added.ranges() {
+		text += " +" + rangeText(first, last)
+	}
+	for first, last := range s.Removed.ranges() {
+		text += " -" + rangeText(first, last)
+	}
+	return text
+}
+
+// set returns the entry of a set, a new one if there is none yet.
+func (c *Changes) set(name string) *SetChange {
+	i := slices.IndexFunc(c.Sets, func(s SetChange) bool { return s.Set == name })
+	if i < 0 {
+		i = len(c.Sets)
+		c.Sets = append(c.Sets, SetChange{Set: name})
+	}
+	return &c.Sets[i]
+}
+
+// addPorts notes that ports were added to a set and removed from it.
+func (c *Changes) addPorts(name string, added, removed *PortSet) {
+	if *added == (PortSet{}) && *removed == (PortSet{}) {
+		return
+	}
+	s := c.set(name)
+	s.Added, s.Removed = s.Added.Union(*added), s.Removed.Union(*removed)
+}
+
+// addRules notes that fixes were made to a family's rules.
+func (c *Changes) addRules(t *tool, fixes []fix) {
+	for _, f := range fixes {
+		c.Rules = append(c.Rules, RuleChange{t.variant, t.family, f.table, f.chain, f.done})
+	}
+}
+
+// addDrift notes that a family's rules were not as applied, by the fixes that they needed.
+func (c *Changes) addDrift(t *tool, fixes []fix) {
+	for _, f := range fixes {
+		what := "chain " + f.chain + " had changed"
+		if f.done == "jump placed" {
+			what = "the jump to " + f.chain + " was not where it belongs"
+		}
+		c.Repaired = append(c.Repaired, fmt.Sprintf("%s %s %s: %s", t.family, t.variant, f.table, what))
+	}
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package firewall
+
+import (
+	"context"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hostagent/hostagent/test/netns"
+)
+
+func TestMain(m *testing.M) { netns.Main(m) }
+
+// freshNamespace moves the test into an empty network namespace, which ends with the test's thread.
+func freshNamespace(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("cannot make a network namespace: %v", err)
+	}
+	shell(t, "ip link set lo up")
+}
+
+// shell runs a script in the test's namespace and returns its output.
+func shell(t testing.TB, script string) string {
+	t.Helper()
+	output, err := exec.Command("sh", "-ec", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, output)
+	}
+	return string(output)
+}
+
+// start returns a Firewall of one variant, in a fresh namespace.
+func start(t testing.TB, variant Variant) *Firewall {
+	t.Helper()
+	freshNamespace(t)
+	return open(t, variant)
+}
+
+// open returns a Firewall in the test's namespace.
+func open(t testing.TB, variant Variant) *Firewall {
+	t.Helper()
+	f, err := New(Options{Variant: variant, LockTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func mustApply(t testing.TB, f *Firewall, want Ruleset) Changes {
+	t.Helper()
+	changes, err := f.Apply(context.Background(), want)
+	if err != nil {
+		t.Fatalf("Apply: %v", err)
+	}
+	return changes
+}
+
+func show(t testing.TB, f *Firewall) string {
+	t.Helper()
+	state, err := f.Show(context.Background())
+	if err != nil {
+		t.Fatalf("Show: %v", err)
+	}
+	return state.String()
+}
+
+// expected is what Show says when want stands in one variant: the rules once for each family.
+func expected(want Ruleset, variant Variant) string {
+	text := want.String()
+	sets, rules, _ := strings.Cut(text, "*")
+	rules = "*" + rules
+	for _, family := range []Family{IPv4, IPv6} {
+		sets += strings.ReplaceAll(rules, "*", "# "+string(family)+" "+string(variant)+"\n*")
+	}
+	return sets
+}
+
+// verifyNow makes the next Apply look at the kernel again.
+func verifyNow(f *Firewall) {
+	if f.backend.memory != nil {
+		f.backend.memory.verified = time.Time{}
+		f.backend.memory.listed = time.Time{}
+	}
+}
+
+var saveNoise = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
+
+// saved is everything that iptables and ipset show in both variants and families, without comments and counters.
+func saved(t testing.TB) string {
+	t.Helper()
+	text := shell(t, "iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-legacy-save; ipset save")
+	return saveNoise.ReplaceAllString(text, "")
+}
+
+func portRange(first, last uint16) PortSet {
+	var s PortSet
+	s.AddRange(first, last)
+	return s
+}
+
+// eachVariant runs a test in both variants.
+func eachVariant(t *testing.T, test func(t *testing.T, variant Variant)) {
+	for _, variant := range []Variant{VariantNFT, VariantLegacy} {
+		t.Run(string(variant), func(t *testing.T) { test(t, variant) })
+	}
+}
+
+// dropNetAdmin takes CAP_NET_ADMIN from the test's thread, which ends with the test.
+func dropNetAdmin(t testing.TB) error {
+	t.Helper()
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	return unix.Capset(&header, &data[0])
+}

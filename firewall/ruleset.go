@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package firewall
+
+// Ruleset is everything that hostagent wants from the kernel's firewall. It is a whole state, never a change: Apply may
+// be called again with the same one, and with any other one after it.
+type Ruleset struct {
+	// Guard holds the ports that the network may not reach unless they are in Open.
+	Guard PortSet
+	// Open holds the ports that the network may reach, whatever the host's own filter rules say (see Accept).
+	Open PortSet
+	// Cut holds the ports whose running connections end too. The rules that read it need connection tracking, so
+	// they stand only where CutRules is set.
+	Cut      PortSet
+	CutRules bool
+	// Accept says where the jump to our accept rule stands.
+	Accept Accept
+}
+
+// Accept is the place of the jump to our accept rule in the filter table. The zero value is AcceptHead.
+type Accept struct {
+	// None leaves the accept rule out: the host's own rules admit the open ports.
+	None bool
+	// Chain is the filter chain at whose head the jump stands; empty means INPUT.
+	Chain string
+}

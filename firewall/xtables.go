@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// xtables makes rulesets with iptables and ipset. It is not safe for concurrent use.
+type xtables struct {
+	tools  []*tool // the chosen variant's, one for each family
+	others []*tool // the other variant's, as far as they are to be had
+	notes  []string
+	runs   int // how many programs were started
+
+	memory *memory // nil: nothing is known about the kernel
+	// verifyEvery is how long what was seen in the kernel is taken for granted. listEvery is how long legacy rules go
+	// unlisted while their number and size stay the same; nft rules have a generation that misses nothing.
+	verifyEvery, listEvery time.Duration
+}
+
+// memory is what the kernel is known to hold.
+type memory struct {
+	applied          Ruleset
+	generation       generation
+	verified, listed time.Time
+}
+
+// newXtables finds the programs, and the variant where it is not given.
+func newXtables(ctx context.Context, opts Options) (*xtables, error) {
+	if err := probeSets(); err != nil {
+		return nil, err
+	}
+	x := &xtables{verifyEvery: 5 * time.Second, listEvery: time.Minute}
+	families := []Family{IPv4, IPv6}
+	if !ipv6Present("/proc") {
+		families = families[:1]
+		x.notes = append(x.notes, "IPv6 is disabled on this host: only IPv4 is guarded")
+	}
+	found := map[Variant][]*tool{}
+	for _, v := range []Variant{VariantNFT, VariantLegacy} {
+		if v == VariantNFT {
+			if _, err := nftGeneration(); err != nil {
+				continue // this kernel has no nf_tables, so nothing can be in it
+			}
+		}
+		for _, family := range families {
+			if t := findTool(ctx, v, family, opts.LockTimeout, &x.runs); t != nil {
+				found[v] = append(found[v], t)
+			}
+		}
+	}
+	variant, err := chooseVariant(ctx, opts.Variant, found)
+	if err != nil {
+		return nil, err
+	}
+	x.tools, x.others = found[variant], found[variant.other()]
+	if len(x.tools) < len(families) {
+		return nil, missingTools(variant, families, x.tools)
+	}
+	return x, nil
+}
+
+// ipv6Present tells whether the kernel speaks IPv6. Either sign will do: a service may see only a part of /proc, and to
+// take IPv6 for absent would leave it unguarded.
+func ipv6Present(proc string) bool {
+	for _, name := range []string{"thread-self/net/if_inet6", "sys/net/ipv6"} {
+		if _, err := os.Stat(filepath.Join(proc, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// missingTools says which family's programs are not there.
+func missingTools(variant Variant, families []Family, have []*tool) error {
+	missing := families[0]
+	if len(have) > 0 && have[0].family == missing {
+		missing = families[1]
+	}
+	name := missing.program()
+	return fmt.Errorf("cannot find %s, %s-save and %s-restore of variant %s: %w "+
+		"(install the iptables package; variant nft also needs kernel module nf_tables)",
+		name, name, name, variant, ErrMissingTool)
+}
+
+// chooseVariant returns the wanted variant, or the one that the host's own rules are in. Where there are none, or as many
+// in both, it is whatever the program called iptables is.
+func chooseVariant(ctx context.Context, wanted Variant, found map[Variant][]*tool) (Variant, error) {
+	switch wanted {
+	case VariantNFT, VariantLegacy:
+		return wanted, nil
+	case VariantAuto, "":
+	default:
+		return "", fmt.Errorf("cannot use iptables variant %q: it is one of auto, nft and legacy", wanted)
+	}
+	if len(found[VariantNFT]) == 0 {
+		return VariantLegacy, nil
+	}
+	if len(found[VariantLegacy]) == 0 {
+		return VariantNFT, nil
+	}
+	count := map[Variant]int{}
+	for variant, tools := range found {
+		for _, t := range tools {
+			tables, err := t.listAll(ctx)
+			if err != nil {
+				return "", fmt.Errorf("cannot choose the iptables variant: %w", err)
+			}
+			for _, table := range tables {
+				count[variant] += table.foreign
+			}
+		}
+	}
+	switch nft, legacy := count[VariantNFT], count[VariantLegacy]; {
+	case nft > legacy:
+		return VariantNFT, nil
+	case legacy > nft:
+		return VariantLegacy, nil
+	}
+	if plain := lookPath(IPv4.program()); plain != "" {
+		return plainVariant(ctx, plain)
+	}
+	return VariantNFT, nil
+}
+
+// apply makes the kernel equal want. Any error makes the next call look at everything anew.
+func (x *xtables) apply(ctx context.Context, want *Ruleset) (Changes, error) {
+	var changes Changes
+	err := x.bring(ctx, want, &changes)
+	if err != nil {
+		x.memory = nil
+	}
+	return changes, err
+}
+
+// bring is apply: sets first, because rules name them, and only those parts that may differ.
+func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) error {
+	now := time.Now()
+	known := x.memory
+	if known == nil {
+		return x.bringAll(ctx, want, changes)
+	}
+	have, missing := &known.applied, []string(nil)
+	verify := now.Sub(known.verified) >= x.verifyEvery
+	if verify {
+		sets, err := readSets()
+		if err != nil {
+			return err
+		}
+		seen, gone := sets.contents()
+		changes.Repaired = setDrift(&known.applied, &seen, gone)
+		have, missing = &seen, gone
+	}
+	if err := writeSets(have, want, missing, changes); err != nil {
+		return err
+	}
+	if !want.sameRules(&known.applied) || verify && x.rulesMayDiffer(now) {
+		generation, err := x.writeRules(ctx, want, &known.applied, changes)
+		if err != nil {
+			return err
+		}
+		known.generation, known.listed = generation, now
+	}
+	known.applied = *want
+	if verify {
+		known.verified = now
+	}
+	return nil
+}
+
+// bringAll is bring when nothing is known about the kernel: sets that exist are taken over as they are, and what the
+// other variant has of ours goes once the rules stand in this one.
+func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes) error {
+	now := time.Now()
+	sets, err := readSets()
+	if err != nil {
+		return err
+	}
+	existed, err := destroySet(fillSet)
+	if err != nil {
+		return err
+	}
+	if existed {
+		changes.set(fillSet).Destroyed = true
+	}
+	have, missing := sets.contents()
+	if err := writeSets(&have, want, missing, changes); err != nil {
+		return err
+	}
+	generation, err := x.writeRules(ctx, want, nil, changes)
+	if err != nil {
+		return err
+	}
+	if err := removeRules(ctx, x.others, changes); err != nil {
+		return err
+	}
+	x.memory = &memory{applied: *want, generation: generation, verified: now, listed: now}
+	return nil
+}
+
+// rulesMayDiffer tells whether rules could have changed since they were last listed.
+func (x *xtables) rulesMayDiffer(now time.Time) bool {
+	seen := x.generation()
+	legacyIsOld := x.tools[0].variant == VariantLegacy && now.Sub(x.memory.listed) >= x.listEvery
+	return !seen.known || seen != x.memory.generation || legacyIsOld
+}
+
+func (x *xtables) generation() generation {
+	var families []Family
+	for _, t := range x.tools {
+		families = append(families, t.family)
+	}
+	return readGeneration(x.tools[0].variant, families)
+}
+
+// writeRules makes the rules equal want's and returns the generation at which they were seen to be so. The generation is
+// read before the rules are, so that a change in between is found the next time; and rules are read again after they
+// were written, so that our own writing is not taken for somebody else's. applied is what stood there before, or nil.
+func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, changes *Changes) (generation, error) {
+	const rounds = 3
+	for round := range rounds {
+		seen := x.generation()
+		right := true
+		var errs []error
+		for _, t := range x.tools {
+			tables, err := t.list(ctx)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if round == 0 && applied != nil {
+				// Errors come up again below, where want is looked at.
+				drift, _ := t.fixes(tables, applied.chains())
+				changes.addDrift(t, drift)
+			}
+			fixes, err := t.fixes(tables, want.chains())
+			errs = append(errs, err)
+			if len(fixes) == 0 {
+				continue
+			}
+			right = false
+			if err := t.apply(ctx, script(fixes)); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			changes.addRules(t, fixes)
+		}
+		if err := errors.Join(errs...); err != nil || right {
+			return seen, err
+		}
+	}
+	return generation{}, fmt.Errorf("cannot keep the rules as written: another program changed them %d times meanwhile "+
+		"(find out which program also manages them)", rounds)
+}
+
+// fixes returns what has to be done to the tables of a family. What can be done in one table is returned even where
+// another's cannot.
+func (t *tool) fixes(tables map[string]*table, wanted []chain) ([]fix, error) {
+	var all []fix
+	var errs []error
+	for _, name := range ourTables() {
+		fixes, err := tables[name].fixes(name, wanted, func(chain, rule string) (bool, error) {
+			return t.find(name, chain, rule)
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", t.family, err))
+			continue
+		}
+		all = append(all, fixes...)
+	}
+	return all, errors.Join(errs...)
+}
+
+// plan says what an apply that knows nothing would do.
+func (x *xtables) plan(ctx context.Context, want *Ruleset) (Changes, error) {
+	var changes Changes
+	sets, err := readSets()
+	if err != nil {
+		return changes, err
+	}
+	leftover, err := readSet(fillSet)
+	if err != nil {
+		return changes, err
+	}
+	if leftover != nil {
+		changes.set(fillSet).Destroyed = true
+	}
+	have, missing := sets.contents()
+	for _, name := range missing {
+		changes.set(name).Created = true
+	}
+	for _, step := range setSteps(&have, want) {
+		step.note(&changes)
+	}
+	var errs []error
+	look := func(tools []*tool, wanted []chain) {
+		for _, t := range tools {
+			tables, err := t.list(ctx)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			fixes, err := t.fixes(tables, wanted)
+			errs = append(errs, err)
+			changes.addRules(t, fixes)
+		}
+	}
+	look(x.tools, want.chains())
+	look(x.others, nil)
+	return changes, errors.Join(errs...)
+}
+
+// show reads everything of ours, in both variants.
+func (x *xtables) show(ctx context.Context) (State, error) {
+	s := State{Notes: x.notes}
+	var errs []error
+	for _, name := range append(ourSets(), fillSet) {
+		set, err := readSet(name)
+		errs = append(errs, err)
+		if set != nil {
+			s.Sets = append(s.Sets, SetState{set.name, set.kind(), set.ports, int(set.references)})
+		}
+	}
+	for _, tools := range [][]*tool{x.tools, x.others} {
+		for _, t := range tools {
+			tables, err := t.list(ctx)
+			errs = append(errs, err)
+			for _, name := range ourTables() {
+				if shown := tables[name].show(); shown != nil {
+					shown.Variant, shown.Family, shown.Table = t.variant, t.family, name
+					s.Tables = append(s.Tables, *shown)
+				}
+			}
+		}
+	}
+	return s, errors.Join(errs...)
+}
+
+// show returns what is ours in a table, or nil.
+func (t *table) show() *TableState {
+	if t == nil || len(t.ours) == 0 {
+		return nil
+	}
+	s := &TableState{Jumps: t.jumps}
+	for _, name := range []string{acceptChain, preroutingChain, guardChain} {
+		if rules, present := t.ours[name]; present {
+			s.Chains = append(s.Chains, ChainState{name, rules})
+		}
+	}
+	return s
+}
+
+// remove takes away everything of ours: rules first, because they hold the sets.
+func (x *xtables) remove(ctx context.Context) (Changes, error) {
+	x.memory = nil
+	var changes Changes
+	if err := errors.Join(removeRules(ctx, x.tools, &changes), removeRules(ctx, x.others, &changes)); err != nil {
+		return changes, err
+	}
+	return changes, destroySets(&changes)
+}
+
+// removeRules removes our jumps and chains from the tables of these tools.
+func removeRules(ctx context.Context, tools []*tool, changes *Changes) error {
+	var errs []error
+	for _, t := range tools {
+		tables, err := t.list(ctx)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fixes, err := t.fixes(tables, nil)
+		errs = append(errs, err)
+		if len(fixes) == 0 {
+			continue
+		}
+		if err := t.apply(ctx, script(fixes)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		changes.addRules(t, fixes)
+	}
+	return errors.Join(errs...)
+}
