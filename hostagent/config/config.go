@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package config reads hostagent's configuration: HCL files, Consul's client environment and flags, in that order of
+// growing weight. It is strict: an unknown key, a value out of bounds or a contradiction is refused with file and line.
+//
+//	c, err := config.Load(paths...)     // files over defaults
+//	err = c.ApplyEnv(os.LookupEnv)      // CONSUL_HTTP_ADDR and its like over files
+//	err = c.SetFlag("mode", "guard")    // flags over both
+//	err = c.Validate()                  // what only the whole can tell
+//
+// It looks at nothing but the configuration: whether a certificate exists or an agent answers is for others to find.
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// DefaultPath is the folder that Load reads when it is given no path. It need not exist.
+const DefaultPath = "/etc/hostagent.d"
+
+// maxSidecarPorts is the largest sidecar range that is believed, whoever names it.
+const maxSidecarPorts = 4096
+
+// Mode is what hostagent does with what it finds. The zero value says that the operator has not chosen.
+type Mode string
+
+// The modes. There is no default, so that installing hostagent changes nothing.
+const (
+	ModeObserve Mode = "observe" // reports, and owns no rule
+	ModeGuard   Mode = "guard"   // manages the firewall
+)
+
+// Scope says whose listeners are judged.
+type Scope string
+
+// The scopes.
+const (
+	ScopeMesh Scope = "mesh" // services without a sidecar may listen on the network
+	ScopeAll  Scope = "all"  // they may not either
+)
+
+// IptablesVariant is which iptables holds hostagent's rules.
+type IptablesVariant string
+
+// The variants.
+const (
+	IptablesAuto   IptablesVariant = "auto" // the one that the host's own rules are in
+	IptablesNFT    IptablesVariant = "nft"
+	IptablesLegacy IptablesVariant = "legacy"
+)
+
+// Accept is where the rule stands that lets the network reach open ports. The zero value is the head of filter INPUT.
+type Accept struct {
+	// None leaves the rule out: the host's own rules admit the open ports.
+	None bool
+	// Chain is the filter chain at whose head the rule stands; empty means INPUT.
+	Chain string
+}
+
+// Config is hostagent's whole configuration. Each field is one key of the files, where the reference configuration
+// explains it. Callers own it; it is not safe for use by several goroutines while one of them changes it. Copies share
+// the record of where values came from, so pass it by pointer.
+type Config struct {
+	Mode           Mode
+	SidecarRange   PortRange // zero: asked from the Consul agent
+	ExtraPorts     []PortRange
+	ProtectedPorts []PortRange
+	GuardPorts     []PortRange
+	AllowFrom      []netip.Prefix // empty: everybody
+	Gateways       []string
+	NativeServices []string
+	Scope          Scope
+	CloseDelay     time.Duration
+	PollInterval   time.Duration
+	CheckInterval  time.Duration
+	LogLevel       slog.Level
+
+	Firewall Firewall
+	Consul   Consul
+	Report   Report
+
+	// Files are the files that were read, in the order of reading.
+	Files []string
+
+	// origins tells, by key, where each value came from: one for a single value, one an element for a list. Keys
+	// that have their default are absent.
+	origins map[string][]origin
+	// wantTLS is CONSUL_HTTP_SSL: no later http address may undo it.
+	wantTLS bool
+}
+
+// Firewall is the block "firewall".
+type Firewall struct {
+	Accept          Accept
+	IptablesVariant IptablesVariant
+}
+
+// Consul is the block "consul": how to reach the local agent.
+type Consul struct {
+	// Address is a URL: http, https or unix.
+	Address            string
+	Token              Secret
+	TokenFile          string
+	CAFile             string
+	CAPath             string
+	CertFile           string
+	KeyFile            string
+	TLSServerName      string
+	InsecureSkipVerify bool
+	Namespace          string // empty: not sent
+	Partition          string // empty: not sent
+	Timeout            time.Duration
+}
+
+// Report is the block "report": hostagent's own service in Consul.
+type Report struct {
+	Enabled     bool
+	ServiceName string
+}
+
+// Default returns the configuration of a host that sets nothing. Its Mode is empty.
+func Default() *Config {
+	return &Config{
+		ProtectedPorts: []PortRange{{22, 22}},
+		Scope:          ScopeMesh,
+		CloseDelay:     30 * time.Second,
+		PollInterval:   time.Second,
+		CheckInterval:  5 * time.Second,
+		LogLevel:       slog.LevelInfo,
+		Firewall:       Firewall{IptablesVariant: IptablesAuto},
+		Consul:         Consul{Address: "http://127.0.0.1:8500", Timeout: 5 * time.Second},
+		Report:         Report{Enabled: true, ServiceName: "hostagent"},
+	}
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+)
+
+// merge puts the values of one file over those of c and returns what is wrong with the file. Good values are kept beside
+// bad ones. parsed is false where the file is not HCL, and nothing of it was read.
+func (c *Config) merge(file string, source []byte) (problems Errors, parsed bool) {
+	if problem := checkTokens(file, source); problem != nil {
+		return Errors{problem}, false
+	}
+	d := decoder{config: c, file: file, source: source}
+	tree, diagnostics := hclsyntax.ParseConfig(source, file, hcl.InitialPos)
+	body, isBody := tree.Body.(*hclsyntax.Body)
+	for _, diagnostic := range diagnostics {
+		if isBody && diagnostic.Summary == "Attribute redefined" && diagnostic.Subject != nil {
+			d.redefined(body, *diagnostic.Subject)
+			continue
+		}
+		d.syntax(diagnostic)
+		isBody = false
+	}
+	if !isBody {
+		return d.problems, false
+	}
+	d.top(body)
+	return d.problems, true
+}
+
+// maxMarks bounds the tokens of a file that plain values need few of. The parser calls itself once for each "[", "(" or
+// "!", so that a hostile megabyte of them overflows its stack, which no recover can catch; and its time grows with the
+// square of the pieces of one string.
+const maxMarks = 1000
+
+func checkTokens(file string, source []byte) *Error {
+	// What is wrong with single tokens is reported by the parser, which sees them again.
+	tokens, _ := hclsyntax.LexConfig(source, file, hcl.InitialPos)
+	marks, previous := 0, hclsyntax.TokenNil
+	for _, token := range tokens {
+		switch token.Type {
+		case hclsyntax.TokenIdent, hclsyntax.TokenEqual, hclsyntax.TokenComma, hclsyntax.TokenNewline,
+			hclsyntax.TokenComment, hclsyntax.TokenNumberLit, hclsyntax.TokenOQuote, hclsyntax.TokenCQuote,
+			hclsyntax.TokenEOF:
+		case hclsyntax.TokenQuotedLit:
+			if previous == hclsyntax.TokenQuotedLit {
+				marks++
+			}
+		default:
+			marks++
+		}
+		if marks > maxMarks {
+			return &Error{File: file, Line: token.Range.Start.Line,
+				Text: fmt.Sprintf("more than %d brackets, operators and heredoc lines; only plain values are accepted", maxMarks)}
+		}
+		previous = token.Type
+	}
+	return nil
+}
+
+// decoder reads one file into config.
+type decoder struct {
+	config   *Config
+	file     string
+	source   []byte
+	problems Errors
+}
+
+func (d *decoder) problem(line int, text string) {
+	d.problems = append(d.problems, &Error{File: d.file, Line: line, Text: text})
+}
+
+// syntax reports what the parser says. Its details may repeat pieces of the file, so a line that could hold a token
+// goes without.
+func (d *decoder) syntax(diagnostic *hcl.Diagnostic) {
+	if diagnostic.Subject == nil {
+		d.problem(0, oneLine(diagnostic.Summary))
+		return
+	}
+	message := diagnostic.Summary
+	if !bytes.Contains(bytes.ToLower(d.lineAt(diagnostic.Subject.Start.Byte)), []byte("token")) {
+		message += ": " + diagnostic.Detail
+	}
+	d.problem(diagnostic.Subject.Start.Line, oneLine(message))
+}
+
+// lineAt returns the line of the source that holds offset.
+func (d *decoder) lineAt(offset int) []byte {
+	offset = min(max(offset, 0), len(d.source))
+	start := bytes.LastIndexByte(d.source[:offset], '\n') + 1
+	line, _, _ := bytes.Cut(d.source[start:], []byte("\n"))
+	return line
+}
+
+// redefined reports an attribute that its body sets twice; the parser keeps the first.
+func (d *decoder) redefined(body *hclsyntax.Body, second hcl.Range) {
+	name := string(second.SliceBytes(d.source))
+	for _, block := range body.Blocks {
+		if block.Body.SrcRange.Overlaps(second) {
+			body = block.Body
+			name = block.Type + "." + name
+			break
+		}
+	}
+	first := body.Attributes[name[strings.LastIndexByte(name, '.')+1:]]
+	if first == nil {
+		d.problem(second.Start.Line, fmt.Sprintf("key %s is set twice", quote(name)))
+		return
+	}
+	d.problem(second.Start.Line, fmt.Sprintf("key %s is set twice; first on line %d", quote(name), first.NameRange.Start.Line))
+}
+
+func (d *decoder) top(body *hclsyntax.Body) {
+	known := make(map[string]setting)
+	for _, s := range settings() {
+		known[s.name] = s
+	}
+	d.attributes("", body, known)
+	first := make(map[string]int)
+	for _, block := range body.Blocks {
+		line := block.TypeRange.Start.Line
+		if !slices.Contains(blocks(), block.Type) {
+			d.unknownBlock(block, known)
+			continue
+		}
+		if earlier, twice := first[block.Type]; twice {
+			d.problem(line, fmt.Sprintf("block %q stands twice in this file; first on line %d", block.Type, earlier))
+		} else {
+			first[block.Type] = line
+		}
+		if len(block.Labels) > 0 {
+			d.problem(line, fmt.Sprintf("block %q takes no label; write \"%s {\"", block.Type, block.Type))
+		}
+		for _, inner := range block.Body.Blocks {
+			d.problem(inner.TypeRange.Start.Line, fmt.Sprintf("unknown block %s in block %q", quote(inner.Type), block.Type))
+		}
+		d.attributes(block.Type+".", block.Body, known)
+	}
+}
+
+func (d *decoder) unknownBlock(block *hclsyntax.Block, known map[string]setting) {
+	message := "unknown block " + quote(block.Type)
+	if _, isKey := known[block.Type]; isKey {
+		message = fmt.Sprintf("%q is no block; write \"%s = ...\"", block.Type, block.Type)
+	} else if guess := closest(block.Type, blocks()); guess != "" {
+		message += fmt.Sprintf("; did you mean %q?", guess)
+	}
+	d.problem(block.TypeRange.Start.Line, message)
+}
+
+// attributes reads the keys of one body; prefix is "" or the block's name with a dot.
+func (d *decoder) attributes(prefix string, body *hclsyntax.Body, known map[string]setting) {
+	inOrder := slices.SortedFunc(maps.Values(body.Attributes), func(a, b *hclsyntax.Attribute) int {
+		return a.SrcRange.Start.Byte - b.SrcRange.Start.Byte
+	})
+	for _, attribute := range inOrder {
+		if s, ok := known[prefix+attribute.Name]; ok {
+			d.value(s, attribute.Expr)
+			continue
+		}
+		d.problem(attribute.NameRange.Start.Line, unknownKey(prefix, attribute.Name, known))
+	}
+}
+
+func unknownKey(prefix, name string, known map[string]setting) string {
+	if prefix == "" && slices.Contains(blocks(), name) {
+		return fmt.Sprintf("%q is a block; write \"%s {\" without \"=\"", name, name)
+	}
+	message := "unknown key " + quote(prefix+name)
+	var here, elsewhere []string
+	for key := range known {
+		block, leaf := "", key
+		if dot := strings.IndexByte(key, '.'); dot >= 0 {
+			block, leaf = key[:dot+1], key[dot+1:]
+		}
+		switch {
+		case block == prefix:
+			here = append(here, leaf)
+		case leaf == name:
+			elsewhere = append(elsewhere, block)
+		}
+	}
+	slices.Sort(here) // so that of two words equally near always the same one is named
+	if len(elsewhere) == 1 {
+		if elsewhere[0] == "" {
+			return message + "; it stands outside the blocks"
+		}
+		return message + fmt.Sprintf("; it belongs into the block %q", strings.TrimSuffix(elsewhere[0], "."))
+	}
+	if guess := closest(name, here); guess != "" {
+		message += fmt.Sprintf("; did you mean %q?", guess)
+	}
+	return message
+}
+
+// value reads the expression of one key.
+func (d *decoder) value(s setting, expression hclsyntax.Expression) {
+	expressions := []hclsyntax.Expression{expression}
+	list, isList := expression.(*hclsyntax.TupleConsExpr)
+	switch {
+	case s.isList() && isList:
+		expressions = list.Exprs
+	case s.isList():
+		if _, err := d.literal(s, expression); err != nil {
+			d.problem(expression.Range().Start.Line, s.name+": "+err.Error())
+			return
+		}
+		offending := oneLine(string(expression.Range().SliceBytes(d.source)))
+		d.problem(expression.Range().Start.Line, fmt.Sprintf("%s: %s is not a list; write [%s]", s.name,
+			quoteSource(offending), cut(offending)))
+		return
+	}
+	var texts []text
+	for _, element := range expressions {
+		from := origin{layer: layerFile, file: d.file, line: element.Range().Start.Line}
+		value, err := d.literal(s, element)
+		if err != nil {
+			d.problem(from.line, s.name+": "+err.Error())
+			continue
+		}
+		texts = append(texts, text{value, from})
+	}
+	if len(texts) == 0 && !s.isList() {
+		return
+	}
+	// The default list gives way to the first file's; later files append.
+	_, extend := d.config.origins[s.name]
+	for _, wrong := range s.store(d.config, texts, extend) {
+		d.problems = append(d.problems, texts[wrong.index].from.problem(s.name, wrong.err.Error()))
+	}
+}

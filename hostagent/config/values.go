@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/agext/levenshtein"
+)
+
+var (
+	chainName = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]*$`)
+	dnsLabel  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+)
+
+func anything[T any](T) error { return nil }
+
+func asText(text string) (string, error) { return text, nil }
+
+func asSecret(text string) (Secret, error) { return Secret(text), nil }
+
+func logLevel(c *Config) *slog.Level { return &c.LogLevel }
+
+func iptablesVariant(c *Config) *IptablesVariant { return &c.Firewall.IptablesVariant }
+
+// oneOf parses one of the known words.
+func oneOf[T ~string](known ...T) func(string) (T, error) {
+	check := checkOneOf(known...)
+	return func(text string) (T, error) { return T(text), check(T(text)) }
+}
+
+func checkOneOf[T ~string](known ...T) func(T) error {
+	return func(value T) error {
+		if slices.Contains(known, value) {
+			return nil
+		}
+		words := make([]string, len(known))
+		for i, word := range known {
+			words[i] = string(word)
+		}
+		return unknownWord(string(value), words)
+	}
+}
+
+// unlessZero lets the zero value pass, for keys that may be unset.
+func unlessZero[T comparable](check func(T) error) func(T) error {
+	return func(value T) error {
+		var zero T
+		if value == zero {
+			return nil
+		}
+		return check(value)
+	}
+}
+
+func unknownWord(got string, known []string) error {
+	if guess := closest(got, known); guess != "" {
+		return fmt.Errorf("unknown value %s; did you mean %q?", quote(got), guess)
+	}
+	quoted := make([]string, len(known))
+	for i, word := range known {
+		quoted[i] = strconv.Quote(word)
+	}
+	return fmt.Errorf("unknown value %s; write one of %s", quote(got), strings.Join(quoted, ", "))
+}
+
+// closest returns the known word that got is most likely a slip of, or nothing.
+func closest(got string, known []string) string {
+	const longest = 40 // the distance costs length times length
+	if len(got) > longest {
+		return ""
+	}
+	best, guess := 3, ""
+	for _, word := range known {
+		distance := levenshtein.Distance(strings.ToLower(got), word, nil)
+		// Half of a word replaced is another word and not a slip, unless two letters of a short one changed places.
+		near := 2*distance < len(word) || 2*distance == len(word) && got != "" && got[0] == word[0]
+		if distance < best && near {
+			best, guess = distance, word
+		}
+	}
+	return guess
+}
+
+func parseSidecarRange(text string) (PortRange, error) {
+	if text == "" {
+		return PortRange{}, nil
+	}
+	return parsePortRange(text)
+}
+
+func parseDuration(text string) (time.Duration, error) {
+	value, err := time.ParseDuration(text)
+	if err == nil {
+		return value, nil
+	}
+	if _, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return 0, fmt.Errorf("%s has no unit; write %q for seconds", quote(text), text+"s")
+	}
+	return 0, fmt.Errorf("%s is not a duration such as \"500ms\", \"30s\" or \"2m\"", quote(text))
+}
+
+func between(low, high time.Duration) func(time.Duration) error {
+	return func(value time.Duration) error {
+		if value < low || value > high {
+			return fmt.Errorf("%q is out of bounds (%s to %s)", value, shortDuration(low), shortDuration(high))
+		}
+		return nil
+	}
+}
+
+// shortDuration writes a whole duration as an operator would, "1m" and not "1m0s".
+func shortDuration(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// logLevels returns the names of the levels, beginning with the most talkative.
+func logLevels() ([]string, []slog.Level) {
+	return []string{"debug", "info", "warn", "error"},
+		[]slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
+}
+
+func parseLogLevel(text string) (slog.Level, error) {
+	names, levels := logLevels()
+	if i := slices.Index(names, text); i >= 0 {
+		return levels[i], nil
+	}
+	return 0, unknownWord(text, names)
+}
+
+func checkLogLevel(level slog.Level) error {
+	names, levels := logLevels()
+	if slices.Contains(levels, level) {
+		return nil
+	}
+	return unknownWord(level.String(), names)
+}
+
+func parseBool(text string) (bool, error) {
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fmt.Errorf("%s is neither true nor false", quote(text))
+	}
+	return value, nil
+}
+
+func parseAccept(text string) (Accept, error) {
+	word, chain, hasChain := strings.Cut(text, " ")
+	switch {
+	case text == "head":
+		return Accept{}, nil
+	case text == "none":
+		return Accept{None: true}, nil
+	case word == "chain" && hasChain && chain != "":
+		return Accept{Chain: chain}, nil
+	case word == "chain":
+		return Accept{}, errors.New(`"chain" needs a name; write "chain NAME"`)
+	}
+	return Accept{}, unknownWord(text, []string{"head", "none", "chain NAME"})
+}
+
+// maxChainName is XT_EXTENSION_MAXNAMELEN less the terminating zero: what iptables accepts as a chain's name.
+const maxChainName = 28
+
+func checkAccept(accept Accept) error {
+	name := accept.Chain
+	switch {
+	case name == "":
+		return nil
+	case accept.None:
+		return fmt.Errorf("accept is both none and chain %s", quote(name))
+	case len(name) > maxChainName:
+		return fmt.Errorf("chain name %s has %d characters; iptables takes at most %d", quote(name), len(name), maxChainName)
+	case !chainName.MatchString(name):
+		return fmt.Errorf("chain name %s may hold only A-Z, a-z, 0-9, \"_\", \".\" and \"-\", and not begin with \"-\"",
+			quote(name))
+	}
+	return nil
+}
+
+// checkLabel takes what Consul can answer for in DNS.
+func checkLabel(name string) error {
+	if !dnsLabel.MatchString(name) {
+		return fmt.Errorf("%s is not a DNS label (1 to 63 letters, digits and \"-\", neither first nor last \"-\")",
+			quote(name))
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" {
+		return errors.New(`"" is not a name`)
+	}
+	return checkPrintable(name)
+}
+
+func checkPrintable(text string) error {
+	if !isPrintable(text) {
+		return fmt.Errorf("%s holds control characters", quote(text))
+	}
+	return nil
+}
+
+// checkToken looks only for what cannot be sent as a header, and never quotes.
+func checkToken(token Secret) error {
+	text := token.Reveal()
+	if !isPrintable(text) || strings.ContainsFunc(text, unicode.IsSpace) {
+		return errors.New("the token holds blanks or control characters (not shown)")
+	}
+	return nil
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if !strings.Contains(text, "/") {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("%s is neither an address nor a network such as \"10.0.0.0/8\"", quote(text))
+		}
+		if address.Zone() != "" {
+			return netip.Prefix{}, fmt.Errorf("%s has a zone; write the address without it", quote(text))
+		}
+		return netip.PrefixFrom(address, address.BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%s is not a network such as \"10.0.0.0/8\" or \"fd00::/8\"", quote(text))
+	}
+	return prefix, nil
+}
+
+func checkPrefix(prefix netip.Prefix) error {
+	address := prefix.Addr()
+	switch {
+	case !prefix.IsValid():
+		return errors.New("an empty network")
+	case address.Is4In6() && prefix.Bits() >= 96:
+		return fmt.Errorf("%q is IPv4 written as IPv6; write %q", prefix,
+			netip.PrefixFrom(address.Unmap(), prefix.Bits()-96).Masked())
+	case address.Is4In6():
+		return fmt.Errorf("%q is neither an IPv4 nor a whole IPv6 network", prefix)
+	case prefix != prefix.Masked():
+		return fmt.Errorf("%q has host bits set; write %q for the network or %q for the one address", prefix,
+			prefix.Masked(), address)
+	}
+	return nil
+}
+
+// parseAddress takes what Consul's own clients take and returns it as a URL.
+func parseAddress(text string) (string, error) {
+	scheme, rest, hasScheme := strings.Cut(text, "://")
+	if !hasScheme {
+		scheme, rest = "http", text
+	}
+	// A password could stand here, so nothing is quoted.
+	if scheme != "unix" && strings.Contains(text, "@") {
+		return "", errors.New(`the address holds "@" (not shown); credentials do not belong into it`)
+	}
+	switch scheme {
+	case "unix":
+		if !strings.HasPrefix(rest, "/") || !isPrintable(rest) {
+			return "", fmt.Errorf("%s needs an absolute path, as in \"unix:///run/consul/http.sock\"", quote(text))
+		}
+		return text, nil
+	case "http", "https":
+	default:
+		return "", fmt.Errorf("unknown scheme %s; write http, https or unix", quote(scheme))
+	}
+	address, err := url.Parse(scheme + "://" + rest)
+	if err != nil || address.Hostname() == "" || !isPrintable(rest) || strings.ContainsAny(rest, "?# ") {
+		return "", fmt.Errorf("%s is not an address such as \"http://127.0.0.1:8500\"", quote(text))
+	}
+	if address.Port() == "" && (!hasScheme || strings.HasSuffix(address.Host, ":")) {
+		return "", fmt.Errorf("%s has no port; write it as in \"127.0.0.1:8500\"", quote(text))
+	}
+	if address.Port() != "" {
+		if _, err := parsePort(address.Port()); err != nil {
+			return "", fmt.Errorf("%s: %w", quote(text), err)
+		}
+	}
+	return scheme + "://" + strings.TrimSuffix(rest, "/"), nil
+}
+
+func checkAddress(address string) error {
+	_, err := parseAddress(address)
+	return err
+}

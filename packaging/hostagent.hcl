@@ -1,0 +1,141 @@
+# Configuration of hostagent.
+#
+# hostagent reads every file of /etc/hostagent.d whose name ends in ".hcl", in lexical order. Of a key with one value the
+# later file wins, lists of several files are joined, blocks merge key by key. Consul's client environment
+# (CONSUL_HTTP_ADDR and its like) stands over the files, command-line flags stand over both. Unknown keys and values that
+# make no sense are refused with file and line. Values are plain: no variables, no functions.
+#
+# Every key below stands with its default. To change one, remove the "#" in front of it; for a key inside a block, also
+# the "#" in front of the block's first and last line.
+
+
+# What hostagent does. There is no default, so that installing it changes nothing:
+#   "observe"  reports what it finds, and says what it would do. Owns no firewall rule.
+#   "guard"    also manages the firewall: closes the sidecar range, and opens the ports of registered proxies.
+# Let it observe for a while, read the findings, then guard.
+mode = "observe"
+
+
+# ---- Ports ----------------------------------------------------------------------------------------------------------
+# Ports are numbers (8443), texts ("8443") or ranges with both ends included ("9000-9010").
+
+# The ports that Consul gives to sidecar proxies. Empty asks the local agent, which is right unless the agent cannot be
+# asked or must not be believed. At most 4096 ports, none of them protected.
+# sidecar_range = ""
+
+# Ports outside the sidecar range that a registration may open. A registration is a claim: whoever may register one
+# service can name any port, so hostagent opens none beyond the range that is not listed here. List the ports of gateways
+# and of proxies with a port of their own.
+# extra_ports = []
+
+# Ports that hostagent never opens and never closes, whatever a registration says. Your list replaces this one: put 22
+# into it, or the port that sshd listens on, and Consul's own ports (8300-8302, 8500-8503, 8600) where the host has them.
+# protected_ports = [22]
+
+# Further ports that the network may not reach unless a registration has them and extra_ports lists them. Unlike the
+# sidecar range they are closed only because you say so.
+# guard_ports = []
+
+# Who may connect to open ports: networks ("10.0.0.0/8", "fd00::/8") or single addresses. Empty means everybody. Set it
+# where the host also faces networks that no mesh service calls from.
+# allow_from = []
+
+
+# ---- Services -------------------------------------------------------------------------------------------------------
+
+# Names of the gateway services of this host (mesh, ingress, terminating, API). A registration that calls itself a gateway
+# counts as one only when its name is here.
+# gateways = []
+
+# Names of services that speak mutual TLS themselves (connect-native) and so need no sidecar. Others that claim it are
+# reported.
+# native_services = []
+
+# Whose listeners are judged:
+#   "mesh"  services without a sidecar may listen on the network
+#   "all"   they may not either; for hosts where everything belongs into the mesh
+# scope = "mesh"
+
+
+# ---- Times ----------------------------------------------------------------------------------------------------------
+
+# How long a port stays open after its registration has gone, 1s to 1h. Covers reloads and restarts of the agent, during
+# which registrations vanish for a moment. Longer where deployments take their time, shorter where ports are reused fast.
+# close_delay = "30s"
+
+# How often registrations and listeners are looked at, 200ms to 1m. Raise it on hosts with thousands of services.
+# poll_interval = "1s"
+
+# How often the kernel's rules and sets are compared with what they should be, 1s to 10m. Changes that raise an event are
+# repaired at once; this is for those that raise none, such as "ipset flush".
+# check_interval = "5s"
+
+# How much is logged: "debug", "info", "warn" or "error".
+# log_level = "info"
+
+
+# ---- Firewall -------------------------------------------------------------------------------------------------------
+
+# firewall {
+# Where the rule stands that lets the network reach open ports:
+#   "head"        at the head of the filter table's INPUT, before every rule of the host, fail2ban's too
+#   "chain NAME"  at the head of this chain, when the host's rules have a place for it
+#   "none"        nowhere: the host's own rules admit the ports, hostagent only closes
+#   accept = "head"
+
+# Which iptables holds the rules: "nft", "legacy", or "auto" for the one that the host's own rules are in. Name it where
+# both hold rules.
+#   iptables_variant = "auto"
+# }
+
+
+# ---- Consul ---------------------------------------------------------------------------------------------------------
+
+# How to reach the agent of this host. The variables that stand over these keys are named with them.
+# consul {
+# http://, https:// or unix:// address, or host and port alone (CONSUL_HTTP_ADDR; CONSUL_HTTP_SSL makes it https).
+#   address = "http://127.0.0.1:8500"
+
+# ACL token (CONSUL_HTTP_TOKEN). Prefer token_file: this file is easily copied. Only one of the two may be set.
+#   token = ""
+
+# File that holds the token (CONSUL_HTTP_TOKEN_FILE). Let only root read it.
+#   token_file = ""
+
+# Certificate authority that signed the agent's certificate, one file (CONSUL_CACERT) or a folder (CONSUL_CAPATH). Empty
+# trusts what the system trusts.
+#   ca_file = ""
+#   ca_path = ""
+
+# Client certificate and its key, for agents that verify their clients (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY). Both or
+# neither.
+#   cert_file = ""
+#   key_file = ""
+
+# Name that the agent's certificate must have, where it differs from the address (CONSUL_TLS_SERVER_NAME).
+#   tls_server_name = ""
+
+# Accepts any certificate of the agent (CONSUL_HTTP_SSL_VERIFY, the other way round). Whoever then answers on the address
+# gets the token: for trials only.
+#   insecure_skip_verify = false
+
+# Namespace and admin partition, for Consul Enterprise (CONSUL_NAMESPACE, CONSUL_PARTITION). Empty sends none; the
+# Community Edition refuses them.
+#   namespace = ""
+#   partition = ""
+
+# How long one request may take, 100ms to 20s. Raise it on hosts that are slow under load.
+#   timeout = "5s"
+# }
+
+
+# ---- Reports --------------------------------------------------------------------------------------------------------
+
+# Results are health checks of one service that hostagent registers for itself. Applications are never touched.
+# report {
+# Switches the service and its checks on. Without them results are seen in the log and in "hostagent scan" only.
+#   enabled = true
+
+# Name of the service, a DNS label. The token needs "service:write" on it, and on nothing else.
+#   service_name = "hostagent"
+# }
