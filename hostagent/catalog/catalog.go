@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package catalog is the one table of finding ids: how severe each is, what it says, why it matters and what mends it.
+// Everything that shows text about a finding (scan table, JSON, Consul checks, logs, documentation) reads it here.
+// It imports nothing of ours.
+package catalog
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ID names a kind of finding. Ids are API: they appear in configuration, JSON and alerts, and never change meaning.
+type ID string
+
+// The findings that hostagent knows.
+const (
+	ExposedListener       ID = "exposed-listener"
+	SquattedPort          ID = "squatted-port"
+	DuplicatePort         ID = "duplicate-port"
+	PortNotOpened         ID = "port-not-opened"
+	UnconfirmedClaim      ID = "unconfirmed-claim"
+	SidecarNotListening   ID = "sidecar-not-listening"
+	RangeRefused          ID = "range-refused"
+	RegistrationsFiltered ID = "registrations-filtered"
+)
+
+// Severity says how much a finding matters. The zero value is Info; a higher one is worse.
+type Severity int
+
+// The severities, mildest first.
+const (
+	Info Severity = iota
+	Warning
+	Critical
+)
+
+func (s Severity) String() string {
+	switch s {
+	case Info:
+		return "info"
+	case Warning:
+		return "warning"
+	case Critical:
+		return "critical"
+	}
+	return fmt.Sprintf("Severity(%d)", int(s))
+}
+
+// MarshalText writes s as its lower-case word.
+func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// ParseSeverity reads "info", "warning" or "critical".
+func ParseSeverity(text string) (Severity, error) {
+	for _, s := range []Severity{Info, Warning, Critical} {
+		if s.String() == text {
+			return s, nil
+		}
+	}
+	return 0, fmt.Errorf("severity %q is not one of info, warning, critical", text)
+}
+
+// Entry is what the catalog knows of one kind of finding. Message and Remedy hold {placeholders} for Render.
+type Entry struct {
+	ID       ID
+	Severity Severity
+	Title    string // a few words, for headings
+	Message  string // one sentence: what is wrong
+	Remedy   string // one sentence: what mends it
+	Why      string // why it matters, for documentation
+}
+
+// Entries returns every entry, in the order in which documentation lists them.
+func Entries() []Entry {
+	return []Entry{
+		{
+			ID: ExposedListener, Severity: Warning,
+			Title:   "application reachable around the mesh",
+			Message: "{service} listens on {listener}: the network reaches it without mTLS and without intentions",
+			Remedy:  "bind {process} to {loopback}, port {port}; only its sidecar should be able to call it",
+			Why: "A mesh service is protected by its sidecar. While its own port is bound to anything but loopback, any host " +
+				"that can route to this one talks to it directly, past mTLS and past every intention.",
+		},
+		{
+			ID: SquattedPort, Severity: Warning,
+			Title:   "port of the sidecar range in use by something else",
+			Message: "{listener} is in the sidecar range and {reason}",
+			Remedy:  "stop {process} or move it out of {range}: Consul hands these ports out without looking whether they are free",
+			Why: "Consul assigns sidecar ports without looking at bound sockets. A sidecar that is given a taken port cannot " +
+				"start, and whoever holds the port before the sidecar does receives the traffic that is meant for it.",
+		},
+		{
+			ID: DuplicatePort, Severity: Warning,
+			Title:   "one port registered twice",
+			Message: "port {port} is registered by {services}: at most one of them can be listening there",
+			Remedy:  "give each its own port, or leave the port out so that Consul assigns one, and register again",
+			Why: "Consul accepts two registrations of one port. Only one process can hold it; callers of the other service " +
+				"reach the wrong sidecar and fail its certificate check.",
+		},
+		{
+			ID: PortNotOpened, Severity: Warning,
+			Title:   "registered port left closed",
+			Message: "port {port} of {service} stays as the host's own firewall has it: {reason}",
+			Remedy:  "{fix}",
+			Why: "A registration is a claim, never an authority: whoever may register one service could otherwise open any " +
+				"port of the host. hostagent opens a registered port only inside the sidecar range or on the operator's extra_ports.",
+		},
+		{
+			ID: UnconfirmedClaim, Severity: Warning,
+			Title:   "unconfirmed gateway or native service",
+			Message: "{service} claims to be {claim}, which the operator has not confirmed",
+			Remedy:  "if it really is one, add its name to {setting} in the configuration; otherwise deregister it",
+			Why: "Gateways and Connect-native services take mesh traffic without a sidecar, so their listeners may face the " +
+				"network. Anybody with service:write on one name can claim to be either; the operator's list confirms it.",
+		},
+		{
+			ID: SidecarNotListening, Severity: Warning,
+			Title:   "no sidecar behind a registered port",
+			Message: "nothing listens on port {port} that {service} registered",
+			Remedy:  "start the sidecar, for example: consul connect proxy -sidecar-for {destination}; or deregister {service}",
+			Why: "Callers are sent to a port where nobody answers, and an open port without its sidecar is free for any local " +
+				"process to take.",
+		},
+		{
+			ID: RangeRefused, Severity: Critical,
+			Title:   "sidecar range refused",
+			Message: "the Consul agent's sidecar range {reported} is not taken over: {reason}; {range} stays in force",
+			Remedy:  "set ports { sidecar_min_port, sidecar_max_port } in the agent's configuration to a small range of their own, or sidecar_range in hostagent's",
+			Why: "Consul accepts any range from 20 to 65535. Closing such a range would cut ssh and everything else off, so a " +
+				"range is accepted only up to 4,096 ports and free of protected ones.",
+		},
+		{
+			ID: RegistrationsFiltered, Severity: Critical,
+			Title:   "registrations hidden from hostagent",
+			Message: "the Consul agent's answer is incomplete ({reason}): the last whole answer stands",
+			Remedy:  `give hostagent a token with service_prefix "" { policy = "read" }, in consul { token_file } or CONSUL_HTTP_TOKEN_FILE`,
+			Why: "An agent answers a token without service:read with status 200 and fewer services. Acting on it would close " +
+				"the ports of running sidecars.",
+		},
+	}
+}
+
+// Lookup returns the entry of id.
+func Lookup(id ID) (Entry, bool) {
+	for _, e := range Entries() {
+		if e.ID == id {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// Render fills the placeholders of a template from pairs of name and value. Values are untrusted: each goes through
+// Clean. An unknown placeholder stays as it is, so that a missing value is seen.
+func Render(template string, pairs ...string) string {
+	replace := make([]string, 0, len(pairs))
+	for i := 0; i+1 < len(pairs); i += 2 {
+		replace = append(replace, "{"+pairs[i]+"}", Clean(pairs[i+1]))
+	}
+	return strings.NewReplacer(replace...).Replace(template)
+}
+
+// maxName is the length in runes to which Clean cuts: names may have 300 characters and a sentence holds several.
+const maxName = 160
+
+// Clean makes text of unknown origin safe to show: one line, no control or invisible characters that could drive a
+// terminal or reorder what is read, valid UTF-8, at most 160 runes. Ordinary text comes back unchanged.
+func Clean(text string) string { return CleanTo(text, maxName) }
+
+// CleanTo is Clean with another length, for whole sentences such as errors.
+func CleanTo(text string, runes int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range strings.ToValidUTF8(text, "\uFFFD") {
+		if n++; n > runes {
+			b.WriteString("…")
+			break
+		}
+		if harmless(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
