@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+)
+
+// Agent is what the local agent says of itself at /v1/agent/self.
+type Agent struct {
+	Node       string
+	NodeID     string
+	Datacenter string
+	Version    string
+	// Address is the node's advertised address; invalid when the agent did not tell.
+	Address netip.Addr
+	// SidecarMin and SidecarMax bound the ports that the agent hands out to sidecars, as it reports them: -1 or 0
+	// when disabled, and anything up to 65535 otherwise. RangeKnown is false where the agent did not tell.
+	SidecarMin, SidecarMax int
+	RangeKnown             bool
+	// Ports are the TCP and UDP ports that Consul itself listens on, by its name for them.
+	Ports map[string]uint16
+}
+
+// Agent asks the local agent for facts about itself; the token needs agent:read on this node.
+func (c *Client) Agent(ctx context.Context) (Agent, error) {
+	got, err := c.get(ctx, "/v1/agent/self", "")
+	if err != nil {
+		return Agent{}, err
+	}
+	a, err := decodeAgent(got.body)
+	if err != nil {
+		return Agent{}, c.malformed("description of itself", err)
+	}
+	return a, nil
+}
+
+func decodeAgent(body []byte) (Agent, error) {
+	var raw struct {
+		Config struct {
+			Datacenter, NodeName, NodeID, Version string
+		}
+		// DebugConfig is for humans: its keys come and go with versions, so each is read by itself and may be missing.
+		DebugConfig map[string]json.RawMessage
+		Member      struct{ Addr string }
+	}
+	if err := object(body); err != nil {
+		return Agent{}, err
+	}
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return Agent{}, err
+	}
+	if raw.Config.NodeName == "" {
+		return Agent{}, errors.New("it names no node")
+	}
+	a := Agent{
+		Node: raw.Config.NodeName, NodeID: raw.Config.NodeID,
+		Datacenter: raw.Config.Datacenter, Version: raw.Config.Version,
+		Ports: map[string]uint16{},
+	}
+	if addr, err := netip.ParseAddr(raw.Member.Addr); err == nil {
+		a.Address = addr.Unmap()
+	}
+	read := func(key string) (int, bool) {
+		v, ok := raw.DebugConfig[key]
+		if !ok {
+			return 0, false
+		}
+		var n int
+		if err := json.Unmarshal(v, &n); err != nil {
+			return 0, false
+		}
+		return n, true
+	}
+	lo, okLo := read("ConnectSidecarMinPort")
+	hi, okHi := read("ConnectSidecarMaxPort")
+	a.SidecarMin, a.SidecarMax, a.RangeKnown = lo, hi, okLo && okHi
+	for name, key := range map[string]string{
+		"http": "HTTPPort", "https": "HTTPSPort", "grpc": "GRPCPort", "grpc_tls": "GRPCTLSPort", "dns": "DNSPort",
+		"serf_lan": "SerfPortLAN", "serf_wan": "SerfPortWAN", "server": "ServerPort",
+	} {
+		if n, ok := read(key); ok && n > 0 && n <= 65535 {
+			a.Ports[name] = uint16(n)
+		}
+	}
+	return a, nil
+}

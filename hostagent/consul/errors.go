@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Kind sorts the ways in which the agent can fail to answer.
+type Kind string
+
+// The kinds of Error.
+const (
+	KindUnreachable Kind = "unreachable" // nothing answers at the address
+	KindTimeout     Kind = "timeout"     // no whole answer in time
+	KindTLS         Kind = "tls"         // the TLS handshake failed
+	KindToken       Kind = "token"       // the token file cannot be read
+	KindDenied      Kind = "denied"      // 401 or 403: the token lacks a right
+	KindThrottled   Kind = "throttled"   // 429: later, never empty
+	KindStatus      Kind = "status"      // any other status than 200
+	KindFiltered    Kind = "filtered"    // 200, but ACLs may have taken services out of the answer
+	KindMalformed   Kind = "malformed"   // not what an agent answers: half, too long, no JSON
+	KindTooOld      Kind = "too-old"     // the agent sends none of the headers that the whole-answer rule needs
+)
+
+// Error is a request that brought no whole answer. Its text names the remedy where there is one and never a token, and
+// shows control characters of whoever answered as escapes.
+type Error struct {
+	Kind Kind
+	Err  error
+}
+
+func (e *Error) Error() string {
+	quoted := strconv.Quote(e.Err.Error())
+	return strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(quoted[1 : len(quoted)-1])
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// KindOf returns the kind of a failure of this package, "" for any other error.
+func KindOf(err error) Kind {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Kind
+	}
+	return ""
+}
+
+const maxErrorBody = 300 // bytes that are shown of an answer other than 200
+
+var errTooLong = errors.New("cannot take in the answer")
+
+// failure turns what api.Client returns into an Error, here and nowhere else.
+func (c *Client) failure(verb string, err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		err = request.Err // it would repeat the address
+	}
+	kind, remedy := KindUnreachable, "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
+	var network net.Error
+	if status, ok := errors.AsType[api.StatusError](err); ok {
+		kind, remedy = statusKind(status.Code)
+		err = fmt.Errorf("status %d: %s", status.Code, status.Body)
+	} else if isTLS(err) {
+		kind, remedy = KindTLS, "; compare the address's scheme, ca_file, cert_file and tls_server_name with the agent's configuration"
+	} else if errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
+		kind, remedy = KindTimeout, ""
+	} else if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTooLong) {
+		kind, remedy = KindMalformed, "; is that the address of a Consul agent?"
+	}
+	return &Error{Kind: kind, Err: fmt.Errorf("cannot %s at the Consul agent %s: %w%s", verb, c.address, err, remedy)}
+}
+
+// malformed is a 200 that could not be decoded.
+func (c *Client) malformed(what string, err error) error {
+	return &Error{Kind: KindMalformed, Err: fmt.Errorf("cannot read the %s of the Consul agent %s: %w", what, c.address, err)}
+}
+
+func statusKind(code int) (kind Kind, remedy string) {
+	switch {
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return KindDenied, `; give hostagent a token with agent "<node>" read, node "<node>" read, service_prefix "" read and service "hostagent" write`
+	case code == http.StatusTooManyRequests:
+		return KindThrottled, "; hostagent tries again"
+	case code >= 300 && code < 400:
+		return KindStatus, "; an agent does not redirect: is that its address?"
+	}
+	return KindStatus, ""
+}
+
+func isTLS(err error) bool {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	// An alert of the other side, such as "certificate required", has no exported type.
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return true
+	}
+	return errors.Is(err, http.ErrSchemeMismatch)
+}
+
+func truncate(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + "…"
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// The kinds of registration that hostagent tells apart; an application's is empty. Consul takes any text here.
+const (
+	KindConnectProxy       = "connect-proxy"
+	KindMeshGateway        = "mesh-gateway"
+	KindTerminatingGateway = "terminating-gateway"
+	KindIngressGateway     = "ingress-gateway"
+	KindAPIGateway         = "api-gateway"
+)
+
+// Registration is one service instance as it was registered with the local agent. Every field is a claim of whoever
+// registered it: ports may be negative or over 65535, names may hold anything.
+type Registration struct {
+	ID        string
+	Name      string
+	Kind      string
+	Namespace string
+	Partition string
+	Address   string // empty: the node's
+	Port      int
+	Socket    string // SocketPath: a sidecar that listens on a unix socket
+	Native    bool   // connect { native = true }
+	Proxy     *Proxy // of a connect-proxy or gateway
+}
+
+// Proxy is the mesh half of a registration.
+type Proxy struct {
+	DestinationName     string
+	DestinationID       string
+	LocalServiceAddress string // empty: 127.0.0.1
+	LocalServicePort    int
+	LocalServiceSocket  string
+	BindPort            int // Config["bind_port"], 0 when not overridden
+	Upstreams           []Upstream
+}
+
+// Upstream is a local listener of a proxy towards another service.
+type Upstream struct {
+	Name    string
+	Address string // empty: 127.0.0.1
+	Port    int
+}
+
+// IsGateway tells whether r claims to be a gateway.
+func (r *Registration) IsGateway() bool {
+	switch r.Kind {
+	case KindMeshGateway, KindTerminatingGateway, KindIngressGateway, KindAPIGateway:
+		return true
+	}
+	return false
+}
+
+// Answer is one whole answer of the agent.
+type Answer struct {
+	// Registrations are sorted by ID. The slice is shared between answers: read only.
+	Registrations []Registration
+	// Unchanged is true where the agent sent the same bytes as in the last whole answer, whatever failed in between.
+	Unchanged bool
+}
+
+// Services returns every registration of the local agent, or an *Error: never a part of them.
+//
+// An answer is whole when its status is 200, ACLs took nothing out (X-Consul-Results-Filtered-By-ACLs), and either a
+// token was sent or the default policy is to allow: an agent under default-deny answers an anonymous caller with
+// "200 {}". Both headers are hidden by api.Client, so they are read beneath it.
+func (c *Client) Services(ctx context.Context) (Answer, error) {
+	got, err := c.get(ctx, "/v1/agent/services", "")
+	if err != nil {
+		return Answer{}, err
+	}
+	if err := whole(got); err != nil {
+		return Answer{}, err
+	}
+	regs, unchanged, err := c.services.decode(got.body, decodeServices)
+	if err != nil {
+		return Answer{}, c.malformed("registrations", err)
+	}
+	return Answer{Registrations: regs, Unchanged: unchanged}, nil
+}
+
+const (
+	headerFiltered = "X-Consul-Results-Filtered-By-Acls"
+	headerPolicy   = "X-Consul-Default-Acl-Policy"
+)
+
+func whole(got answer) error {
+	policy := got.header.Get(headerPolicy)
+	switch {
+	case got.header.Get(headerFiltered) == "true":
+		return &Error{Kind: KindFiltered, Err: errors.New(
+			`Consul left services out of its answer: the token lacks service:read on some; give it service_prefix "" { policy = "read" }`)}
+	case policy == "" && !got.token:
+		return &Error{Kind: KindTooOld, Err: errors.New(
+			"cannot tell whether the Consul agent's answer is whole: it sends no X-Consul-Default-ACL-Policy header; upgrade Consul (hostagent is tested with 1.21), or give hostagent a token")}
+	case policy != "allow" && !got.token:
+		return &Error{Kind: KindFiltered, Err: errors.New(
+			"Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }")}
+	}
+	return nil
+}
+
+func decodeServices(body []byte) ([]Registration, error) {
+	if err := object(body); err != nil {
+		return nil, err
+	}
+	var raw map[string]*api.AgentService
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return nil, err
+	}
+	regs := make([]Registration, 0, len(raw))
+	for id, s := range raw {
+		if s == nil || s.ID != id {
+			return nil, fmt.Errorf("the entry %s does not describe the service of that id", strconv.QuoteToASCII(truncate(id, 80)))
+		}
+		regs = append(regs, registration(s))
+	}
+	slices.SortFunc(regs, func(a, b Registration) int { return cmp.Compare(a.ID, b.ID) })
+	return regs, nil
+}
+
+func registration(s *api.AgentService) Registration {
+	r := Registration{
+		ID: s.ID, Name: s.Service, Kind: string(s.Kind), Namespace: s.Namespace, Partition: s.Partition,
+		Address: s.Address, Port: s.Port, Socket: s.SocketPath, Native: s.Connect != nil && s.Connect.Native,
+	}
+	p := s.Proxy
+	if p == nil {
+		return r
+	}
+	r.Proxy = &Proxy{
+		DestinationName: p.DestinationServiceName, DestinationID: p.DestinationServiceID,
+		LocalServiceAddress: p.LocalServiceAddress, LocalServicePort: p.LocalServicePort,
+		LocalServiceSocket: p.LocalServiceSocketPath,
+		BindPort:           portOf(p.Config["bind_port"]),
+	}
+	for _, u := range p.Upstreams {
+		r.Proxy.Upstreams = append(r.Proxy.Upstreams, Upstream{Name: u.DestinationName, Address: u.LocalBindAddress, Port: u.LocalBindPort})
+	}
+	return r
+}
+
+// portOf reads a port from opaque proxy configuration, as weakly as Consul does when it makes Envoy's; what it could not
+// use is 0.
+func portOf(v any) int {
+	switch v := v.(type) {
+	case float64:
+		if math.Abs(v) <= math.MaxInt32 {
+			return int(v)
+		}
+	case string:
+		if n, err := strconv.ParseInt(v, 0, 32); err == nil {
+			return int(n)
+		}
+	}
+	return 0
+}

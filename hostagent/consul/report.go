@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Status is a Consul check's status.
+type Status string
+
+// The statuses that a check can have.
+const (
+	Passing  Status = api.HealthPassing
+	Warning  Status = api.HealthWarning
+	Critical Status = api.HealthCritical
+)
+
+// MaxOutput is the length in bytes that Consul keeps of a check's output (check_output_max_size).
+const MaxOutput = 4096
+
+// Check is one result as the Consul UI shows it.
+type Check struct {
+	Key    string // stable and unique among the checks of one report, any text; "alive" is the life check's
+	Name   string
+	Status Status
+	Output string // cut to MaxOutput bytes
+	Notes  string
+}
+
+// Report is everything that hostagent wants to stand in Consul about this host.
+type Report struct {
+	Service string // name and id of hostagent's own service
+	Life    Check  // the TTL check that says that hostagent runs; its Key is not looked at
+	Checks  []Check
+}
+
+const (
+	lifeTTL     = 30 * time.Second
+	lifeRefresh = lifeTTL / 3
+	// A result stands until the next one. It must not expire by itself: that hostagent died is the life check's news,
+	// and everything is deregistered with it after reapAfter.
+	resultTTL = "876000h"
+	reapAfter = "72h"
+)
+
+// Report makes the agent's checks of r.Service equal r: it registers what is missing, updates what differs, and takes
+// away what is ours and no longer wanted; everything else stays as it is. A steady host writes nothing to the servers.
+// It returns the number of checks written or taken away.
+//
+// A failing check does not keep the others from being written. What does not fit into the timeout (about a thousand new
+// checks do) is written by the next Reports: each begins with what already stands.
+func (c *Client) Report(ctx context.Context, r Report) (written int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	standing, err := c.standing(ctx, r.Service)
+	if err != nil {
+		return 0, err
+	}
+	w := checkWriter{c: c, service: r.Service, standing: standing}
+	if err := w.life(ctx, r.Life); err != nil {
+		return w.written, err // without the service no check can stand
+	}
+	wanted := map[string]bool{w.id(lifeKey): true}
+	for _, check := range r.Checks {
+		id := w.id(check.Key)
+		wanted[id] = true
+		w.keep(w.result(ctx, id, check))
+	}
+	for _, id := range slices.Sorted(maps.Keys(standing)) {
+		if strings.HasPrefix(id, r.Service+":") && !wanted[id] {
+			w.keep(w.takeAway(ctx, id))
+		}
+	}
+	maps.DeleteFunc(c.sent, func(id string, _ *sentOutput) bool { return !wanted[id] })
+	return w.written, w.failure()
+}
+
+// Withdraw takes hostagent's own service and all its checks away. It is idempotent.
+func (c *Client) Withdraw(ctx context.Context, service string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	err := c.api.Agent().ServiceDeregisterOpts(service, opts(ctx))
+	if status, ok := errors.AsType[api.StatusError](err); ok && status.Code == http.StatusNotFound {
+		return nil // it is not registered
+	}
+	if err != nil {
+		return c.failure("deregister service "+service, err)
+	}
+	return nil
+}
+
+// opts carries ctx into a call of api.Client.
+func opts(ctx context.Context) *api.QueryOptions { return (&api.QueryOptions{}).WithContext(ctx) }
+
+// standing returns the agent's checks of service, by check id. Whether ACLs took something out does not matter here:
+// who may write the checks of a service may read them, and the agent says "filtered" even where ACLs took out nothing
+// that the filter would have let through (seen with Consul 1.21).
+func (c *Client) standing(ctx context.Context, service string) (map[string]*api.AgentCheck, error) {
+	got, err := c.get(ctx, "/v1/agent/checks", fmt.Sprintf("ServiceID == %q", service))
+	if err != nil {
+		return nil, err
+	}
+	standing, _, err := c.checks.decode(got.body, func(body []byte) (checks map[string]*api.AgentCheck, err error) {
+		if err := object(body); err != nil {
+			return nil, err
+		}
+		return checks, json.Unmarshal(body, &checks)
+	})
+	if err != nil {
+		return nil, c.malformed("checks", err)
+	}
+	return standing, nil
+}
+
+// sentOutput is an output that was written, and what the agent made of it.
+type sentOutput struct {
+	output string
+	looked bool
+	became string // once looked
+}
+
+// stands tells whether is, the output that the agent shows, is what becomes of wanted there. An agent with a small
+// check_output_max_size cuts outputs, one with discard_check_output drops them: writing them again would never help.
+func (c *Client) stands(id, wanted, is string) bool {
+	if is == wanted {
+		delete(c.sent, id)
+		return true
+	}
+	sent := c.sent[id]
+	if sent == nil || sent.output != wanted {
+		return false
+	}
+	if !sent.looked {
+		sent.looked, sent.became = true, is
+	}
+	return sent.became == is
+}
+
+const lifeKey = "alive"
+
+// checkWriter is one Report under way.
+type checkWriter struct {
+	c        *Client
+	service  string
+	standing map[string]*api.AgentCheck
+	written  int
+	errs     []error
+	unshown  int  // errors beyond maxErrors
+	stopped  bool // after an error that every further write would meet
+	left     int  // checks not tried since then
+}
+
+const maxErrors = 3 // shown of one Report: one missing right fails a thousand checks alike
+
+// keep remembers err for failure.
+func (w *checkWriter) keep(err error) {
+	switch {
+	case err == nil:
+		return
+	case len(w.errs) < maxErrors:
+		w.errs = append(w.errs, err)
+	default:
+		w.unshown++
+	}
+	switch KindOf(err) {
+	case KindUnreachable, KindTimeout, KindTLS, KindToken, KindThrottled:
+		w.stopped = true
+	}
+}
+
+func (w *checkWriter) failure() error {
+	errs := w.errs
+	if w.unshown > 0 {
+		errs = append(errs, fmt.Errorf("and %d more checks", w.unshown))
+	}
+	if w.left > 0 {
+		errs = append(errs, fmt.Errorf("%d checks are left for the next report", w.left))
+	}
+	return errors.Join(errs...)
+}
+
+// id makes a check id that is safe in a URL path out of any key. One that had to be changed gets a digest behind a "~",
+// which no unchanged key has: two keys never share an id, even where somebody chooses them to.
+func (w *checkWriter) id(key string) string {
+	safe := strings.Map(func(r rune) rune {
+		if r < 0x80 && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:", r)) {
+			return r
+		}
+		return '_'
+	}, key)
+	if safe != key || len(key) > 100 {
+		sum := sha256.Sum256([]byte(key))
+		safe = safe[:min(len(safe), 60)] + "~" + hex.EncodeToString(sum[:16])
+	}
+	return w.service + ":" + safe
+}
+
+// is returns the check that stands under id on our service, nil for none; other services' are none of our business.
+func (w *checkWriter) is(id string) *api.AgentCheck {
+	if check := w.standing[id]; check != nil && check.ServiceID == w.service {
+		return check
+	}
+	return nil
+}
+
+func (w *checkWriter) life(ctx context.Context, life Check) error {
+	id := w.id(lifeKey)
+	life = life.clean()
+	is := w.is(id)
+	registered := is != nil && is.Name == life.Name && is.Notes == life.Notes
+	same := registered && is.Status == string(life.Status) && w.c.stands(id, life.Output, is.Output)
+	if same && w.c.now().Sub(w.c.lifeRefreshed) < lifeRefresh {
+		return nil
+	}
+	if !registered {
+		err := w.c.api.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
+			ID: w.service, Name: w.service,
+			Check: &api.AgentServiceCheck{
+				CheckID: id, Name: life.Name, Notes: life.Notes, TTL: lifeTTL.String(), Status: string(life.Status),
+				DeregisterCriticalServiceAfter: reapAfter,
+			},
+		}, api.ServiceRegisterOpts{}.WithContext(ctx))
+		if err != nil {
+			return w.c.failure("register service "+w.service, err)
+		}
+	}
+	if err := w.update(ctx, id, life); err != nil {
+		return err
+	}
+	w.c.lifeRefreshed = w.c.now()
+	if !same {
+		w.written++
+	}
+	return nil
+}
+
+// result writes one long-lived check, in as few writes as bring it to the servers at once.
+func (w *checkWriter) result(ctx context.Context, id string, check Check) error {
+	check = check.clean()
+	is := w.is(id)
+	registered := is != nil && is.Name == check.Name && is.Notes == check.Notes
+	sameStatus := is != nil && is.Status == string(check.Status)
+	if registered && sameStatus && w.c.stands(id, check.Output, is.Output) {
+		return nil
+	}
+	if w.stopped {
+		w.left++
+		return nil
+	}
+	if !registered {
+		if err := w.register(ctx, id, check); err != nil {
+			return err
+		}
+	}
+	if err := w.update(ctx, id, check); err != nil {
+		return err
+	}
+	if is == nil || sameStatus {
+		// The agent sends a new status to the servers at once, with its output, but holds back a change of the output
+		// alone for minutes (check_update_interval); registering the same check again sends it now, and leaves status
+		// and output as they are (measured with Consul 1.21).
+		if err := w.register(ctx, id, check); err != nil {
+			return err
+		}
+	}
+	w.written++
+	return nil
+}
+
+func (w *checkWriter) register(ctx context.Context, id string, check Check) error {
+	err := w.c.api.Agent().CheckRegisterOpts(&api.AgentCheckRegistration{
+		ID: id, Name: check.Name, Notes: check.Notes, ServiceID: w.service,
+		AgentServiceCheck: api.AgentServiceCheck{TTL: resultTTL, Status: string(check.Status)},
+	}, opts(ctx))
+	if err != nil {
+		return w.c.failure("register check "+id, err)
+	}
+	return nil
+}
+
+func (w *checkWriter) update(ctx context.Context, id string, check Check) error {
+	if err := w.c.api.Agent().UpdateTTLOpts(id, check.Output, string(check.Status), opts(ctx)); err != nil {
+		return w.c.failure("update check "+id, err)
+	}
+	w.c.sent[id] = &sentOutput{output: check.Output}
+	return nil
+}
+
+func (w *checkWriter) takeAway(ctx context.Context, id string) error {
+	if w.is(id) == nil {
+		return nil
+	}
+	if w.stopped {
+		w.left++
+		return nil
+	}
+	if err := w.c.api.Agent().CheckDeregisterOpts(id, opts(ctx)); err != nil {
+		return w.c.failure("take away check "+id, err)
+	}
+	w.written++
+	return nil
+}
+
+// clean makes c's texts such as come back from Consul unchanged.
+func (c Check) clean() Check {
+	c.Name, c.Notes = strings.ToValidUTF8(c.Name, "\uFFFD"), strings.ToValidUTF8(c.Notes, "\uFFFD")
+	c.Output = truncateUTF8(c.Output, MaxOutput)
+	return c
+}
+
+// truncateUTF8 cuts s to n bytes at a rune's edge, saying that it did.
+func truncateUTF8(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	const more = "\n(cut)"
+	return strings.ToValidUTF8(s[:n-len(more)], "") + more
+}
