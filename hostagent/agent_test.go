@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// fakeHost is a host whose Consul agent, kernel and sockets are plain values. All of it runs in one synctest bubble, so
+// nothing needs a lock: the test looks only while the agent waits.
+type fakeHost struct {
+	regs      []consul.Registration
+	facts     consul.Agent
+	fails     error // of the registrations
+	factsFail error
+	asked     int
+	report    consul.Report
+
+	rules     firewall.Ruleset
+	exists    bool
+	applies   int
+	removes   int
+	applyFail error
+
+	listeners  []sockets.Listener
+	listenFail error
+
+	log bytes.Buffer
+}
+
+func (h *fakeHost) Services(context.Context) (consul.Answer, error) {
+	h.asked++
+	return consul.Answer{Registrations: h.regs}, h.fails
+}
+
+func (h *fakeHost) Agent(context.Context) (consul.Agent, error) { return h.facts, h.factsFail }
+
+func (h *fakeHost) Report(_ context.Context, r consul.Report) (int, error) {
+	h.report = r
+	return 0, nil
+}
+
+func (h *fakeHost) Apply(_ context.Context, want firewall.Ruleset) (firewall.Changes, error) {
+	h.applies++
+	if h.applyFail != nil {
+		return firewall.Changes{}, h.applyFail
+	}
+	h.rules, h.exists = want, true
+	return firewall.Changes{}, nil
+}
+
+func (h *fakeHost) Show(context.Context) (firewall.State, error) {
+	if !h.exists {
+		return firewall.State{}, nil
+	}
+	return firewall.State{Sets: []firewall.SetState{
+		{Name: "hostagent-guard", Ports: h.rules.Guard}, {Name: "hostagent-open", Ports: h.rules.Open},
+	}}, nil
+}
+
+func (h *fakeHost) Remove(context.Context) (firewall.Changes, error) {
+	h.removes++
+	h.rules, h.exists = firewall.Ruleset{}, false
+	return firewall.Changes{}, nil
+}
+
+func newFakeHost() *fakeHost {
+	in := base()
+	return &fakeHost{regs: in.Registrations, facts: in.Agent, listeners: in.Listeners}
+}
+
+func (h *fakeHost) parts(mode Mode) Parts {
+	policy := base().Policy
+	policy.Mode = mode
+	return Parts{
+		Policy: policy, CloseDelay: 30 * time.Second, PollInterval: time.Second, Report: true,
+		Registry: h, Firewall: h, Version: "1.2.3",
+		Listen: func(context.Context) ([]sockets.Listener, error) { return h.listeners, h.listenFail },
+		Log:    slog.New(slog.NewTextHandler(&h.log, nil)),
+	}
+}
+
+// state is the kernel as one line.
+func (h *fakeHost) state() string {
+	return fmt.Sprintf("guard %s open %s", h.rules.Guard, h.rules.Open)
+}
+
+// run starts an agent in a bubble and hands the test a reload channel; the agent is stopped when the test returns.
+func (h *fakeHost) run(t *testing.T, mode Mode, story func(reload chan<- Parts)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		reload, done := make(chan Parts), make(chan error)
+		agent := NewAgent(h.parts(mode))
+		go func() { done <- agent.Run(ctx, reload) }()
+		synctest.Wait()
+		story(reload)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
+	})
+}
+
+// pass lets d go by and the passes of that time end.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func want(t *testing.T, when, wanted, got string) {
+	t.Helper()
+	if diff := cmp.Diff(wanted, got); diff != "" {
+		t.Errorf("%s (-want +got)\n%s", when, diff)
+	}
+}
+
+const guarded = "guard 21000-21255 open 21000"
+
+func TestOpenAtOnceCloseAfterTwoEqualAnswers(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		want(t, "after the first answer", "guard none open 21000", h.state())
+		pass(1500 * time.Millisecond)
+		want(t, "after 1.5 s", "guard none open 21000", h.state())
+		pass(time.Second)
+		want(t, "after 2.5 s", guarded, h.state())
+	})
+	if h.report.Life.Status != consul.Critical || !strings.Contains(h.report.Life.Output, "was stopped") {
+		t.Errorf("after the stop the life check is %+v", h.report.Life)
+	}
+	want(t, "a stop leaves the rules", guarded, h.state())
+}
+
+func TestUnequalAnswersCloseNothing(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		for i := range 10 {
+			h.regs = append(h.regs, sidecar(fmt.Sprintf("s%d", i), 21001+i))
+			pass(time.Second)
+			want(t, "while every answer differs", "none", h.rules.Guard.String())
+		}
+		pass(3 * time.Second)
+		want(t, "when they have settled", "guard 21000-21255 open 21000-21010", h.state())
+	})
+}
+
+func TestNewSidecarOpensAtTheNextPass(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.regs = append(h.regs, sidecar("api", 21001))
+		pass(time.Second)
+		want(t, "one poll later", "guard 21000-21255 open 21000-21001", h.state())
+	})
+}
+
+func TestDeregisteredSidecarClosesAfterTheDelay(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.regs = nil
+		pass(29 * time.Second)
+		want(t, "before close_delay", guarded, h.state())
+		pass(3 * time.Second)
+		want(t, "after close_delay", "guard 21000-21255 open none", h.state())
+	})
+}
+
+func TestOnlySidecarsAreRemembered(t *testing.T) {
+	h := newFakeHost()
+	h.regs = append(h.regs, app("squatter", 21100))
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.regs = h.regs[:2]
+		pass(time.Second)
+		want(t, "after an application in the range is deregistered", guarded, h.state())
+	})
+}
+
+func TestReloadOfTheAgentClosesNothing(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		moved := []consul.Registration{app("web", 8080), sidecar("web", 21042)}
+		h.regs = nil
+		pass(time.Second)
+		want(t, "while the agent knows nothing", guarded, h.state())
+		h.regs = moved
+		pass(time.Second)
+		want(t, "with another port, the old one still runs", "guard 21000-21255 open 21000, 21042", h.state())
+		pass(31 * time.Second)
+		want(t, "in the end", "guard 21000-21255 open 21042", h.state())
+	})
+}
+
+func TestFailuresLetTheLastWholeStateStand(t *testing.T) {
+	for name, failure := range map[string]error{
+		"unreachable": &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("connection refused")},
+		"filtered":    &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no service:read")},
+		"malformed":   &consul.Error{Kind: consul.KindMalformed, Err: errors.New("half a body")},
+		"throttled":   &consul.Error{Kind: consul.KindThrottled, Err: errors.New("429")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newFakeHost()
+			h.run(t, ModeGuard, func(chan<- Parts) {
+				pass(5 * time.Second)
+				h.fails, h.regs = failure, nil
+				asked := h.asked
+				pass(time.Hour)
+				want(t, "an hour later", guarded, h.state())
+				if tries := h.asked - asked; tries < 300 || tries > 900 {
+					t.Errorf("asked %d times in an hour; want about every 5 to 10 s", tries)
+				}
+				if lines := strings.Count(h.log.String(), "step failed"); lines < 55 || lines > 61 {
+					t.Errorf("%d lines of trouble in an hour, want one a minute", lines)
+				}
+				if name != "unreachable" && h.report.Life.Status != consul.Warning {
+					t.Errorf("life check is %s, want a warning", h.report.Life.Status)
+				}
+				h.fails = nil
+				pass(20 * time.Second)
+				want(t, "right after it is back without services: the outage does not count", guarded, h.state())
+				pass(40 * time.Second)
+				want(t, "when close_delay of whole answers has passed", "guard 21000-21255 open none", h.state())
+			})
+		})
+	}
+}
+
+func TestFilteredAnswerIsAFinding(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no service:read")}
+		for range 30 {
+			pass(time.Second)
+			if got := checkOf(h.report, "sidecar-range"); got.Status != consul.Critical || !strings.Contains(got.Output, "registrations-filtered") {
+				t.Fatalf("sidecar range check is %+v", got)
+			}
+		}
+	})
+	if n := strings.Count(h.log.String(), "registrations-filtered"); n != 1 {
+		t.Errorf("the finding was logged %d times, want once:\n%s", n, h.log.String())
+	}
+}
+
+func checkOf(r consul.Report, key string) consul.Check {
+	for _, c := range r.Checks {
+		if c.Key == key {
+			return c
+		}
+	}
+	return consul.Check{}
+}
+
+func TestNoAnswerTouchesNothing(t *testing.T) {
+	h := newFakeHost()
+	h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
+	h.rules, h.exists = firewall.Ruleset{Guard: ports(PortRange{First: 25000, Last: 25010}), Open: firewall.Ports(25003)}, true
+	h.run(t, ModeGuard, func(chan<- Parts) { pass(time.Hour) })
+	if h.applies != 0 || h.removes != 0 {
+		t.Errorf("%d applies and %d removes without a single answer", h.applies, h.removes)
+	}
+}
+
+func TestEarlierRunIsAdopted(t *testing.T) {
+	h := newFakeHost()
+	h.rules, h.exists = firewall.Ruleset{Guard: DefaultSidecarRange().Ports(), Open: firewall.Ports(21000, 21077)}, true
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		want(t, "at once: no closed port opened, no open one closed", "guard 21000-21255 open 21000, 21077", h.state())
+		pass(28 * time.Second)
+		want(t, "within close_delay", "guard 21000-21255 open 21000, 21077", h.state())
+		pass(5 * time.Second)
+		want(t, "after it", guarded, h.state())
+	})
+}
+
+func TestUnknownRangeTouchesNothing(t *testing.T) {
+	h := newFakeHost()
+	h.factsFail = &consul.Error{Kind: consul.KindDenied, Err: errors.New("no agent:read")}
+	h.run(t, ModeGuard, func(reload chan<- Parts) {
+		pass(10 * time.Second)
+		if h.applies != 0 {
+			t.Errorf("%d applies without knowing the range", h.applies)
+		}
+		if !strings.Contains(h.log.String(), "sidecar_range") {
+			t.Errorf("the log does not name the remedy:\n%s", h.log.String())
+		}
+		parts := h.parts(ModeGuard)
+		parts.Policy.SidecarRange = &PortRange{First: 21000, Last: 21255}
+		reload <- parts
+		pass(5 * time.Second)
+		want(t, "with the operator's range", guarded, h.state())
+	})
+}
+
+func TestObserveOwnsNothing(t *testing.T) {
+	h := newFakeHost()
+	h.rules, h.exists = firewall.Ruleset{Guard: DefaultSidecarRange().Ports()}, true
+	h.run(t, ModeObserve, func(reload chan<- Parts) {
+		pass(10 * time.Second)
+		if h.applies != 0 || h.removes != 1 || h.exists {
+			t.Errorf("%d applies, %d removes; want none and one", h.applies, h.removes)
+		}
+		got := checkOf(h.report, "firewall")
+		want(t, "the check says what guard would do",
+			"Observe mode: nothing is enforced. Guard mode would\nclose: 21000-21255\nopen:  21000\n21000  web", got.Output)
+		reload <- h.parts(ModeGuard)
+		pass(3 * time.Second)
+		want(t, "after the switch to guard", guarded, h.state())
+		reload <- h.parts(ModeObserve)
+		pass(time.Second)
+		want(t, "after the switch back", "guard none open none", h.state())
+	})
+}
+
+func TestFailingApplyIsTriedAgain(t *testing.T) {
+	h := newFakeHost()
+	h.applyFail = errors.New("the lock is held")
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(10 * time.Second)
+		if got := checkOf(h.report, "firewall"); got.Status != consul.Critical || !strings.Contains(got.Output, "the lock is held") {
+			t.Errorf("firewall check is %+v", got)
+		}
+		h.applyFail = nil
+		pass(time.Second)
+		want(t, "when the lock is free", guarded, h.state())
+		pass(time.Second)
+		if got := checkOf(h.report, "firewall"); got.Status != consul.Passing {
+			t.Errorf("firewall check is %+v", got)
+		}
+	})
+	if n := strings.Count(h.log.String(), "step failed"); n != 1 {
+		t.Errorf("%d lines for one trouble:\n%s", n, h.log.String())
+	}
+}
+
+func TestMitigatedOnlyWhileTheKernelHolds(t *testing.T) {
+	h := newFakeHost()
+	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000")
+	parts := h.parts(ModeGuard)
+	parts.Policy.GuardPorts = firewall.Ports(8080)
+	h.run(t, ModeGuard, func(reload chan<- Parts) {
+		reload <- parts
+		pass(5 * time.Second)
+		if got := checkOf(h.report, "service:web"); got.Status != consul.Passing || !strings.Contains(got.Output, "mitigated") {
+			t.Errorf("while guarded: %+v", got)
+		}
+		h.applyFail = errors.New("no")
+		pass(time.Second)
+		pass(time.Second)
+		if got := checkOf(h.report, "service:web"); got.Status != consul.Warning {
+			t.Errorf("while the kernel cannot be seen: %+v", got)
+		}
+	})
+}
+
+func TestListenFailureKeepsTheLastList(t *testing.T) {
+	h := newFakeHost()
+	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000")
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(3 * time.Second)
+		h.listenFail, h.listeners = errors.New("interrupted"), nil
+		pass(3 * time.Second)
+		if got := checkOf(h.report, "service:web"); got.Status != consul.Warning {
+			t.Errorf("after a failed dump: %+v", got)
+		}
+		h.listenFail, h.listeners = nil, base().Listeners
+		pass(time.Second)
+		got := checkOf(h.report, "service:web")
+		want(t, "after the mend", "web listens on loopback only: tcp 127.0.0.1:8080.\nsidecar web-sidecar-proxy: port 21000, open", got.Output)
+	})
+	for _, line := range []string{"finding opened", "finding resolved"} {
+		if n := strings.Count(h.log.String(), line); n != 1 {
+			t.Errorf("%q was logged %d times, want once:\n%s", line, n, h.log.String())
+		}
+	}
+}
+
+func TestSteadyHostReportsTheSame(t *testing.T) {
+	h := newFakeHost()
+	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000", "tcp 0.0.0.0:21050")
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		before := h.report
+		pass(time.Minute)
+		if diff := cmp.Diff(before, h.report); diff != "" {
+			t.Errorf("a steady host says something new (-before +after)\n%s", diff)
+		}
+	})
+}

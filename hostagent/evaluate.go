@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// Evaluate decides what the kernel should hold and what is wrong on the host. It is a pure function: no clock, no I/O,
+// the same answer for the same input, and it never changes in.
+//
+// A registration is a claim, never an authority: whatever Consul says, Rules.Open holds only ports of the sidecar range
+// and of Policy.ExtraPorts, Rules.Guard only ports of the range and of Policy.GuardPorts, and neither a protected one.
+//
+// Result.Suspects names the sockets whose owners would make the result better; a caller that can looks them up and
+// evaluates again with Input.Owners.
+func Evaluate(in Input) Result {
+	e := &evaluation{
+		in:        in,
+		protected: protectedPorts(in),
+		byPort:    map[uint16][]*sockets.Listener{},
+		claims:    map[uint16][]claim{},
+		suspects:  map[uint64]sockets.Listener{},
+	}
+	for i := range in.Listeners {
+		l := &in.Listeners[i]
+		e.byPort[l.Addr.Port()] = append(e.byPort[l.Addr.Port()], l)
+	}
+	e.chooseRange()
+	e.collectClaims()
+	e.judgeClaims()
+	e.judgeRange()
+	e.judgeServices()
+	if in.Filtered != "" {
+		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
+	}
+	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed)
+	e.rootSuspects()
+	sortFindings(e.res.Findings)
+	e.res.Suspects = slices.SortedFunc(maps.Values(e.suspects), func(a, b sockets.Listener) int {
+		return cmp.Or(compareListeners(&a, &b), cmp.Compare(a.Cookie, b.Cookie))
+	})
+	return e.res
+}
+
+type evaluation struct {
+	in        Input
+	res       Result
+	protected firewall.PortSet
+	byPort    map[uint16][]*sockets.Listener
+	claims    map[uint16][]claim // by port, only those that count as sidecar, gateway or native service
+	claimed   firewall.PortSet   // keys of claims, and held ports
+	suspects  map[uint64]sockets.Listener
+}
+
+// claim is a registration that asks for its port to be open.
+type claim struct {
+	reg  *consul.Registration
+	port uint16
+}
+
+// service names the service that a claim is for: the destination of a sidecar, otherwise itself.
+func (c claim) service() string { return destination(c.reg) }
+
+func destination(r *consul.Registration) string {
+	if r.Kind == consul.KindConnectProxy && r.Proxy != nil && r.Proxy.DestinationName != "" {
+		return r.Proxy.DestinationName
+	}
+	return r.Name
+}
+
+// consulPorts are Consul's own default ports, protected where the agent does not tell which it uses.
+func consulPorts() firewall.PortSet {
+	return firewall.Ports(8300, 8301, 8302, 8500, 8501, 8502, 8503, 8600)
+}
+
+// protectedPorts are the ports that are never in any set of ours: the operator's, Consul's own, and those on which
+// root's sshd listens. A process of another user may call itself sshd as it likes.
+func protectedPorts(in Input) firewall.PortSet {
+	protected := in.Policy.Protected
+	if len(in.Agent.Ports) == 0 {
+		protected = protected.Union(consulPorts())
+	}
+	for _, port := range in.Agent.Ports {
+		protected.Add(port)
+	}
+	for i := range in.Listeners {
+		l := &in.Listeners[i]
+		owner, known := in.Owners[l.Cookie]
+		if l.UID != 0 || l.Protocol != sockets.TCP || !known {
+			continue
+		}
+		if slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return p.Name == "sshd" }) {
+			protected.Add(l.Addr.Port())
+		}
+	}
+	protected.Add(0)
+	return protected
+}
+
+// ruleset is the one gate between claims and the kernel.
+func ruleset(in Input, sidecars PortRange, protected, claimed firewall.PortSet) firewall.Ruleset {
+	inRange := sidecars.Ports()
+	guard := inRange.Union(in.Policy.GuardPorts).Minus(protected)
+	if !in.Settled {
+		guard = guard.Intersect(in.AdoptedGuard)
+	}
+	return firewall.Ruleset{
+		Guard:  guard,
+		Open:   claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected),
+		Accept: in.Policy.Accept,
+	}
+}
+
+// maxRange is the largest sidecar range that is taken from an agent: 16 times Consul's own.
+const maxRange = 4096
+
+func (e *evaluation) chooseRange() {
+	standing := e.in.PreviousRange
+	if standing == (PortRange{}) {
+		standing = DefaultSidecarRange()
+	}
+	switch {
+	case e.in.Policy.SidecarRange != nil:
+		e.res.Range = *e.in.Policy.SidecarRange
+		return
+	case !e.in.Agent.RangeKnown:
+		e.res.Range = standing
+		return
+	}
+	low, high := e.in.Agent.SidecarMin, e.in.Agent.SidecarMax
+	if low <= 0 && high <= 0 {
+		return // disabled: only explicit ports
+	}
+	reason := ""
+	var reported PortRange
+	switch {
+	case low < 1 || high > 65535 || low > high:
+		reason = "it is no range of ports"
+	case high-low+1 > maxRange:
+		reason = fmt.Sprintf("it holds %d ports, more than %d", high-low+1, maxRange)
+	default:
+		reported = PortRange{First: uint16(low), Last: uint16(high)}
+		if hit := reported.Ports().Intersect(e.protected); hit.Len() > 0 {
+			reason = "it holds the protected ports " + hit.String()
+		}
+	}
+	if reason == "" {
+		e.res.Range = reported
+		return
+	}
+	e.res.Range = standing
+	e.find(Finding{ID: catalog.RangeRefused}, "reported", fmt.Sprintf("%d-%d", low, high), "reason", reason, "range", standing.String())
+}
+
+// find adds a finding of the catalog's severity, its sentences filled from pairs. Values are cleaned by Render.
+func (e *evaluation) find(f Finding, pairs ...string) {
+	entry, ok := catalog.Lookup(f.ID)
+	if !ok {
+		panic("hostagent: finding " + string(f.ID) + " is not in the catalog")
+	}
+	if f.Severity = entry.Severity; f.State == "" {
+		f.State = Open
+	}
+	if f.State == Mitigated {
+		f.Severity = catalog.Info
+	}
+	f.Message = catalog.Render(entry.Message, pairs...)
+	f.Remedy = catalog.Render(entry.Remedy, pairs...)
+	if f.Listener != nil {
+		e.suspects[f.Listener.Cookie] = *f.Listener
+	}
+	e.res.Findings = append(e.res.Findings, f)
+}
+
+// collectClaims sorts out which registrations ask for a port, and opens the ports of those that may have it.
+func (e *evaluation) collectClaims() {
+	for i := range e.in.Registrations {
+		r := &e.in.Registrations[i]
+		switch {
+		case e.in.Policy.counts(r):
+			e.collect(r)
+		case r.Kind == consul.KindConnectProxy:
+			e.refuse(r, "it is a sidecar that names no destination service", "register it with proxy { destination_service_name }")
+		case r.IsGateway():
+			e.unconfirmed(r, "a "+strings.ReplaceAll(r.Kind, "-", " "), "gateways")
+		case r.Native:
+			e.unconfirmed(r, "Connect-native", "native_services")
+		}
+	}
+	held := map[uint16][]string{}
+	for _, h := range e.in.Held {
+		e.claimed.Add(h.Port)
+		held[h.Port] = append(held[h.Port], h.ID)
+	}
+	allowed := ruleset(e.in, e.res.Range, e.protected, e.claimed).Open
+	for port := range allowed.All() {
+		opening := Opening{Port: port, Held: len(e.claims[port]) == 0}
+		for _, c := range e.claims[port] {
+			opening.IDs = append(opening.IDs, c.reg.ID)
+			opening.Services = append(opening.Services, c.service())
+		}
+		if opening.Held {
+			opening.IDs = slices.DeleteFunc(held[port], func(id string) bool { return id == "" })
+		}
+		slices.Sort(opening.IDs)
+		slices.Sort(opening.Services)
+		opening.Services = slices.Compact(opening.Services)
+		e.res.Openings = append(e.res.Openings, opening)
+	}
+}
+
+func (e *evaluation) unconfirmed(r *consul.Registration, claimed, setting string) {
+	e.find(Finding{ID: catalog.UnconfirmedClaim, Service: r.Name, ServiceID: r.ID},
+		"service", r.Name, "claim", claimed, "setting", setting)
+}
+
+func (e *evaluation) collect(r *consul.Registration) {
+	if r.Port == 0 && (r.Socket != "" || r.Kind != consul.KindConnectProxy) {
+		return // listens on a unix socket, or is a gateway without a port of its own: nothing to open
+	}
+	if r.Port < 1 || r.Port > 65535 {
+		e.refuse(r, "it is no TCP port", "register it with a port from 1 to 65535, or leave the port out so that Consul assigns one")
+		return
+	}
+	port := uint16(r.Port)
+	allowed := e.res.Range.Ports().Union(e.in.Policy.ExtraPorts)
+	switch {
+	case e.protected.Has(port):
+		e.refuse(r, "it is a protected port", "register it on a port of the sidecar range")
+	case !allowed.Has(port):
+		e.refuse(r, "it lies outside the sidecar range "+e.res.Range.String()+" and is not in extra_ports",
+			fmt.Sprintf("register it on a port of the range, or add %d to extra_ports", port))
+	default:
+		e.claims[port] = append(e.claims[port], claim{reg: r, port: port})
+		e.claimed.Add(port)
+	}
+}
+
+func (e *evaluation) refuse(r *consul.Registration, reason, fix string) {
+	f := Finding{ID: catalog.PortNotOpened, Service: destination(r), ServiceID: r.ID}
+	if r.Port > 0 && r.Port <= 65535 {
+		f.Port = uint16(r.Port)
+	}
+	e.find(f, "port", portText(r.Port), "service", r.ID, "reason", reason, "fix", fix)
+}
+
+// judgeClaims looks at what was registered twice and at what nobody serves.
+func (e *evaluation) judgeClaims() {
+	for _, port := range slices.Sorted(maps.Keys(e.claims)) {
+		claims := e.claims[port]
+		if len(claims) > 1 {
+			ids := make([]string, len(claims))
+			for i, c := range claims {
+				ids[i] = catalog.Clean(c.reg.ID)
+			}
+			slices.Sort(ids)
+			e.find(Finding{ID: catalog.DuplicatePort, Port: port}, "port", portText(int(port)), "services", list(ids))
+		}
+		for _, c := range claims {
+			if e.served(c) {
+				continue
+			}
+			e.find(Finding{ID: catalog.SidecarNotListening, Service: c.service(), ServiceID: c.reg.ID, Port: port},
+				"port", portText(int(port)), "service", c.reg.ID, "destination", c.service())
+		}
+	}
+}
+
+func (e *evaluation) served(c claim) bool {
+	ports := []uint16{c.port}
+	if p := c.reg.Proxy; p != nil && p.BindPort > 0 && p.BindPort <= 65535 {
+		ports = append(ports, uint16(p.BindPort))
+	}
+	return slices.ContainsFunc(ports, func(port uint16) bool {
+		return slices.ContainsFunc(e.byPort[port], func(l *sockets.Listener) bool { return l.Protocol == sockets.TCP })
+	})
+}
+
+// judgeRange finds who else sits in the sidecar range.
+func (e *evaluation) judgeRange() {
+	local := e.localUpstreams()
+	for i := range e.in.Listeners {
+		l := &e.in.Listeners[i]
+		port := l.Addr.Port()
+		if !e.res.Range.Contains(port) {
+			continue
+		}
+		reason := ""
+		switch {
+		case l.Protocol != sockets.TCP:
+			reason = "sidecars do not speak " + strings.ToUpper(l.Protocol.String())
+		case local.Has(port) && !l.Exposed():
+		case !e.claimed.Has(port):
+			reason = "no registered sidecar explains it"
+		default:
+			reason = e.sharedBy(port)
+		}
+		if reason == "" || e.repeats(l) {
+			continue
+		}
+		owner := e.owner(l)
+		e.find(Finding{ID: catalog.SquattedPort, Port: port, Listener: l, Owner: owner},
+			"listener", address(l), "reason", reason, "process", cmp.Or(processNames(owner), "its process"), "range", e.res.Range.String())
+	}
+}
+
+// localUpstreams are the ports on which registered proxies listen locally for other services.
+func (e *evaluation) localUpstreams() firewall.PortSet {
+	var ports firewall.PortSet
+	for i := range e.in.Registrations {
+		if p := e.in.Registrations[i].Proxy; p != nil {
+			for _, u := range p.Upstreams {
+				if u.Port > 0 && u.Port <= 65535 {
+					ports.Add(uint16(u.Port))
+				}
+			}
+		}
+	}
+	return ports
+}
+
+// sharedBy tells when several users listen on one registered port: at most one of them is the sidecar.
+func (e *evaluation) sharedBy(port uint16) string {
+	var uids []uint32
+	for _, l := range e.byPort[port] {
+		if l.Protocol == sockets.TCP && !slices.Contains(uids, l.UID) {
+			uids = append(uids, l.UID)
+		}
+	}
+	if len(uids) < 2 {
+		return ""
+	}
+	slices.Sort(uids)
+	return fmt.Sprintf("several users listen on it (uids %s)", strings.Trim(fmt.Sprint(uids), "[]"))
+}
+
+// repeats tells whether an earlier socket of the list has the same protocol, address and user: SO_REUSEPORT groups are
+// one listener to people.
+func (e *evaluation) repeats(l *sockets.Listener) bool {
+	for _, other := range e.byPort[l.Addr.Port()] {
+		if other == l {
+			return false
+		}
+		if compareListeners(other, l) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *evaluation) owner(l *sockets.Listener) *sockets.Owner {
+	if o, ok := e.in.Owners[l.Cookie]; ok {
+		return &o
+	}
+	return nil
+}
+
+// rootSuspects asks for the owners of root's sockets on ports that could get into a set: one may be sshd.
+func (e *evaluation) rootSuspects() {
+	candidates := e.res.Range.Ports().Union(e.in.Policy.ExtraPorts).Union(e.in.Policy.GuardPorts)
+	for i := range e.in.Listeners {
+		l := &e.in.Listeners[i]
+		if l.UID == 0 && l.Protocol == sockets.TCP && candidates.Has(l.Addr.Port()) {
+			e.suspects[l.Cookie] = *l
+		}
+	}
+}
+
+// list joins words as a sentence does: "a", "a and b", "a, b and c".
+func list(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	const most = 5
+	if len(words) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}
+
+// addresses collects where a service can be called.
+type addresses []netip.Addr
+
+func (a *addresses) add(text string, fallback netip.Addr) {
+	addr, err := netip.ParseAddr(text)
+	if text == "" {
+		addr, err = fallback, nil
+	}
+	if err == nil && addr.IsValid() {
+		*a = append(*a, addr)
+	}
+}

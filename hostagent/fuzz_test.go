@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// source yields values from fuzzed bytes, zeros when they run out.
+type source struct{ data []byte }
+
+func (s *source) number() int {
+	var b [4]byte
+	n := copy(b[:], s.data)
+	s.data = s.data[n:]
+	return int(int32(binary.LittleEndian.Uint32(b[:])))
+}
+
+func (s *source) flag() bool { return s.number()&1 == 1 }
+
+// port is mostly one that matters: at the edges of ranges, protected, or wrapping into the range.
+func (s *source) port() int {
+	edges := []int{0, 22, 443, 8500, 20999, 21000, 21001, 21255, 21256, 65535, 65536, 65536 + 21000, -1, 70000, 2222, 9443}
+	n := s.number()
+	if n&1 == 0 {
+		return edges[int(uint32(n)>>1)%len(edges)]
+	}
+	return n >> 1
+}
+
+func (s *source) text() string {
+	names := []string{"web", "", "-x", "a\x1b[31m\n", "gw", "hostagent", "api", "\xff"}
+	return names[int(uint32(s.number()))%len(names)]
+}
+
+func (s *source) registration() consul.Registration {
+	kinds := []string{"", consul.KindConnectProxy, consul.KindMeshGateway, consul.KindAPIGateway, "anything"}
+	r := consul.Registration{
+		ID: s.text(), Name: s.text(), Kind: kinds[int(uint32(s.number()))%len(kinds)],
+		Address: s.text(), Port: s.port(), Native: s.flag(),
+	}
+	if s.flag() {
+		r.Proxy = &consul.Proxy{
+			DestinationName: s.text(), DestinationID: s.text(), LocalServicePort: s.port(), BindPort: s.port(),
+			LocalServiceAddress: []string{"", "127.0.0.1", "0.0.0.0", "::", "rubbish"}[int(uint32(s.number()))%5],
+			Upstreams:           []consul.Upstream{{Name: s.text(), Port: s.port()}},
+		}
+	}
+	return r
+}
+
+func (s *source) listener() sockets.Listener {
+	addrs := []string{"0.0.0.0", "127.0.0.1", "::", "::1", "::ffff:127.0.0.1", "10.0.0.1", "fe80::1"}
+	l := sockets.Listener{
+		Protocol: sockets.TCP, UID: uint32(s.number()) % 3, Cookie: uint64(uint32(s.number()) % 16),
+		Addr: netip.AddrPortFrom(netip.MustParseAddr(addrs[int(uint32(s.number()))%len(addrs)]), uint16(s.port())),
+	}
+	if s.flag() {
+		l.Protocol = sockets.UDP
+	}
+	return l
+}
+
+func (s *source) set() firewall.PortSet {
+	var set firewall.PortSet
+	for range uint32(s.number()) % 4 {
+		set.Add(uint16(s.port()))
+	}
+	return set
+}
+
+func (s *source) input() Input {
+	in := Input{
+		Agent: consul.Agent{
+			RangeKnown: s.flag(), SidecarMin: s.port(), SidecarMax: s.port(),
+			Ports: map[string]uint16{"http": uint16(s.port())},
+		},
+		Settled: s.flag(), AdoptedGuard: s.set(), Enforced: s.set(),
+		Policy: Policy{
+			ExtraPorts: s.set(), GuardPorts: s.set(), Protected: s.set(),
+			Gateways: []string{s.text()}, Native: []string{s.text()}, AllServices: s.flag(), OwnService: "hostagent",
+		},
+	}
+	if s.flag() {
+		in.PreviousRange = PortRange{First: 30000, Last: 30010}
+	}
+	in.Policy.Protected.Add(22)
+	for range uint32(s.number()) % 8 {
+		in.Registrations = append(in.Registrations, s.registration())
+		in.Held = append(in.Held, Held{ID: s.text(), Port: uint16(s.port())})
+	}
+	for range uint32(s.number()) % 8 {
+		in.Listeners = append(in.Listeners, s.listener())
+	}
+	if s.flag() {
+		in.Owners = map[uint64]sockets.Owner{uint64(uint32(s.number()) % 16): {Processes: []sockets.Process{{PID: 1, Name: "sshd"}}}}
+	}
+	return in
+}
+
+// FuzzEvaluate: no input ever puts a protected or unlisted port into a set.
+func FuzzEvaluate(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x01\x00\x00\x00a longer seed that fills a few registrations and listeners with whatever its letters say"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := &source{data: data}
+		in := s.input()
+		res := Evaluate(in)
+
+		protected := in.Policy.Protected
+		protected.Add(0)
+		for _, p := range in.Agent.Ports {
+			protected.Add(p)
+		}
+		for _, l := range in.Listeners {
+			if _, known := in.Owners[l.Cookie]; known && l.UID == 0 && l.Protocol == sockets.TCP {
+				protected.Add(l.Addr.Port()) // every owner of this fuzz is sshd
+			}
+		}
+		sidecars := legitimateRange(in, protected)
+		must := func(what string, set, outside firewall.PortSet) {
+			if wrong := set.Minus(outside); wrong.Len() > 0 {
+				t.Errorf("%s holds %s\n%+v", what, wrong, in)
+			}
+		}
+		must("open, beside range and extra_ports,", res.Rules.Open, sidecars.Union(in.Policy.ExtraPorts).Minus(protected))
+		must("guard, beside range and guard_ports,", res.Rules.Guard, sidecars.Union(in.Policy.GuardPorts).Minus(protected))
+		if !in.Settled {
+			must("guard, before the answers have settled,", res.Rules.Guard, in.AdoptedGuard)
+		}
+		claimed := firewall.PortSet{}
+		for claim := range in.Policy.claims(in.Registrations) {
+			claimed.Add(claim.Port)
+		}
+		for _, h := range in.Held {
+			claimed.Add(h.Port)
+		}
+		must("open, beside what anybody claims,", res.Rules.Open, claimed)
+		if res.Rules.Cut.Len() > 0 || res.Rules.CutRules {
+			t.Errorf("something is cut: %s", res.Rules.Cut)
+		}
+	})
+}
+
+// legitimateRange says in other words than Evaluate which ports a sidecar range may have.
+func legitimateRange(in Input, protected firewall.PortSet) firewall.PortSet {
+	lo, hi := in.Agent.SidecarMin, in.Agent.SidecarMax
+	if in.Agent.RangeKnown && lo <= 0 && hi <= 0 {
+		return firewall.PortSet{}
+	}
+	var reported firewall.PortSet
+	if in.Agent.RangeKnown && lo >= 1 && hi <= 65535 && lo <= hi && hi-lo < 4096 {
+		for p := lo; p <= hi; p++ {
+			reported.Add(uint16(p))
+		}
+		if reported.Intersect(protected) == (firewall.PortSet{}) {
+			return reported
+		}
+	}
+	if in.PreviousRange != (PortRange{}) {
+		return in.PreviousRange.Ports()
+	}
+	return DefaultSidecarRange().Ports()
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// RuntimeDir is where hostagent keeps what does not outlive a boot.
+const RuntimeDir = "/run/hostagent"
+
+// Lock is the right to change the firewall of this network namespace: one hostagent a host, on every backend. The
+// kernel gives it back when the process ends, however it ends. Its file is named after the namespace, because that is
+// what rules belong to.
+type Lock struct{ file *os.File }
+
+// HeldError tells that a living process holds the lock. PID is 0 where it lives in a pid namespace out of sight.
+type HeldError struct{ PID int }
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("hostagent is running on this host already (pid %d)", e.PID)
+}
+
+// AcquireLock takes the lock below dir, usually RuntimeDir, which is made where it is missing. It does not wait: a
+// *HeldError says who has it.
+func AcquireLock(dir string) (*Lock, error) {
+	path, err := lockPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make %q for the lock: %w; run as root", dir, err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock: %w; run as root", err)
+	}
+	lk := flock()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lk); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return nil, fmt.Errorf("cannot lock %q: %w", path, err)
+		}
+		pid, err := holder(f)
+		if err != nil {
+			return nil, err
+		}
+		return nil, &HeldError{PID: pid}
+	}
+	return &Lock{file: f}, nil
+}
+
+// Release gives the lock back. The file stays: removing it would let two processes hold two locks of one name.
+func (l *Lock) Release() error { return l.file.Close() }
+
+// LockHolder returns the pid of the process that holds the lock below dir, and whether there is one.
+func LockHolder(dir string) (pid int, held bool, err error) {
+	path, err := lockPath(dir)
+	if err != nil {
+		return 0, false, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("cannot look at the lock: %w; run as root", err)
+	}
+	defer f.Close()
+	lk := flock()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
+		return 0, false, fmt.Errorf("cannot look at the lock %q: %w", path, err)
+	}
+	return int(lk.Pid), lk.Type != unix.F_UNLCK, nil
+}
+
+func holder(f *os.File) (int, error) {
+	lk := flock()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
+		return 0, fmt.Errorf("cannot look at the lock %q: %w", f.Name(), err)
+	}
+	return int(lk.Pid), nil
+}
+
+// flock describes the whole file. It is a POSIX lock and no flock(2), because the kernel names its holder.
+func flock() unix.Flock_t {
+	return unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+}
+
+func lockPath(dir string) (string, error) {
+	info, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return "", fmt.Errorf("cannot tell this network namespace: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", errors.New("cannot tell this network namespace: the system names no inode")
+	}
+	return filepath.Join(dir, fmt.Sprintf("netns-%d.lock", st.Ino)), nil
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hostagent/hostagent/firewall"
+)
+
+// settleAfter is how far apart two equal whole answers must be before anything is closed.
+const settleAfter = 2 * time.Second
+
+// memory turns whole answers, one at a time, into what may be opened and closed: open at once, close slowly. An agent
+// that reloads its files forgets all services for a moment, and gives sidecars other ports than those on which they
+// still run.
+//
+// Time counts only between consecutive whole answers: while the agent is away, nothing ages.
+type memory struct {
+	claims  map[Held]bool          // of the last whole answer
+	absent  map[Held]time.Duration // every remembered claim: for how long whole answers have been without it
+	last    time.Time              // of the last whole answer; zero after a failure
+	answers int                    // whole answers so far
+
+	settled    bool
+	equalSince time.Time // since when consecutive whole answers have held the same claims; zero after a failure
+
+	adoptedGuard firewall.PortSet
+}
+
+func newMemory() *memory { return &memory{absent: map[Held]time.Duration{}} }
+
+// adopt takes over the ports of an earlier run: they stay as they are until whole answers say otherwise.
+func (m *memory) adopt(guard, open firewall.PortSet) {
+	m.adoptedGuard = guard
+	for port := range open.All() {
+		m.absent[Held{Port: port}] = 0
+	}
+}
+
+// miss records that there was no whole answer.
+func (m *memory) miss() { m.last, m.equalSince = time.Time{}, time.Time{} }
+
+// answer records the claims of a whole answer that came at now. Claims that it lacks age; after delay they are
+// forgotten.
+func (m *memory) answer(now time.Time, claims map[Held]bool, delay time.Duration) {
+	var elapsed time.Duration
+	if !m.last.IsZero() {
+		elapsed = now.Sub(m.last)
+	}
+	if m.equalSince.IsZero() || !maps.Equal(claims, m.claims) {
+		m.equalSince = now
+	}
+	m.settled = m.settled || now.Sub(m.equalSince) >= settleAfter
+	for claim, absent := range m.absent {
+		switch {
+		case claims[claim]:
+		case absent+elapsed >= delay:
+			delete(m.absent, claim)
+		default:
+			m.absent[claim] = absent + elapsed
+		}
+	}
+	for claim := range claims {
+		m.absent[claim] = 0
+	}
+	m.claims, m.last = claims, now
+	m.answers++
+}
+
+// held returns the claims that the last whole answer did not make and that still count, sorted.
+func (m *memory) held() []Held {
+	var held []Held
+	for claim := range m.absent {
+		if !m.claims[claim] {
+			held = append(held, claim)
+		}
+	}
+	slices.SortFunc(held, func(a, b Held) int { return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.ID, b.ID)) })
+	return held
+}

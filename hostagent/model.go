@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package hostagent is the core: it decides which ports open and what is wrong on a host, and runs that decision in a
+// loop. Evaluate decides, as a pure function; Agent collects, evaluates, applies and reports. The kernel, the Consul
+// agent and the process table are reached through packages firewall, sockets and consul, wired in by the caller.
+package hostagent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// Mode says whether hostagent manages the firewall. There is no default.
+type Mode string
+
+// The modes.
+const (
+	ModeObserve Mode = "observe" // owns nothing: says what it would do
+	ModeGuard   Mode = "guard"   // keeps the kernel equal to what Evaluate wants
+)
+
+// PortRange is a range of ports, both ends included. The zero value is the empty range.
+type PortRange struct{ First, Last uint16 }
+
+// DefaultSidecarRange is what a Consul agent uses when nobody configured another one.
+func DefaultSidecarRange() PortRange { return PortRange{First: 21000, Last: 21255} }
+
+// Contains tells whether port lies in r.
+func (r PortRange) Contains(port uint16) bool {
+	return r.First != 0 && r.First <= port && port <= r.Last
+}
+
+// Ports returns r as a set.
+func (r PortRange) Ports() firewall.PortSet {
+	var s firewall.PortSet
+	if r.First != 0 {
+		s.AddRange(r.First, r.Last)
+	}
+	return s
+}
+
+func (r PortRange) String() string {
+	if r.First == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// Policy is the operator's word: the only authority over which ports may open or close.
+type Policy struct {
+	Mode         Mode
+	SidecarRange *PortRange       // nil: the Consul agent's
+	ExtraPorts   firewall.PortSet // outside the range, and may be opened by a registration
+	GuardPorts   firewall.PortSet // beside the range, closed unless open
+	Protected    firewall.PortSet // never in any set
+	Gateways     []string         // confirmed names
+	Native       []string         // confirmed names
+	AllServices  bool             // services without a sidecar must not listen on the network either
+	OwnService   string           // the name under which hostagent reports
+	Accept       firewall.Accept
+}
+
+// counts tells whether r may ask for its port to be open: a sidecar of some service, or a gateway or native service
+// that the operator confirmed by name. Whether it gets the port is another question.
+func (p *Policy) counts(r *consul.Registration) bool {
+	switch {
+	case r.Kind == consul.KindConnectProxy:
+		return r.Proxy != nil && r.Proxy.DestinationName != ""
+	case r.IsGateway():
+		return slices.Contains(p.Gateways, r.Name)
+	}
+	return r.Native && slices.Contains(p.Native, r.Name)
+}
+
+// claims returns the ports that the registrations ask for, each with the id of who asks.
+func (p *Policy) claims(regs []consul.Registration) map[Held]bool {
+	claims := map[Held]bool{}
+	for i := range regs {
+		if r := &regs[i]; r.Port > 0 && r.Port <= 65535 && p.counts(r) {
+			claims[Held{ID: r.ID, Port: uint16(r.Port)}] = true
+		}
+	}
+	return claims
+}
+
+// Held is a sidecar's port that an earlier whole answer held and that has not been missing for close_delay yet.
+type Held struct {
+	ID   string // of the registration; "" for a port adopted from an earlier run's rules
+	Port uint16
+}
+
+// Input is all that Evaluate knows. Everything in it but Policy is untrusted.
+type Input struct {
+	Registrations []consul.Registration // of the last whole answer
+	Held          []Held
+	Listeners     []sockets.Listener
+	Owners        map[uint64]sockets.Owner // by socket cookie; a missing one is normal
+	Agent         consul.Agent             // zero when the agent did not tell
+	PreviousRange PortRange                // that the last pass used; zero before the first
+	Settled       bool                     // ports may be closed: two equal whole answers have been seen
+	AdoptedGuard  firewall.PortSet         // guarded by an earlier run, and so before Settled too
+	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
+	Filtered      string                   // why the last answer was not whole, "" if it was
+	Policy        Policy
+}
+
+// State says what stands between a finding and its harm.
+type State string
+
+// The states of a finding.
+const (
+	Open      State = "open"
+	Mitigated State = "mitigated" // the guard keeps the network from the port
+)
+
+// Finding is one thing that is wrong. Message and Remedy are one line each, safe to show; they hold no times, pids or
+// counters, so that a steady host says the same at every pass. The other fields are raw.
+type Finding struct {
+	ID        catalog.ID
+	Severity  catalog.Severity
+	State     State
+	Service   string // name of the service; "" for the host
+	ServiceID string
+	Port      uint16
+	Listener  *sockets.Listener // nil where no socket is concerned
+	Owner     *sockets.Owner    // nil when unknown
+	Message   string
+	Remedy    string
+}
+
+// Opening is a port that is to be open, and for whom.
+type Opening struct {
+	Port     uint16
+	Services []string // destination service or gateway names, sorted
+	IDs      []string // ids of the registrations, sorted
+	Held     bool     // no registration of the last answer holds it any more
+}
+
+// Service is one mesh service of this host, as Evaluate sees it.
+type Service struct {
+	ID        string
+	Name      string
+	Sidecars  []Sidecar
+	Listeners []sockets.Listener // that belong to it, exposed or not
+}
+
+// Sidecar is a registered proxy of a Service.
+type Sidecar struct {
+	ID     string
+	Port   int // as registered: may be no port at all
+	Opened bool
+}
+
+// Result is what Evaluate decides.
+type Result struct {
+	Range    PortRange
+	Rules    firewall.Ruleset
+	Openings []Opening // by port
+	Findings []Finding // worst first, then stable
+	Services []Service // by id
+	Suspects []sockets.Listener
+}
+
+// Worst returns the severity of the worst finding, and false where there is none.
+func (r *Result) Worst() (catalog.Severity, bool) {
+	if len(r.Findings) == 0 {
+		return 0, false
+	}
+	return r.Findings[0].Severity, true
+}
+
+// address writes a socket as people do: "tcp 0.0.0.0:8080".
+func address(l *sockets.Listener) string {
+	return l.Protocol.String() + " " + l.Addr.String()
+}
+
+// processNames lists the distinct names of the processes that hold a socket, "" when unknown.
+func processNames(o *sockets.Owner) string {
+	if o == nil {
+		return ""
+	}
+	var names []string
+	for _, p := range o.Processes {
+		if !slices.Contains(names, p.Name) {
+			names = append(names, p.Name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func sortFindings(fs []Finding) {
+	slices.SortFunc(fs, func(a, b Finding) int {
+		return cmp.Or(
+			-cmp.Compare(a.Severity, b.Severity),
+			cmp.Compare(a.ID, b.ID),
+			cmp.Compare(a.Service, b.Service),
+			cmp.Compare(a.ServiceID, b.ServiceID),
+			cmp.Compare(a.Port, b.Port),
+			compareListeners(a.Listener, b.Listener),
+			cmp.Compare(a.Message, b.Message),
+		)
+	})
+}
+
+func compareListeners(a, b *sockets.Listener) int {
+	if a == nil || b == nil {
+		switch {
+		case a != nil:
+			return 1
+		case b != nil:
+			return -1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Addr.Compare(b.Addr), cmp.Compare(a.UID, b.UID))
+}
+
+// localService returns the address at which a proxy calls its application.
+func localService(p *consul.Proxy) netip.Addr {
+	if addr, err := netip.ParseAddr(p.LocalServiceAddress); err == nil {
+		return addr
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func portText(port int) string { return strconv.Itoa(port) }

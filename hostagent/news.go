@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+)
+
+// news remembers what was logged, so that each change is one line and a lasting trouble one line a minute.
+type news struct {
+	findings map[string]Finding // by text: what identifies a finding to a reader
+	open     firewall.PortSet
+	troubles map[string]trouble // by the step that fails
+	told     bool
+}
+
+type trouble struct {
+	err    error
+	logged time.Time
+}
+
+func newNews() news {
+	return news{findings: map[string]Finding{}, troubles: map[string]trouble{}}
+}
+
+// tell logs what differs from the result before. Until a first whole answer nothing is known, so nothing is news.
+func (n *news) tell(log *slog.Logger, now time.Time, result *Result, known bool) {
+	if !known {
+		return
+	}
+	if open := result.Rules.Open; !n.told || open != n.open {
+		log.Info("sidecar ports", "open", open.String(), "opened", open.Minus(n.open).String(), "closed", n.open.Minus(open).String(),
+			"guarded", result.Rules.Guard.String())
+		n.open, n.told = open, true
+	}
+	current := map[string]Finding{}
+	for _, f := range result.Findings {
+		key := string(f.ID) + "\x00" + string(f.State) + "\x00" + f.ServiceID + "\x00" + f.Message
+		current[key] = f
+		if _, ok := n.findings[key]; !ok {
+			log.Log(context.Background(), level(f.Severity), "finding opened", "id", f.ID, "severity", f.Severity, "state", f.State,
+				"service", f.Service, "message", f.Message, "remedy", f.Remedy)
+		}
+	}
+	for key, f := range n.findings {
+		if _, ok := current[key]; !ok {
+			log.Info("finding resolved", "id", f.ID, "service", f.Service, "message", f.Message)
+		}
+	}
+	n.findings = current
+}
+
+func level(s catalog.Severity) slog.Level {
+	if s == catalog.Info {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
+}
+
+// trouble logs a step's failure when it is new or a minute old, and its end.
+func (n *news) trouble(log *slog.Logger, now time.Time, step string, err error) {
+	before, failing := n.troubles[step]
+	switch {
+	case errors.Is(err, errWaiting):
+	case err == nil && failing:
+		delete(n.troubles, step)
+		log.Info("recovered", "step", step)
+	case err == nil:
+	case !failing || now.Sub(before.logged) >= troubleEvery:
+		n.troubles[step] = trouble{err: err, logged: now}
+		log.Error("step failed, the last good state stands", "step", step, "error", err)
+	default:
+		n.troubles[step] = trouble{err: err, logged: before.logged}
+	}
+}
+
+// last returns the failure of a step that still lasts, nil if there is none.
+func (n *news) last(step string) error { return n.troubles[step].err }

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// judgeServices looks at the applications: which listeners are theirs, and whether the network reaches them.
+func (e *evaluation) judgeServices() {
+	proxies := e.proxies()
+	for i := range e.in.Registrations {
+		r := &e.in.Registrations[i]
+		if r.Kind != "" || r.Name == e.in.Policy.OwnService {
+			continue
+		}
+		mine := proxies[r.ID]
+		if len(mine) == 0 && !e.in.Policy.AllServices {
+			continue // outside the mesh: may listen on the network
+		}
+		if r.Native && slices.Contains(e.in.Policy.Native, r.Name) {
+			continue // speaks mTLS itself
+		}
+		e.res.Services = append(e.res.Services, e.judgeService(r, mine))
+	}
+}
+
+// proxies finds the sidecars of each application, by the application's id. A sidecar that names only a service is one
+// for each instance of it.
+func (e *evaluation) proxies() map[string][]*consul.Registration {
+	byName := map[string][]string{}
+	for i := range e.in.Registrations {
+		if r := &e.in.Registrations[i]; r.Kind == "" {
+			byName[r.Name] = append(byName[r.Name], r.ID)
+		}
+	}
+	found := map[string][]*consul.Registration{}
+	for i := range e.in.Registrations {
+		r := &e.in.Registrations[i]
+		if r.Kind != consul.KindConnectProxy || r.Proxy == nil {
+			continue
+		}
+		ids := byName[r.Proxy.DestinationName]
+		if id := r.Proxy.DestinationID; id != "" {
+			ids = []string{id}
+		}
+		for _, id := range ids {
+			found[id] = append(found[id], r)
+		}
+	}
+	return found
+}
+
+func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Registration) Service {
+	s := Service{ID: r.ID, Name: r.Name}
+	for _, p := range proxies {
+		opened := p.Port > 0 && p.Port <= 65535 && slices.ContainsFunc(e.claims[uint16(p.Port)], func(c claim) bool { return c.reg == p })
+		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: opened})
+	}
+	calls := e.calls(r, proxies)
+	for _, port := range sortedPorts(calls) {
+		for _, l := range e.byPort[port] {
+			if l.Protocol != sockets.TCP || !covers(l, calls[port]) || e.repeats(l) {
+				continue
+			}
+			s.Listeners = append(s.Listeners, *l)
+			if l.Exposed() {
+				e.exposed(r, l)
+			}
+		}
+	}
+	return s
+}
+
+// calls collects where r is called, by port: its own port at its own address and at its sidecars' LocalServiceAddress,
+// and each sidecar's LocalServicePort.
+func (e *evaluation) calls(r *consul.Registration, proxies []*consul.Registration) map[uint16]addresses {
+	calls := map[uint16]addresses{}
+	add := func(port int, more addresses) {
+		if port > 0 && port <= 65535 {
+			calls[uint16(port)] = append(calls[uint16(port)], more...)
+		}
+	}
+	var own addresses
+	own.add(r.Address, e.in.Agent.Address)
+	for _, p := range proxies {
+		if p.Proxy.LocalServiceSocket != "" {
+			continue // the application is called over a unix socket
+		}
+		local := addresses{localService(p.Proxy)}
+		add(cmp.Or(p.Proxy.LocalServicePort, r.Port), local)
+		own = append(own, local...)
+	}
+	add(r.Port, own)
+	return calls
+}
+
+func sortedPorts(calls map[uint16]addresses) []uint16 {
+	ports := make([]uint16, 0, len(calls))
+	for port := range calls {
+		ports = append(ports, port)
+	}
+	slices.Sort(ports)
+	return ports
+}
+
+func covers(l *sockets.Listener, at addresses) bool {
+	return slices.ContainsFunc(at, l.Covers)
+}
+
+func (e *evaluation) exposed(r *consul.Registration, l *sockets.Listener) {
+	port := l.Addr.Port()
+	f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Listener: l, Owner: e.owner(l)}
+	if e.in.Enforced.Has(port) {
+		f.State = Mitigated
+	}
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if l.V6Only {
+		loopback = netip.IPv6Loopback()
+	}
+	e.find(f, "service", r.Name, "listener", address(l), "port", portText(int(port)),
+		"process", cmp.Or(processNames(f.Owner), "the application"), "loopback", loopback.String())
+}
