@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostagent/hostagent/hostagent"
+)
+
+func firewallCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "firewall",
+		Short: "Look at or remove hostagent's rules and sets",
+		Example: `  hostagent firewall show
+  hostagent firewall remove --stop`,
+		Args: subcommandOnly,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.AddCommand(firewallShowCommand(), firewallRemoveCommand())
+	return cmd
+}
+
+func firewallShowCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Print hostagent's rules and sets as the kernel has them",
+		Long: `Prints hostagent's sets in the syntax of "ipset save" and its rules in that of "iptables-save", as the kernel has
+them now. It changes nothing and needs root.`,
+		Example: "  hostagent firewall show",
+		Args:    cobra.NoArgs,
+	}
+	s := addSettings(cmd, nil)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := s.load()
+		if err != nil {
+			return err
+		}
+		fw, err := newFirewall(c)
+		if err != nil {
+			return err
+		}
+		state, err := fw.Show(cmd.Context())
+		if err != nil {
+			return err
+		}
+		text := state.String()
+		if !state.Exists() {
+			text += "hostagent has no rules and no sets in this network namespace\n"
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), text)
+		return err
+	}
+	return cmd
+}
+
+func firewallRemoveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "remove",
+		Short: "Take away hostagent's rules and sets, and nothing else",
+		Long: `Takes away every rule, chain and set of hostagent, in both variants of iptables and both IP families, and nothing
+else. It may be called again. While hostagent runs it refuses, because the rules would come back; --stop ends it first.
+The sidecar range is then as open as the host's own rules leave it.`,
+		Example: `  hostagent firewall remove
+  hostagent firewall remove --stop`,
+		Args: cobra.NoArgs,
+	}
+	s := addSettings(cmd, nil)
+	stop := cmd.Flags().Bool("stop", false, "stop a running hostagent first")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := s.load()
+		if err != nil {
+			return err
+		}
+		fw, err := newFirewall(c)
+		if err != nil {
+			return err
+		}
+		lock, err := takeLock(cmd.Context(), *stop)
+		if err != nil {
+			return err
+		}
+		defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
+		changes, err := fw.Remove(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if changes.Empty() {
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
+			return err
+		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "removed:", changes)
+		return err
+	}
+	return cmd
+}
+
+// stopWithin is how long a running hostagent may take to end: longer than all of a pass's deadlines.
+const stopWithin = 30 * time.Second
+
+// takeLock gets the lock of this host, if need be and stop allows it by ending who has it.
+func takeLock(ctx context.Context, stop bool) (*hostagent.Lock, error) {
+	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
+	held, isHeld := errors.AsType[*hostagent.HeldError](err)
+	if !isHeld {
+		return lock, err
+	}
+	if !stop {
+		return nil, fmt.Errorf("%w: stop it first, or use --stop", err)
+	}
+	if held.PID <= 0 {
+		return nil, fmt.Errorf("%w: it cannot be stopped from here", err)
+	}
+	if err := unix.Kill(held.PID, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+		return nil, fmt.Errorf("cannot stop hostagent, pid %d: %w", held.PID, err)
+	}
+	for deadline := time.Now().Add(stopWithin); time.Now().Before(deadline); {
+		lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
+		if _, isHeld := errors.AsType[*hostagent.HeldError](err); !isHeld {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil, fmt.Errorf("hostagent, pid %d, did not end within %s", held.PID, stopWithin)
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Command hostagent guards the sidecar ports of a Consul service mesh host. See the README for its use.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+)
+
+// Exit statuses. Those of scan are documented; exitConfig lets a service manager tell that trying again cannot help.
+const (
+	exitFindings = 1
+	exitFailure  = 2
+	exitConfig   = 78 // EX_CONFIG of sysexits.h
+)
+
+// exitError ends the program with a status of its own. A nil err says nothing.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return 0
+	}
+	status := exitFailure
+	if e, ok := errors.AsType[*exitError](err); ok {
+		if status, err = e.status, e.err; err == nil {
+			return status
+		}
+	}
+	// An error may hold what Consul or a file said; its own line ends are wanted, nothing else of the kind is.
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "hostagent: "+catalog.CleanTo(strings.TrimRight(line, "\n"), 2000))
+	}
+	return status
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hostagent",
+		Short: "Guards the sidecar ports of a Consul service mesh host",
+		Long: `hostagent opens exactly the ports of the sidecars that are registered with the local Consul agent, keeps the
+rest of the sidecar range closed, finds mesh services that listen on anything but loopback, and shows both as
+health checks in Consul.`,
+		Example: `  hostagent scan                 what is wrong on this host, changing nothing
+  hostagent run --mode observe   the same all the time, reported to Consul
+  hostagent run --mode guard     and with the firewall managed`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          subcommandOnly,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nsee %s --help", err, cmd.CommandPath())
+	})
+	root.SuggestionsMinimumDistance = 2
+	root.AddCommand(runCommand(), scanCommand(), firewallCommand(), configCommand(), versionCommand())
+	return root
+}
+
+// subcommandOnly refuses a word that is no subcommand, and names the ones that may have been meant.
+func subcommandOnly(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("%s; did you mean %q?", text, near[0])
+	}
+	return fmt.Errorf("%s\nsee %s --help", text, cmd.CommandPath())
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  hostagent version",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "hostagent", version())
+			return err
+		},
+	}
+}
+
+// version comes from what the Go toolchain recorded, so that there is nothing to set at build time.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "development"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/kardianos/service"
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/config"
+)
+
+var errNoMode = errors.New(`choose a mode; there is no default, so that nothing is cut off by accident:
+  mode = "observe"   reports what guard mode would do and owns no rule
+  mode = "guard"     opens sidecar ports and closes the rest of the range
+write one of these lines into ` + config.DefaultPath + `/hostagent.hcl, or use --mode`)
+
+func runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Watch this host, in the foreground, until SIGTERM",
+		Long: `Watches the sidecars of this host and reports to Consul. In guard mode it manages the firewall too; its rules
+stay in place when it stops (hostagent firewall remove takes them away). SIGHUP reloads the configuration.`,
+		Example: `  hostagent run --mode observe
+  hostagent run --config /etc/hostagent.d`,
+		Args: cobra.NoArgs,
+	}
+	keys := consulKeys()
+	keys["mode"] = "`mode`: observe or guard"
+	keys["log-level"] = "`level` of the log: debug, info, warn or error"
+	s := addSettings(cmd, keys)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), s) }
+	return cmd
+}
+
+// assemble reads the configuration and builds all of a running agent's parts.
+func assemble(s *settings, level *slog.LevelVar, log *slog.Logger) (hostagent.Parts, error) {
+	c, err := s.load()
+	if err != nil {
+		return hostagent.Parts{}, &exitError{exitConfig, err}
+	}
+	if c.Mode == "" {
+		return hostagent.Parts{}, &exitError{exitConfig, errNoMode}
+	}
+	p, err := parts(c, log)
+	if err != nil {
+		return hostagent.Parts{}, &exitError{exitConfig, err}
+	}
+	fw, err := newFirewall(c)
+	switch {
+	case err == nil:
+		p.Firewall = fw
+		for _, note := range fw.Degradations() {
+			log.Warn("degraded", "reason", note)
+		}
+	case c.Mode == config.ModeGuard:
+		return hostagent.Parts{}, err
+	default:
+		log.Warn("degraded", "reason", "rules of an earlier guard run cannot be seen or removed", "error", err)
+	}
+	level.Set(c.LogLevel)
+	return p, nil
+}
+
+func runAgent(ctx context.Context, s *settings) error {
+	level := new(slog.LevelVar)
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	p, err := assemble(s, level, log)
+	if err != nil {
+		return err
+	}
+	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	program := &program{
+		run:      func(reload <-chan hostagent.Parts) error { return hostagent.NewAgent(p).Run(ctx, reload) },
+		assemble: func() (hostagent.Parts, error) { return assemble(s, level, log) },
+		cancel:   cancel, log: log,
+		done: make(chan error, 1),
+	}
+	svc, err := service.New(program, &service.Config{Name: "hostagent", Option: service.KeyValue{"RunWait": program.wait}})
+	if err != nil {
+		return err
+	}
+	return svc.Run()
+}
+
+// program is what package service starts and stops, under whatever manages services on this host.
+type program struct {
+	run      func(<-chan hostagent.Parts) error
+	assemble func() (hostagent.Parts, error)
+	cancel   context.CancelFunc
+	log      *slog.Logger
+	done     chan error
+}
+
+// Start begins to run and returns.
+func (p *program) Start(service.Service) error {
+	reload := make(chan hostagent.Parts)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from here on a hangup no longer ends the process
+	go func() { p.done <- p.run(reload) }()
+	go p.reloadOn(hangup, reload)
+	return nil
+}
+
+// wait returns when a signal asks for the end, or the agent ended by itself.
+func (p *program) wait() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	select {
+	case <-signals:
+	case err := <-p.done:
+		p.done <- err
+	}
+}
+
+// Stop ends the agent and waits for it.
+func (p *program) Stop(service.Service) error {
+	p.cancel()
+	return <-p.done
+}
+
+// reloadOn reads the configuration again at each signal; one that is wrong is shown, and the old one stays.
+func (p *program) reloadOn(hangup <-chan os.Signal, reload chan<- hostagent.Parts) {
+	for range hangup {
+		parts, err := p.assemble()
+		if err != nil {
+			p.log.Error("configuration not reloaded, the old one stays", "error", err)
+			continue
+		}
+		reload <- parts
+	}
+}

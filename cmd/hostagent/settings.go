@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/config"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// settings are the flags that every command with a configuration has.
+type settings struct {
+	cmd   *cobra.Command
+	paths []string
+	flags []string // names of the flags that stand over a key of the configuration
+}
+
+// addSettings gives cmd --config, and a flag over each of the given keys.
+func addSettings(cmd *cobra.Command, keys map[string]string) *settings {
+	s := &settings{cmd: cmd}
+	cmd.Flags().StringArrayVar(&s.paths, "config", nil, "configuration `file or folder`, repeatable (default "+config.DefaultPath+")")
+	for name, usage := range keys {
+		cmd.Flags().String(name, "", usage)
+		s.flags = append(s.flags, name)
+	}
+	return s
+}
+
+// consulKeys are the flags of commands that talk to Consul.
+func consulKeys() map[string]string {
+	return map[string]string{
+		"consul-address":    "`address` of the local Consul agent, over CONSUL_HTTP_ADDR",
+		"consul-token-file": "`file` that holds the ACL token, over CONSUL_HTTP_TOKEN_FILE",
+	}
+}
+
+// load reads files, environment and flags, in that order of growing weight.
+func (s *settings) load() (*config.Config, error) {
+	c, err := config.Load(s.paths...)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.ApplyEnv(os.LookupEnv); err != nil {
+		return nil, err
+	}
+	for _, name := range s.flags {
+		flag := s.cmd.Flags().Lookup(name)
+		if !flag.Changed {
+			continue
+		}
+		if err := c.SetFlag(name, flag.Value.String()); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.Validate()
+}
+
+// parts builds everything but the firewall, which only some commands may touch.
+func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
+	client, err := consul.New(consul.Config{
+		Address: c.Consul.Address, Token: c.Consul.Token.Reveal(), TokenFile: c.Consul.TokenFile,
+		CAFile: c.Consul.CAFile, CAPath: c.Consul.CAPath, CertFile: c.Consul.CertFile, KeyFile: c.Consul.KeyFile,
+		ServerName: c.Consul.TLSServerName, InsecureSkipVerify: c.Consul.InsecureSkipVerify,
+		Namespace: c.Consul.Namespace, Partition: c.Consul.Partition, Timeout: c.Consul.Timeout,
+		UserAgent: "hostagent/" + version(),
+	})
+	if err != nil {
+		return hostagent.Parts{}, err
+	}
+	return hostagent.Parts{
+		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
+		Registry: client, Listen: sockets.List, Owners: sockets.NewOwners(), Log: log, Version: version(),
+	}, nil
+}
+
+func policy(c *config.Config) hostagent.Policy {
+	p := hostagent.Policy{
+		Mode:        hostagent.Mode(c.Mode),
+		ExtraPorts:  portSet(c.ExtraPorts),
+		GuardPorts:  portSet(c.GuardPorts),
+		Protected:   portSet(c.ProtectedPorts),
+		Gateways:    c.Gateways,
+		Native:      c.NativeServices,
+		AllServices: c.Scope == config.ScopeAll,
+		OwnService:  c.Report.ServiceName,
+		Accept:      firewall.Accept(c.Firewall.Accept),
+	}
+	if r := c.SidecarRange; r != (config.PortRange{}) {
+		p.SidecarRange = &hostagent.PortRange{First: r.First, Last: r.Last}
+	}
+	return p
+}
+
+func portSet(ranges []config.PortRange) firewall.PortSet {
+	var s firewall.PortSet
+	for _, r := range ranges {
+		s.AddRange(r.First, r.Last)
+	}
+	return s
+}
+
+func newFirewall(c *config.Config) (*firewall.Firewall, error) {
+	return firewall.New(firewall.Options{Variant: firewall.Variant(c.Firewall.IptablesVariant)})
+}
