@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MPL-2.0
+# Go and make are all that must be there; the targets install what else they need from Debian's or Ubuntu's packages.
+
+SHELL := /bin/bash
+GO ?= go
+BIN := .build
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+.PHONY: build
+build: ## build .build/hostagent
+	$(GO) build -trimpath -o $(BIN)/hostagent ./cmd/hostagent
+
+.PHONY: tools
+tools: # what the tests and the demo need of the system, installed where it is missing
+	@./test/tools.sh
+
+.PHONY: consul
+consul: # a real Consul for tests and demo: CONSUL_BIN, one on PATH, or built from its Go module
+	@$(GO) run ./test/cmd/consul
+
+.PHONY: demo
+demo: tools consul ## a host with three services and a real Consul; KEEP=1 keeps it running
+	$(GO) run ./test/cmd/demo
+
+.PHONY: test
+test: tools consul ## every test, those on a real kernel and a real Consul too
+	$(GO) vet ./...
+	./test/run.sh
+
+.PHONY: lint
+lint: ## golangci-lint, with the walls between packages
+	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, FUZZTIME (default 20s) each
+	./test/fuzz.sh $(or $(FUZZTIME),20s)
+
+.PHONY: bench
+bench: tools consul ## measured figures, beside peers in the same run
+	./test/bench.sh
+
+.PHONY: clean
+clean: ## remove what the other targets built here
+	rm -rf $(BIN)

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+# Runs every fuzz target of the repository for the given time each.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+time=${1:-20s}
+go list ./... | while read -r package; do
+  dir=$(go list -f '{{.Dir}}' "$package")
+  { grep -ho '^func Fuzz[A-Za-z0-9]*' "$dir"/*_test.go 2>/dev/null || true; } | sed 's/func //' | while read -r target; do
+    echo "$package $target"
+    go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 2s "$package" </dev/null | tail -n 2
+  done
+done

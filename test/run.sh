@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+# Runs every test. As root: on namespaces made by root, and then once more what an ordinary user can run, in a user
+# namespace, as user nobody. As an ordinary user: the latter only; the tests that need root are named at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PATH=$PATH:/usr/sbin:/sbin
+export CGO_ENABLED=0
+build=$PWD/.build
+mkdir -p "$build"
+go build -o "$build/" ./cmd/hostagent ./test/app
+export HOSTAGENT_TEST_BIN_DIR=$build
+CONSUL_BIN=$(go run ./test/cmd/consul -print)
+export CONSUL_BIN
+
+go test -timeout 14m ./...
+
+[ "$(id -u)" = 0 ] || exit 0
+echo "once more as an ordinary user:"
+# Somebody who may not read this checkout runs them: the programs go where everybody may look.
+open=$(mktemp -d)
+trap 'rm -rf "$open"' EXIT
+chmod 755 "$open"
+cp "$build/hostagent" "$build/app" "$open/"
+ln -s "$CONSUL_BIN" "$open/consul"
+status=0
+for package in firewall sockets test/host test/e2e; do
+  go test -c -o "$open/$(basename $package).test" "./$package"
+  install -d -o nobody "$open/home-$(basename $package)"
+  (
+    cd "$open/home-$(basename $package)"
+    [ -d "$OLDPWD/$package/testdata" ] && cp -r "$OLDPWD/$package/testdata" .
+    setpriv --reuid nobody --regid nogroup --clear-groups env HOME="$PWD" TMPDIR="$PWD" CONSUL_BIN="$CONSUL_BIN" \
+      HOSTAGENT_TEST_BIN_DIR="$open" "$open/$(basename $package).test" -test.timeout 10m
+  ) || { status=1; echo "FAIL $package as an ordinary user"; }
+done
+exit $status
