@@ -65,15 +65,11 @@ func decodeAgent(body []byte) (Agent, error) {
 		a.Address = addr.Unmap()
 	}
 	read := func(key string) (int, bool) {
-		v, ok := raw.DebugConfig[key]
-		if !ok {
+		var n *int // null is no answer
+		if err := json.Unmarshal(raw.DebugConfig[key], &n); err != nil || n == nil {
 			return 0, false
 		}
-		var n int
-		if err := json.Unmarshal(v, &n); err != nil {
-			return 0, false
-		}
-		return n, true
+		return *n, true
 	}
 	lo, okLo := read("ConnectSidecarMinPort")
 	hi, okHi := read("ConnectSidecarMaxPort")

@@ -27,9 +27,9 @@ import (
 )
 
 const (
-	maxBody      = 64 << 20 // of one answer: 4,000 services are about 1.2 MB
-	maxHeader    = 64 << 10
-	maxTokenFile = 4096 // a token is a UUID
+	defaultMaxBody = 64 << 20 // of one answer: 4,000 services are about 1.2 MB
+	maxHeader      = 64 << 10
+	maxTokenFile   = 4096 // a token is a UUID
 )
 
 // Config says how to reach the local agent. Empty fields take Consul's own defaults, never the environment: whoever
@@ -48,6 +48,8 @@ type Config struct {
 	Partition          string
 	Timeout            time.Duration // of one request, and of one whole Report; 0 means 5 s
 	UserAgent          string
+
+	maxBody int64 // bytes of one answer; 0 means 64 MiB
 }
 
 // Client is one local Consul agent. Its methods may be called by one goroutine at a time.
@@ -68,6 +70,9 @@ type Client struct {
 func New(cfg Config) (*Client, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.maxBody == 0 {
+		cfg.maxBody = defaultMaxBody
 	}
 	if cfg.Address == "" {
 		cfg.Address = "http://127.0.0.1:8500"
@@ -92,7 +97,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot set up TLS to the Consul agent: %w", err)
 	}
-	t := &tap{next: hc.Transport, config: cfg, maxBody: maxBody}
+	t := &tap{next: hc.Transport, config: cfg}
 	if _, err := t.token(); err != nil {
 		return nil, err
 	}
@@ -157,9 +162,8 @@ type answerKey struct{}
 // tap is the RoundTripper under api.Client. It sends the token, namespace and partition of config and of nobody else,
 // takes in every response whole and bounded, and keeps it for callers that ask for it through the context.
 type tap struct {
-	next    http.RoundTripper
-	config  Config
-	maxBody int64
+	next   http.RoundTripper
+	config Config
 }
 
 func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -180,12 +184,12 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, t.maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, t.config.maxBody+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the whole answer: %w", err)
 	}
-	if int64(len(body)) > t.maxBody {
-		return nil, fmt.Errorf("%w: it has more than %d bytes", errTooLong, t.maxBody)
+	if int64(len(body)) > t.config.maxBody {
+		return nil, fmt.Errorf("%w: it has more than %d bytes", errTooLong, t.config.maxBody)
 	}
 	if want, ok := req.Context().Value(answerKey{}).(*answer); ok {
 		*want = answer{header: resp.Header, body: body, token: token != ""}
@@ -229,20 +233,19 @@ func (c *Client) get(ctx context.Context, path, filter string) (answer, error) {
 
 // cache keeps what the last good body was decoded to, so that an unchanged one is not decoded again.
 type cache[T any] struct {
-	sum    [sha256.Size]byte
-	filled bool
-	value  T
+	sum   [sha256.Size]byte // zero, which is no body's, before the first
+	value T
 }
 
 func (m *cache[T]) decode(body []byte, decode func([]byte) (T, error)) (value T, unchanged bool, err error) {
 	sum := sha256.Sum256(body)
-	if m.filled && m.sum == sum {
+	if m.sum == sum {
 		return m.value, true, nil
 	}
 	if value, err = decode(body); err != nil {
 		return value, false, err // and the last good one stays
 	}
-	*m = cache[T]{sum: sum, filled: true, value: value}
+	*m = cache[T]{sum: sum, value: value}
 	return value, false, nil
 }
 

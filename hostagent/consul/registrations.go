@@ -104,13 +104,13 @@ func whole(got answer) error {
 	switch {
 	case got.header.Get(headerFiltered) == "true":
 		return &Error{Kind: KindFiltered, Err: errors.New(
-			`Consul left services out of its answer: the token lacks service:read on some; give it service_prefix "" { policy = "read" }`)}
+			`cannot use a part of an answer: Consul left services out, because the token lacks service:read on some; give it service_prefix "" { policy = "read" }`)}
 	case policy == "" && !got.token:
 		return &Error{Kind: KindTooOld, Err: errors.New(
 			"cannot tell whether the Consul agent's answer is whole: it sends no X-Consul-Default-ACL-Policy header; upgrade Consul (hostagent is tested with 1.21), or give hostagent a token")}
 	case policy != "allow" && !got.token:
 		return &Error{Kind: KindFiltered, Err: errors.New(
-			"Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }")}
+			"cannot use an answer to nobody: Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }")}
 	}
 	return nil
 }

@@ -54,14 +54,17 @@ const (
 	// and everything is deregistered with it after reapAfter.
 	resultTTL = "876000h"
 	reapAfter = "72h"
+	// About 250 new checks: three writes each, and the agent takes 5 to 20 ms for them, more the more checks it has
+	// (2,000 took half a minute with Consul 1.21).
+	writeBudget = time.Second
 )
 
 // Report makes the agent's checks of r.Service equal r: it registers what is missing, updates what differs, and takes
 // away what is ours and no longer wanted; everything else stays as it is. A steady host writes nothing to the servers.
 // It returns the number of checks written or taken away.
 //
-// A failing check does not keep the others from being written. What does not fit into the timeout (about a thousand new
-// checks do) is written by the next Reports: each begins with what already stands.
+// A failing check does not keep the others from being written. After writeBudget the rest is left to the next Reports,
+// which is no error: the caller has ports to open in between.
 func (c *Client) Report(ctx context.Context, r Report) (written int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -69,7 +72,7 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 	if err != nil {
 		return 0, err
 	}
-	w := checkWriter{c: c, service: r.Service, standing: standing}
+	w := checkWriter{c: c, service: r.Service, standing: standing, until: c.now().Add(writeBudget)}
 	if err := w.life(ctx, r.Life); err != nil {
 		return w.written, err // without the service no check can stand
 	}
@@ -125,7 +128,7 @@ func (c *Client) standing(ctx context.Context, service string) (map[string]*api.
 	return standing, nil
 }
 
-// sentOutput is an output that was written, and what the agent made of it.
+// sentOutput is an output that was written, and what the agent showed for it since.
 type sentOutput struct {
 	output string
 	looked bool
@@ -133,7 +136,8 @@ type sentOutput struct {
 }
 
 // stands tells whether is, the output that the agent shows, is what becomes of wanted there. An agent with a small
-// check_output_max_size cuts outputs, one with discard_check_output drops them: writing them again would never help.
+// check_output_max_size cuts outputs, one with discard_check_output drops them: what came of two writes alike is
+// taken as such, and not written for ever.
 func (c *Client) stands(id, wanted, is string) bool {
 	if is == wanted {
 		delete(c.sent, id)
@@ -143,10 +147,11 @@ func (c *Client) stands(id, wanted, is string) bool {
 	if sent == nil || sent.output != wanted {
 		return false
 	}
-	if !sent.looked {
-		sent.looked, sent.became = true, is
+	if sent.looked && sent.became == is {
+		return true
 	}
-	return sent.became == is
+	sent.looked, sent.became = true, is
+	return false
 }
 
 const lifeKey = "alive"
@@ -156,6 +161,7 @@ type checkWriter struct {
 	c        *Client
 	service  string
 	standing map[string]*api.AgentCheck
+	until    time.Time // when no further check is begun
 	written  int
 	errs     []error
 	unshown  int  // errors beyond maxErrors
@@ -178,7 +184,16 @@ func (w *checkWriter) keep(err error) {
 	switch KindOf(err) {
 	case KindUnreachable, KindTimeout, KindTLS, KindToken, KindThrottled:
 		w.stopped = true
+	default: // it may be this check's alone
 	}
+}
+
+// full tells whether a check must be left to the next Report.
+func (w *checkWriter) full() bool {
+	if w.stopped {
+		w.left++
+	}
+	return w.stopped || !w.c.now().Before(w.until)
 }
 
 func (w *checkWriter) failure() error {
@@ -187,7 +202,7 @@ func (w *checkWriter) failure() error {
 		errs = append(errs, fmt.Errorf("and %d more checks", w.unshown))
 	}
 	if w.left > 0 {
-		errs = append(errs, fmt.Errorf("%d checks are left for the next report", w.left))
+		errs = append(errs, fmt.Errorf("left for the next report: %d checks", w.left))
 	}
 	return errors.Join(errs...)
 }
@@ -241,8 +256,12 @@ func (w *checkWriter) life(ctx context.Context, life Check) error {
 		return err
 	}
 	w.c.lifeRefreshed = w.c.now()
-	if !same {
-		w.written++
+	if same {
+		return nil
+	}
+	w.written++
+	if is == nil || is.Status == string(life.Status) {
+		w.keep(w.register(ctx, id, life, api.AgentServiceCheck{TTL: lifeTTL.String(), DeregisterCriticalServiceAfter: reapAfter}))
 	}
 	return nil
 }
@@ -256,12 +275,11 @@ func (w *checkWriter) result(ctx context.Context, id string, check Check) error 
 	if registered && sameStatus && w.c.stands(id, check.Output, is.Output) {
 		return nil
 	}
-	if w.stopped {
-		w.left++
+	if w.full() {
 		return nil
 	}
 	if !registered {
-		if err := w.register(ctx, id, check); err != nil {
+		if err := w.register(ctx, id, check, api.AgentServiceCheck{TTL: resultTTL}); err != nil {
 			return err
 		}
 	}
@@ -269,10 +287,7 @@ func (w *checkWriter) result(ctx context.Context, id string, check Check) error 
 		return err
 	}
 	if is == nil || sameStatus {
-		// The agent sends a new status to the servers at once, with its output, but holds back a change of the output
-		// alone for minutes (check_update_interval); registering the same check again sends it now, and leaves status
-		// and output as they are (measured with Consul 1.21).
-		if err := w.register(ctx, id, check); err != nil {
+		if err := w.register(ctx, id, check, api.AgentServiceCheck{TTL: resultTTL}); err != nil {
 			return err
 		}
 	}
@@ -280,10 +295,14 @@ func (w *checkWriter) result(ctx context.Context, id string, check Check) error 
 	return nil
 }
 
-func (w *checkWriter) register(ctx context.Context, id string, check Check) error {
+// register registers a check of the given kind. Once more, after an update, it brings a changed output to the servers:
+// the agent sends a new status at once, with its output, but holds back a change of the output alone for minutes
+// (check_update_interval); registering the same check again sends it now, and leaves status and output as they are
+// (measured with Consul 1.21).
+func (w *checkWriter) register(ctx context.Context, id string, check Check, kind api.AgentServiceCheck) error {
+	kind.Status = string(check.Status)
 	err := w.c.api.Agent().CheckRegisterOpts(&api.AgentCheckRegistration{
-		ID: id, Name: check.Name, Notes: check.Notes, ServiceID: w.service,
-		AgentServiceCheck: api.AgentServiceCheck{TTL: resultTTL, Status: string(check.Status)},
+		ID: id, Name: check.Name, Notes: check.Notes, ServiceID: w.service, AgentServiceCheck: kind,
 	}, opts(ctx))
 	if err != nil {
 		return w.c.failure("register check "+id, err)
@@ -295,7 +314,9 @@ func (w *checkWriter) update(ctx context.Context, id string, check Check) error 
 	if err := w.c.api.Agent().UpdateTTLOpts(id, check.Output, string(check.Status), opts(ctx)); err != nil {
 		return w.c.failure("update check "+id, err)
 	}
-	w.c.sent[id] = &sentOutput{output: check.Output}
+	if sent := w.c.sent[id]; sent == nil || sent.output != check.Output {
+		w.c.sent[id] = &sentOutput{output: check.Output}
+	}
 	return nil
 }
 
@@ -303,8 +324,7 @@ func (w *checkWriter) takeAway(ctx context.Context, id string) error {
 	if w.is(id) == nil {
 		return nil
 	}
-	if w.stopped {
-		w.left++
+	if w.full() {
 		return nil
 	}
 	if err := w.c.api.Agent().CheckDeregisterOpts(id, opts(ctx)); err != nil {

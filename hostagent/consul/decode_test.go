@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+)
+
+func TestDecodeServices(t *testing.T) {
+	got, err := decodeServices(recorded(t, "services.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Registration{
+		{ID: "db", Name: "db", Address: "10.0.0.9", Port: 5432},
+		{
+			ID: "db-sidecar-proxy", Name: "db-sidecar-proxy", Kind: "connect-proxy", Address: "10.0.0.9", Port: 21000,
+			Proxy: &Proxy{DestinationName: "db", DestinationID: "db", LocalServiceAddress: "127.0.0.1", LocalServicePort: 5432},
+		},
+		{ID: "ingress", Name: "ingress", Kind: "ingress-gateway", Port: 8445, Proxy: &Proxy{}},
+		{ID: "mesh-gw", Name: "mesh-gw", Kind: "mesh-gateway", Port: 8443, Proxy: &Proxy{}},
+		{ID: "pay", Name: "pay", Port: 8443, Native: true},
+		{
+			ID: "socket-sidecar", Name: "socket-sidecar", Kind: "connect-proxy", Socket: "/run/sock",
+			Proxy: &Proxy{DestinationName: "sock", DestinationID: "sock-1", LocalServiceSocket: "/run/app.sock", BindPort: 21502},
+		},
+		{ID: "term-gw", Name: "term-gw", Kind: "terminating-gateway", Port: 8444, Proxy: &Proxy{}},
+		{ID: "web-1", Name: "web", Port: 8080},
+		{
+			ID: "web-1-sidecar-proxy", Name: "web-sidecar-proxy", Kind: "connect-proxy", Port: 21500,
+			Proxy: &Proxy{
+				DestinationName: "web", DestinationID: "web-1", LocalServiceAddress: "127.0.0.1", LocalServicePort: 8080, BindPort: 21501,
+				Upstreams: []Upstream{{Name: "db", Port: 9191}, {Name: "cache", Address: "0.0.0.0", Port: 9192}},
+			},
+		},
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var gateways []string
+	for i := range got {
+		if got[i].IsGateway() {
+			gateways = append(gateways, got[i].ID)
+		}
+	}
+	if diff := gocmp.Diff([]string{"ingress", "mesh-gw", "term-gw"}, gateways); diff != "" {
+		t.Errorf("gateways (-want +got):\n%s", diff)
+	}
+}
+
+// A registration may hold any number; it is passed on as it is.
+func TestDecodeOddServices(t *testing.T) {
+	got, err := decodeServices([]byte(`{
+		"": {"ID": "", "Port": -1},
+		"a\u001bb": {"ID": "a\u001bb", "Port": 99999, "Kind": "other", "Connect": {}, "Namespace": "n", "Partition": "p"},
+		"up": {"ID": "up", "Proxy": {"LocalServicePort": -7, "Upstreams": [{"LocalBindPort": 70000}]}}
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Registration{
+		{Port: -1},
+		{ID: "a\x1bb", Port: 99999, Kind: "other", Namespace: "n", Partition: "p"},
+		{ID: "up", Proxy: &Proxy{LocalServicePort: -7, Upstreams: []Upstream{{Port: 70000}}}},
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPortOf(t *testing.T) {
+	for _, tt := range []struct {
+		value any
+		want  int
+	}{
+		{21000.0, 21000}, {21000.9, 21000}, {-1.0, -1}, {1e30, 0}, {-1e30, 0},
+		{"21000", 21000}, {"0x5208", 21000}, {"99999999999", 0}, {"", 0}, {" 1", 0}, {"web", 0},
+		{nil, 0}, {true, 0}, {[]any{1.0}, 0}, {map[string]any{}, 0},
+	} {
+		if got := portOf(tt.value); got != tt.want {
+			t.Errorf("portOf(%#v) = %d, want %d", tt.value, got, tt.want)
+		}
+	}
+}
+
+func TestDecodeAgent(t *testing.T) {
+	want := Agent{
+		Node: "host-1", NodeID: "11111111-2222-3333-4444-555555555555", Datacenter: "dc1", Version: "1.21.0",
+		Address: netip.MustParseAddr("127.0.0.1"), SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true,
+		Ports: map[string]uint16{
+			"http": 8500, "grpc": 8502, "grpc_tls": 8503, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300,
+		},
+	}
+	for _, tt := range []struct {
+		name, body string
+		want       Agent
+	}{
+		{"recorded", string(recorded(t, "self.json")), want},
+		{"terse", `{"Config":{"NodeName":"a"}}`, Agent{Node: "a", Ports: map[string]uint16{}}},
+		{"no range", `{"Config":{"NodeName":"a"},"DebugConfig":{"ConnectSidecarMinPort":-1,"ConnectSidecarMaxPort":-1}}`,
+			Agent{Node: "a", SidecarMin: -1, SidecarMax: -1, RangeKnown: true, Ports: map[string]uint16{}}},
+		{"half a range", `{"Config":{"NodeName":"a"},"DebugConfig":{"ConnectSidecarMinPort":21000,"ConnectSidecarMaxPort":"21255"}}`,
+			Agent{Node: "a", SidecarMin: 21000, Ports: map[string]uint16{}}},
+		{"null range", `{"Config":{"NodeName":"a"},"DebugConfig":{"ConnectSidecarMinPort":null,"ConnectSidecarMaxPort":null}}`,
+			Agent{Node: "a", Ports: map[string]uint16{}}},
+		{"odd", `{"Config":{"NodeName":"a"},"DebugConfig":{"HTTPPort":70000,"DNSPort":1e30,"GRPCPort":null,"ServerPort":[]},"Member":{"Addr":"::ffff:10.0.0.1"}}`,
+			Agent{Node: "a", Address: netip.MustParseAddr("10.0.0.1"), Ports: map[string]uint16{}}},
+		{"no address", `{"Config":{"NodeName":"a"},"Member":{"Addr":"localhost"}}`, Agent{Node: "a", Ports: map[string]uint16{}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := decodeAgent([]byte(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := gocmp.Diff(tt.want, got, gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func FuzzDecodeServices(f *testing.F) {
+	f.Add(recorded(f, "services.json"))
+	for _, seed := range []string{
+		`{}`, `null`, `[]`, `{"a":null}`, `{"a":{"ID":"a","Port":-1}}`, `{"a":{"ID":"a","Port":1e400}}`, "{\"\xff\":{\"ID\":\"\xff\"}}",
+		`{"a":{"ID":"a","Proxy":{"Config":{"bind_port":1e30},"Upstreams":[{"LocalBindPort":9}]}}}`, `{"a":{"ID":"a"},"a":{"ID":"a"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		regs, err := decodeServices(body)
+		if err != nil {
+			if regs != nil {
+				t.Errorf("a part of an answer beside error %v", err)
+			}
+			return
+		}
+		if regs == nil {
+			t.Error("no services must be an empty list, not nil")
+		}
+		if !slices.IsSortedFunc(regs, func(a, b Registration) int { return cmp.Compare(a.ID, b.ID) }) {
+			t.Errorf("not sorted: %v", regs)
+		}
+		if len(slices.CompactFunc(slices.Clone(regs), func(a, b Registration) bool { return a.ID == b.ID })) != len(regs) {
+			t.Errorf("an id appears twice: %v", regs)
+		}
+	})
+}
+
+func FuzzDecodeAgent(f *testing.F) {
+	f.Add(recorded(f, "self.json"))
+	for _, seed := range []string{
+		`{}`, `null`, `{"Config":null}`, `{"Config":{"NodeName":"a"},"DebugConfig":[]}`, `{"Config":{"NodeName":"a"},"Member":{"Addr":"fe80::1%eth0"}}`,
+		`{"Config":{"NodeName":"a"},"DebugConfig":{"HTTPPort":-1,"ConnectSidecarMinPort":1e3,"ConnectSidecarMaxPort":65536}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		a, err := decodeAgent(body)
+		if err != nil {
+			return
+		}
+		if a.Node == "" || a.Ports == nil {
+			t.Errorf("got %+v", a)
+		}
+		for name, port := range a.Ports {
+			if port == 0 {
+				t.Errorf("port 0 of %s", name)
+			}
+		}
+	})
+}
