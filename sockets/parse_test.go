@@ -142,7 +142,7 @@ func TestRetry(t *testing.T) {
 				tries++
 				return test.errs[tries-1]
 			})
-			if err != test.want || tries != test.tries {
+			if !errors.Is(err, test.want) || tries != test.tries {
 				t.Errorf("got %v after %d tries, want %v after %d", err, tries, test.want, test.tries)
 			}
 		})

@@ -29,8 +29,9 @@ func (o origin) problem(key, text string) *Error {
 		return &Error{File: o.file, Line: o.line, Text: key + ": " + text}
 	case layerEnv, layerFlag:
 		return &Error{Text: o.name + ": " + text}
+	default:
+		return &Error{Text: key + ": " + text}
 	}
-	return &Error{Text: key + ": " + text}
 }
 
 // seenFrom names o in an error whose own place is other, with a leading blank: " (line 6)". It is empty for defaults.

@@ -257,13 +257,27 @@ func TestScan(t *testing.T) {
 	}
 }
 
+// forEverybody copies a program to where another user may run it.
+func (w *world) forEverybody(program host.Program) string {
+	w.t.Helper()
+	binary, err := host.Binary(w.ctx, program)
+	w.must(err)
+	dir, err := os.MkdirTemp("", "hostagent-program-")
+	w.must(err)
+	w.t.Cleanup(func() { os.RemoveAll(dir) })
+	w.must(os.Chmod(dir, 0o755))
+	content, err := os.ReadFile(binary)
+	w.must(err)
+	path := filepath.Join(dir, string(program))
+	w.must(os.WriteFile(path, content, 0o755))
+	return path
+}
+
 func TestScanAsAnotherUser(t *testing.T) {
 	netns.RequireRoot(t, "becomes another user, and looks at root's process")
 	w := newWorld(t, host.ConsulOptions{})
 	w.service("loud", 8081, "0.0.0.0:8081")
-	binary, err := host.Binary(w.ctx, host.HostagentProgram)
-	w.must(err)
-	cmd := w.Command(w.ctx, binary, "scan")
+	cmd := w.Command(w.ctx, w.forEverybody(host.HostagentProgram), "scan")
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != 1 {

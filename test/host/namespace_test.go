@@ -60,7 +60,7 @@ func TestDoRunsInsideAndAtTheSameTime(t *testing.T) {
 func TestDoReturnsWhatTheClosureDoes(t *testing.T) {
 	h := newHost(t)
 	failure := errors.New("failure")
-	if err := h.InNet(func() error { return failure }); err != failure {
+	if err := h.InNet(func() error { return failure }); !errors.Is(err, failure) {
 		t.Errorf("got %v, want %v", err, failure)
 	}
 	if err := h.InNet(func() error { runtime.Goexit(); return nil }); !errors.Is(err, errGoexit) {

@@ -35,19 +35,28 @@ var (
 // Main runs m inside fresh namespaces and ends the process with its status.
 // HOSTAGENT_TEST_SKIP_NETNS=1 skips the whole package, loudly.
 func Main(m *testing.M) {
-	if os.Getenv(insideEnv) == "" {
-		os.Exit(enter())
-	}
-	if err := furnish(); err != nil {
-		fmt.Fprintf(os.Stderr, "netns: cannot furnish the test namespace: %v\n", err)
-		os.Exit(1)
-	}
+	Enter()
 	code := m.Run()
 	if len(skipped) > 0 {
 		fmt.Fprintf(os.Stderr, "root-only tests not run as an ordinary user:\n  %s\n", strings.Join(skipped, "\n  "))
 	}
 	os.Exit(code)
 }
+
+// Enter returns inside fresh namespaces. The process that called it has started itself again there, hands over files as
+// descriptors 3, 4 and so on, waits, and ends with the other's status. It is for a main function; tests call Main.
+func Enter(files ...*os.File) {
+	if !Inside() {
+		os.Exit(enter(files))
+	}
+	if err := furnish(); err != nil {
+		fmt.Fprintf(os.Stderr, "netns: cannot furnish the namespace: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// Inside tells whether this process runs in the namespaces that Enter makes.
+func Inside() bool { return os.Getenv(insideEnv) != "" }
 
 // Rootless tells whether the tests run in a user namespace of an ordinary user.
 func Rootless() bool { return os.Getenv(insideEnv) == "user" }
@@ -64,7 +73,7 @@ func RequireRoot(t testing.TB, reason string) {
 	t.Skip("root-only: " + reason)
 }
 
-func enter() int {
+func enter(files []*os.File) int {
 	if os.Getenv(skipEnv) == "1" {
 		fmt.Fprintf(os.Stderr, "SKIPPED: every test of %s (%s=1)\n", os.Args[0], skipEnv)
 		return 0
@@ -75,7 +84,7 @@ func enter() int {
 		return 1
 	}
 	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdin, os.Stdout, os.Stderr, files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		Pdeathsig:  syscall.SIGKILL,
@@ -96,9 +105,9 @@ func enter() int {
 	case errors.As(err, &exit):
 		return exit.ExitCode()
 	}
-	fmt.Fprintf(os.Stderr, "netns: cannot start the tests in namespaces of their own: %v\n"+
+	fmt.Fprintf(os.Stderr, "netns: cannot start in namespaces of our own: %v\n"+
 		"Run them as root, or allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1);\n"+
-		"%s=1 leaves this package out.\n", err, skipEnv)
+		"%s=1 leaves a package of tests out.\n", err, skipEnv)
 	return 1
 }
 
