@@ -93,6 +93,23 @@ func BenchmarkApplyOne(b *testing.B) {
 	}
 }
 
+// BenchmarkAllowFrom is with 10,000 networks to which the open ports are limited: a port more and less in turn, nothing
+// new, a look at the kernel, and a network more and less in turn.
+func BenchmarkAllowFrom(b *testing.B) {
+	f, even := benchFirewall(b)
+	even.AllowFrom = many(10000)
+	mustApply(b, f, even)
+	odd := even
+	odd.Open.Add(21100)
+	b.Run("one-port", func(b *testing.B) { toggle(b, f, even, odd) })
+	b.Run("known", func(b *testing.B) { toggle(b, f, even, even) })
+	odd = even
+	odd.AllowFrom = even.AllowFrom[1:]
+	b.Run("one-network", func(b *testing.B) { toggle(b, f, even, odd) })
+	f.backend.verifyEvery = 0
+	b.Run("verified", func(b *testing.B) { toggle(b, f, even, even) })
+}
+
 // BenchmarkApply256 replaces 256 ports.
 func BenchmarkApply256(b *testing.B) {
 	b.Run("hostagent", func(b *testing.B) {

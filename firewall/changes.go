@@ -5,6 +5,7 @@ package firewall
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -21,11 +22,13 @@ type Changes struct {
 	Repaired []string
 }
 
-// SetChange is what happened to one set.
+// SetChange is what happened to one set. Added and Removed are what a set of ports gained and lost, AddedFrom and
+// RemovedFrom what a set of sources did, sorted.
 type SetChange struct {
-	Set                string
-	Created, Destroyed bool
-	Added, Removed     PortSet
+	Set                    string
+	Created, Destroyed     bool
+	Added, Removed         PortSet
+	AddedFrom, RemovedFrom []netip.Prefix
 }
 
 // RuleChange is what happened to one chain of ours: Done is "written", "removed" or "jump placed".
@@ -61,7 +64,8 @@ func (c Changes) String() string {
 // LogValue makes c's text only when a log line is really written.
 func (c Changes) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
-// String writes s as "hostagent-open created +21000-21002 -21010".
+// String writes s as "hostagent-open created +21000-21002 -21010", or "hostagent-from4 +10.0.0.0/8 -192.0.2.7"; of many
+// sources it names the first few.
 func (s *SetChange) String() string {
 	text := s.Set
 	if s.Created {
@@ -70,7 +74,19 @@ func (s *SetChange) String() string {
 	if s.Destroyed {
 		text += " destroyed"
 	}
-	return text + s.ports()
+	return text + s.ports() + signed(" +", s.AddedFrom) + signed(" -", s.RemovedFrom)
+}
+
+// signed writes sources with a sign before each.
+func signed(sign string, sources []netip.Prefix) string {
+	text := ""
+	for _, source := range sources[:min(len(sources), mostSources)] {
+		text += sign + sourceText(source)
+	}
+	if more := len(sources) - mostSources; more > 0 {
+		text += fmt.Sprintf("%s(%d more)", sign, more)
+	}
+	return text
 }
 
 func (s *SetChange) ports() string {
@@ -101,6 +117,15 @@ func (c *Changes) addPorts(name string, added, removed *PortSet) {
 	}
 	s := c.set(name)
 	s.Added, s.Removed = s.Added.Union(*added), s.Removed.Union(*removed)
+}
+
+// addSources notes that sources were added to a set and removed from it.
+func (c *Changes) addSources(name string, added, removed []netip.Prefix) {
+	if len(added) == 0 && len(removed) == 0 {
+		return
+	}
+	s := c.set(name)
+	s.AddedFrom, s.RemovedFrom = append(s.AddedFrom, added...), append(s.RemovedFrom, removed...)
 }
 
 // addRules notes that fixes were made to a family's rules.

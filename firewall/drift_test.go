@@ -20,6 +20,8 @@ func TestDriftIsRepaired(t *testing.T) {
 			"ipv4 X filter: the jump to HOSTAGENT-ACCEPT was not where it belongs"},
 		{"rule added to our chain", "iptables-X -t mangle -I HOSTAGENT-GUARD -p tcp -j ACCEPT", "ipv4 X mangle: chain HOSTAGENT-GUARD had changed"},
 		{"rule replaced in our chain", "iptables-X -t mangle -R HOSTAGENT-GUARD 1 -p tcp -j ACCEPT", "ipv4 X mangle: chain HOSTAGENT-GUARD had changed"},
+		{"one set exchanged in a rule", "ip6tables-X -t mangle -R HOSTAGENT-GUARD 1 " + strings.Replace(guardRule, "! --match-set", "--match-set", 1),
+			"ipv6 X mangle: chain HOSTAGENT-GUARD had changed"},
 		{"jump no longer first", "iptables-X -t mangle -I PREROUTING -p tcp -j ACCEPT",
 			"ipv4 X mangle: the jump to HOSTAGENT-PREROUTING was not where it belongs"},
 		{"jump twice", "iptables-X -t mangle -A INPUT -j HOSTAGENT-GUARD", "ipv4 X mangle: the jump to HOSTAGENT-GUARD was not where it belongs"},
@@ -81,6 +83,7 @@ func TestApplyFromAnyState(t *testing.T) {
 		"iptables-V -t mangle -F", "ip6tables-V -F", "iptables-V -t mangle -I INPUT -p tcp -j ACCEPT",
 		"ipset flush hostagent-open", "ipset add hostagent-guard 1-1000", "ipset create hostagent-tmp hash:ip",
 		"iptables-V -t mangle -A INPUT -j HOSTAGENT-GUARD", "ip6tables-V -t mangle -F HOSTAGENT-GUARD",
+		"ipset flush hostagent-from4", "ipset add hostagent-from6 fd00::/64", "iptables-V -t mangle -D HOSTAGENT-GUARD 2",
 		"iptables-V -I HOSTAGENT-ACCEPT -j RETURN", "iptables-V -A FORWARD -g HOSTAGENT-ACCEPT",
 	}
 	eachVariant(t, func(t *testing.T, variant Variant) {
@@ -94,6 +97,9 @@ func TestApplyFromAnyState(t *testing.T) {
 				}
 			}
 			r.CutRules, r.Accept.None = random.IntN(2) == 0, random.IntN(3) == 0
+			if pool := prefixes("10.0.0.0/8", "192.0.2.7/32", "fd00::/8", "::/0"); random.IntN(2) == 0 {
+				r.AllowFrom = pool[random.IntN(2) : 2+random.IntN(3)]
+			}
 			return r
 		}
 		f := open(t, variant)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package firewall makes the kernel's firewall equal a Ruleset: three sets of TCP ports and a few fixed rules that read
-// them. Start with New and Apply.
+// Package firewall makes the kernel's firewall equal a Ruleset: three sets of TCP ports, two of sources where these are
+// limited, and a few fixed rules that read them. Start with New and Apply.
 //
 // Only sets named hostagent-*, chains named HOSTAGENT-* and the jumps to those chains are ever touched. Which ports
 // belong into which set is decided elsewhere.
@@ -16,19 +16,23 @@ import (
 	"time"
 )
 
-// Options say how New looks for the programs. The zero value is good.
+// Options say which programs are used, and how. The zero value is good.
 type Options struct {
 	// Variant is the variant of iptables; empty means VariantAuto.
 	Variant Variant
 	// LockTimeout is how long to wait for the xtables lock that legacy programs share, in whole seconds, rounded up;
 	// 0 means 5 s.
 	LockTimeout time.Duration
+	// VerifyEvery is how long Apply takes for granted what it has seen in the kernel; 0 means 5 s. Legacy rules whose
+	// sizes are as before are listed once a minute at most.
+	VerifyEvery time.Duration
 }
 
 // Firewall is the kernel's firewall in the network namespace of the calling thread, as far as it is hostagent's. Its
 // methods may be called from several goroutines; they run one after another. It holds no resource that needs closing.
 type Firewall struct {
 	mu      sync.Mutex
+	sources sourceMemo
 	backend *xtables
 }
 
@@ -37,6 +41,9 @@ type Firewall struct {
 func New(opts Options) (*Firewall, error) {
 	if opts.LockTimeout <= 0 {
 		opts.LockTimeout = 5 * time.Second
+	}
+	if opts.VerifyEvery <= 0 {
+		opts.VerifyEvery = 5 * time.Second
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -50,16 +57,16 @@ func New(opts Options) (*Firewall, error) {
 // Apply makes the kernel equal want and returns what it changed. The same want again changes nothing. Sets that exist
 // are taken over, not emptied.
 //
-// What Apply has once seen and written it takes for granted for five seconds, so most calls cost no more than the ports
-// that differ; after that it looks whether another hand was there. After an error it looks at everything anew. A failed
-// Apply never leaves a port closed that was open before and is open in want.
+// What Apply has once seen and written it takes for granted for Options.VerifyEvery, so most calls cost no more than the
+// ports that differ; after that it looks whether another hand was there. After an error it looks at everything anew. A
+// failed Apply never leaves a port closed to a source to which it was open before and is open in want.
 //
 // Errors are of the kinds of this package where they are one. Rules of one family are written even where those of the
 // other cannot be; the errors are joined.
 func (f *Firewall) Apply(ctx context.Context, want Ruleset) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := prepare(ctx, &want); err != nil {
+	if err := f.prepare(ctx, &want); err != nil {
 		return Changes{}, fmt.Errorf("cannot apply the firewall: %w", err)
 	}
 	changes, err := f.backend.apply(ctx, &want)
@@ -74,7 +81,7 @@ func (f *Firewall) Apply(ctx context.Context, want Ruleset) (Changes, error) {
 func (f *Firewall) Plan(ctx context.Context, want Ruleset) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := prepare(ctx, &want); err != nil {
+	if err := f.prepare(ctx, &want); err != nil {
 		return Changes{}, fmt.Errorf("cannot plan the firewall: %w", err)
 	}
 	changes, err := f.backend.plan(ctx, &want)
@@ -111,10 +118,12 @@ func (f *Firewall) Remove(ctx context.Context) (Changes, error) {
 // Degradations returns what cannot be guarded on this host, one sentence each; none is the rule.
 func (f *Firewall) Degradations() []string { return slices.Clone(f.backend.notes) }
 
-// prepare refuses what cannot be applied and takes port 0 out: no segment carries it.
-func prepare(ctx context.Context, want *Ruleset) error {
+// prepare refuses what cannot be applied, takes port 0 out, because no segment carries it, and makes sources canonical.
+func (f *Firewall) prepare(ctx context.Context, want *Ruleset) error {
 	for _, ports := range []*PortSet{&want.Guard, &want.Open, &want.Cut} {
 		ports.Remove(0)
 	}
-	return errors.Join(ctx.Err(), want.Accept.check())
+	var err error
+	want.AllowFrom, err = f.sources.canonical(want.AllowFrom)
+	return errors.Join(ctx.Err(), want.Accept.check(), err)
 }

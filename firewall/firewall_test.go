@@ -360,7 +360,7 @@ func TestOtherWords(t *testing.T) {
 	f := open(t, VariantNFT)
 	mustApply(t, f, sample())
 	c := sample()
-	accept := c.chains()[0]
+	accept := c.chains(IPv4)[0]
 	accept.rules = []string{"-m set --match-set hostagent-open dst --protocol tcp --jump ACCEPT"}
 	tables, err := f.backend.tools[0].list(context.Background())
 	if err != nil {

@@ -85,7 +85,7 @@ func legacySize(family Family, table string) (tableSize, error) {
 	if err != nil {
 		return tableSize{}, fmt.Errorf("cannot open a socket for table %s: %w", table, err)
 	}
-	defer unix.Close(fd)
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
 	info := &legacyInfo{}
 	copy(info.name[:len(info.name)-1], table)
 	size := uint32(unsafe.Sizeof(*info))

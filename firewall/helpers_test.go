@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -75,13 +74,12 @@ func show(t testing.TB, f *Firewall) string {
 
 // expected is what Show says when want stands in one variant: the rules once for each family.
 func expected(want Ruleset, variant Variant) string {
-	text := want.String()
-	sets, rules, _ := strings.Cut(text, "*")
-	rules = "*" + rules
-	for _, family := range []Family{IPv4, IPv6} {
-		sets += strings.ReplaceAll(rules, "*", "# "+string(family)+" "+string(variant)+"\n*")
+	want.AllowFrom, _ = canonicalSources(want.AllowFrom)
+	s := State{Sets: want.sets(), Tables: append(want.tables(IPv4), want.tables(IPv6)...)}
+	for i := range s.Tables {
+		s.Tables[i].Variant = variant
 	}
-	return sets
+	return s.String()
 }
 
 // verifyNow makes the next Apply look at the kernel again.

@@ -4,6 +4,7 @@ package firewall
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -33,6 +34,13 @@ const (
 	// range. lo stays out of it: in PREROUTING the host's traffic with itself passes too.
 	guardRule = "! -i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m addrtype --dst-type LOCAL " +
 		"-m set --match-set " + guardSet + " dst -m set ! --match-set " + openSet + " dst -j DROP"
+	// While sources are limited, these come after it, each with the name of the family's set of sources: a drop, because
+	// the host's own rules may let in what ours do not, and accepts of fewer packets. Those over lo need one of their
+	// own: there the source is any address of the host.
+	fromRule = "! -i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m addrtype --dst-type LOCAL " +
+		"-m set --match-set " + openSet + " dst -m set ! --match-set %s src -j DROP"
+	acceptLoRule   = "-i lo -p tcp -m set --match-set " + openSet + " dst -j ACCEPT"
+	acceptFromRule = "-p tcp -m set --match-set " + openSet + " dst -m set --match-set %s src -j ACCEPT"
 	// A running connection through DNAT outlives conntrack -D, because conntrack picks it up again in the middle.
 	// Only the packets of whoever began the connection are dropped, so the host's own outgoing ones live on.
 	cutRule = "! -i lo -p tcp -m addrtype --dst-type LOCAL -m conntrack --ctdir ORIGINAL " +
@@ -49,15 +57,19 @@ type chain struct {
 
 func (c *chain) jump() string { return "-A " + c.parent + " -j " + c.name }
 
-// chains returns the chains that r asks for, what opens first.
-func (r *Ruleset) chains() []chain {
-	drops := []string{guardRule}
+// chains returns the chains that r asks for in one family, what opens first.
+func (r *Ruleset) chains(family Family) []chain {
+	drops, accepts := []string{guardRule}, []string{acceptRule}
 	if r.CutRules {
 		drops = []string{cutRule, guardRule}
 	}
+	if len(r.AllowFrom) > 0 {
+		drops = append(drops, fmt.Sprintf(fromRule, family.fromSet()))
+		accepts = []string{acceptLoRule, fmt.Sprintf(acceptFromRule, family.fromSet())}
+	}
 	var all []chain
 	if !r.Accept.None {
-		all = append(all, chain{filterTable, acceptChain, r.Accept.parent(), []string{acceptRule}})
+		all = append(all, chain{filterTable, acceptChain, r.Accept.parent(), accepts})
 	}
 	return append(all,
 		chain{mangleTable, preroutingChain, "PREROUTING", drops},
@@ -66,7 +78,8 @@ func (r *Ruleset) chains() []chain {
 
 // sameRules tells whether r and other ask for the same rules, whatever is in their sets.
 func (r *Ruleset) sameRules(other *Ruleset) bool {
-	return r.CutRules == other.CutRules && r.Accept.None == other.Accept.None &&
+	return r.CutRules == other.CutRules && (len(r.AllowFrom) > 0) == (len(other.AllowFrom) > 0) &&
+		r.Accept.None == other.Accept.None &&
 		(r.Accept.None || r.Accept.parent() == other.Accept.parent())
 }
 
@@ -98,28 +111,51 @@ func (a Accept) check() error {
 }
 
 // String writes r as the kernel should show it, in the syntax of ipset save and iptables-save; a jump is an insertion,
-// because its place matters. The rules are the same in both families.
+// because its place matters. Rules that are the same in both families are written once. Sources that cannot be applied
+// are left out, all of them.
 func (r Ruleset) String() string {
-	s := State{}
-	for _, set := range []struct {
-		name  string
-		ports PortSet
-	}{{guardSet, r.Guard}, {openSet, r.Open}, {cutSet, r.Cut}} {
-		set.ports.Remove(0)
-		s.Sets = append(s.Sets, SetState{Name: set.name, Type: portSetType + " range 0-65535", Ports: set.ports})
+	r.AllowFrom, _ = canonicalSources(r.AllowFrom)
+	s := State{Sets: r.sets(), Tables: r.tables("")}
+	if len(r.AllowFrom) > 0 {
+		s.Tables = append(r.tables(IPv4), r.tables(IPv6)...)
 	}
+	return s.String()
+}
+
+// sets are r's sets as Show should return them; r's sources are canonical.
+func (r *Ruleset) sets() []SetState {
+	var all []SetState
+	for _, set := range []struct {
+		name    string
+		ports   PortSet
+		sources []netip.Prefix
+	}{
+		{guardSet, r.Guard, nil}, {openSet, r.Open, nil}, {cutSet, r.Cut, nil},
+		{from4Set, PortSet{}, byFamily(r.AllowFrom)[0]}, {from6Set, PortSet{}, byFamily(r.AllowFrom)[1]},
+	} {
+		if r.needs(set.name) {
+			set.ports.Remove(0)
+			all = append(all, SetState{Name: set.name, Type: kindOf(set.name), Ports: set.ports, Sources: set.sources})
+		}
+	}
+	return all
+}
+
+// tables are r's rules in one family as Show should return them.
+func (r *Ruleset) tables(family Family) []TableState {
+	var all []TableState
 	for _, table := range ourTables() {
-		t := TableState{Table: table}
-		for _, c := range r.chains() {
+		t := TableState{Family: family, Table: table}
+		for _, c := range r.chains(family) {
 			if c.table != table {
 				continue
 			}
 			t.Chains = append(t.Chains, ChainState{c.name, prefixed("-A "+c.name+" ", c.rules)})
 			t.Jumps = append(t.Jumps, JumpState{c.parent, 1, c.jump()})
 		}
-		s.Tables = append(s.Tables, t)
+		all = append(all, t)
 	}
-	return s.String()
+	return all
 }
 
 func prefixed(prefix string, rules []string) []string {

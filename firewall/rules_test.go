@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,14 +51,19 @@ func FuzzParseSave(f *testing.F) {
 				}
 			}
 			wanted := sample()
-			_, _ = table.fixes(mangleTable, wanted.chains(), func(string, string) (bool, error) { return true, nil })
+			_, _ = table.fixes(mangleTable, wanted.chains(IPv4), func(string, string) (bool, error) { return true, nil })
 		}
 	})
 }
 
 func FuzzSetListing(f *testing.F) {
 	f.Add(append([]byte{2, 0, 0, 0}, appendRange(nil, 1, 9)...))
-	f.Fuzz(func(t *testing.T, message []byte) {
+	for _, source := range prefixes("10.0.0.0/8", "fd00::/8") {
+		members := nl.NewRtAttr(nl.IPSET_ATTR_ADT|unix.NLA_F_NESTED, appendSource(nil, source)).Serialize()
+		typeName := nl.NewRtAttr(nl.IPSET_ATTR_TYPENAME, nl.ZeroTerminated(fromSetType)).Serialize()
+		f.Add(slices.Concat([]byte{2, 0, 0, 0}, typeName, members))
+	}
+	f.Fuzz(func(_ *testing.T, message []byte) {
 		s := &ipset{}
 		s.parse(message)
 		_ = s.kind()
@@ -97,7 +103,7 @@ func TestScript(t *testing.T) {
 COMMIT
 `)
 	want := sample()
-	fixes, err := listing[mangleTable].fixes(mangleTable, want.chains(), func(string, string) (bool, error) { return false, nil })
+	fixes, err := listing[mangleTable].fixes(mangleTable, want.chains(IPv4), func(string, string) (bool, error) { return false, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,8 @@
 
 package firewall
 
+import "net/netip"
+
 // Ruleset is everything that hostagent wants from the kernel's firewall. It is a whole state, never a change: Apply may
 // be called again with the same one, and with any other one after it.
 type Ruleset struct {
@@ -9,6 +11,9 @@ type Ruleset struct {
 	Guard PortSet
 	// Open holds the ports that the network may reach, whatever the host's own filter rules say (see Accept).
 	Open PortSet
+	// AllowFrom holds the networks whose hosts may connect to the ports in Open; empty means everybody. What comes over
+	// lo, as the host's traffic with itself does, may always. Apply does not keep the slice.
+	AllowFrom []netip.Prefix
 	// Cut holds the ports whose running connections end too. The rules that read it need connection tracking, so
 	// they stand only where CutRules is set.
 	Cut      PortSet

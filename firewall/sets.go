@@ -5,6 +5,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink/nl"
@@ -13,37 +14,56 @@ import (
 // swapAbove is how many ports of a set may change one by one; more are swapped in together.
 const swapAbove = 8
 
-// kernelSets is what was read of our sets; a missing one is nil.
-type kernelSets struct{ guard, open, cut *ipset }
-
-// readSets reads our sets and refuses ones that only bear our names.
-func readSets() (kernelSets, error) {
-	var k kernelSets
-	var errs []error
-	for _, s := range []struct {
-		name string
-		into **ipset
-	}{{guardSet, &k.guard}, {openSet, &k.open}, {cutSet, &k.cut}} {
-		set, err := readSet(s.name)
-		*s.into = set
-		errs = append(errs, err, checkOurs(set))
-	}
-	return k, errors.Join(errs...)
+// holding is what our sets hold, as read from the kernel or as known from before.
+type holding struct {
+	have     *Ruleset // only what is in sets counts
+	missing  []string // the sets that are not there
+	excepted []string // the sets that have members which they do not match
 }
 
-// contents returns the ports as a Ruleset, and the names of the sets that are missing.
-func (k kernelSets) contents() (have Ruleset, missing []string) {
-	take := func(name string, set *ipset, ports *PortSet) {
+// readSets reads our sets and refuses ones that only bear our names.
+func readSets() (*holding, error) {
+	h := &holding{have: &Ruleset{}}
+	var errs []error
+	for _, name := range ourSets() {
+		set, err := readSet(name)
+		errs = append(errs, err, checkOurs(set))
 		if set == nil {
-			missing = append(missing, name)
-			return
+			h.missing = append(h.missing, name)
+			continue
 		}
-		*ports = set.ports
+		switch name {
+		case guardSet:
+			h.have.Guard = set.ports
+		case openSet:
+			h.have.Open = set.ports
+		case cutSet:
+			h.have.Cut = set.ports
+		default:
+			h.have.AllowFrom = append(h.have.AllowFrom, set.sources...)
+		}
+		if set.excepted {
+			h.excepted = append(h.excepted, name)
+		}
 	}
-	take(openSet, k.open, &have.Open)
-	take(guardSet, k.guard, &have.Guard)
-	take(cutSet, k.cut, &have.Cut)
-	return have, missing
+	slices.SortFunc(h.have.AllowFrom, netip.Prefix.Compare)
+	return h, errors.Join(errs...)
+}
+
+// held is the holding of a kernel in which r stands.
+func (r *Ruleset) held() *holding {
+	h := &holding{have: r}
+	for _, name := range fromSets() {
+		if !r.needs(name) {
+			h.missing = append(h.missing, name)
+		}
+	}
+	return h
+}
+
+// needs tells whether the set of that name is to be there: those of sources only while there are any.
+func (r *Ruleset) needs(set string) bool {
+	return set != from4Set && set != from6Set || len(r.AllowFrom) > 0
 }
 
 // setStep brings one set from its ports to others.
@@ -75,7 +95,8 @@ func setSteps(have, want *Ruleset) []setStep {
 func (s setStep) run(changes *Changes) error {
 	added, removed := s.to.Minus(*s.from), s.from.Minus(*s.to)
 	if added.Len()+removed.Len() > swapAbove {
-		if err := replaceMembers(s.set, s.to); err != nil {
+		err := replaceMembers(s.set, s.to.Len(), func() error { return changeMembers(nl.IPSET_CMD_ADD, fillSet, s.to) })
+		if err != nil {
 			return err
 		}
 		changes.addPorts(s.set, &added, &removed)
@@ -98,16 +119,76 @@ func (s setStep) note(changes *Changes) {
 	changes.addPorts(s.set, &added, &removed)
 }
 
-// writeSets brings the kernel's sets from have to want. It ends at the first failure: a set that could not grow must
-// keep the next step from closing ports.
-func writeSets(have, want *Ruleset, missing []string, changes *Changes) error {
-	for _, name := range missing {
-		if err := createSet(name); err != nil {
+// migration is the way of our sets to what is wanted: what happens before the rules are written, because they name sets,
+// and what happens after, because rules no longer name them.
+//
+// While sources stay as they are, all ports change before the rules. Where sources change, be it in their sets or with
+// the rules that read these, an opening port must not meet the old sources, nor a closing one the new. So before the
+// rules only those ports stay open that are open in the end, and the others open after. Each pair of a port and a source
+// is then treated as before, and from one instant on as wanted.
+type migration struct {
+	create  []string
+	before  []setStep
+	sources []sourceStep // before the rules too
+	after   []setStep
+	destroy []string
+}
+
+// migrate returns the way from h to want. Where rulesKnown is false, rules may stand that belong to other sources.
+func migrate(h *holding, want *Ruleset, rulesKnown bool) migration {
+	var m migration
+	for _, name := range h.missing {
+		if want.needs(name) {
+			m.create = append(m.create, name)
+		}
+	}
+	had, wanted := byFamily(h.have.AllowFrom), byFamily(want.AllowFrom)
+	for i, name := range fromSets() {
+		switch {
+		case !want.needs(name):
+			if !slices.Contains(h.missing, name) {
+				m.destroy = append(m.destroy, name)
+			}
+		case slices.Contains(h.excepted, name) || !sameSources(had[i], wanted[i]):
+			m.sources = append(m.sources, sourceStep{name, had[i], wanted[i]})
+		}
+	}
+	first := want
+	if m.sources != nil || m.destroy != nil || !rulesKnown && len(want.AllowFrom) > 0 {
+		first = meeting(h.have, want)
+	}
+	m.before = setSteps(h.have, first)
+	if first != want {
+		m.after = setSteps(first, want)
+	}
+	return m
+}
+
+// meeting is the state between have and want in which sources may change: open is what is open in both. The guard is
+// already the wanted one, but for ports that are still to open: those stay as they are until they do. Cut comes last.
+func meeting(have, want *Ruleset) *Ruleset {
+	return &Ruleset{
+		Open:  have.Open.Intersect(want.Open),
+		Guard: want.Guard.Minus(want.Open).Union(have.Guard.Intersect(want.Open)),
+		Cut:   have.Cut,
+	}
+}
+
+// begin makes the changes that come before the rules. It ends at the first failure: a set that could not grow must keep
+// the next step from closing ports.
+func (m *migration) begin(changes *Changes) error {
+	for _, name := range m.create {
+		if err := createSet(name, name, 0); err != nil {
 			return err
 		}
 		changes.set(name).Created = true
 	}
-	for _, step := range setSteps(have, want) {
+	for _, step := range m.before {
+		if err := step.run(changes); err != nil {
+			return err
+		}
+	}
+	for _, step := range m.sources {
 		if err := step.run(changes); err != nil {
 			return err
 		}
@@ -115,29 +196,74 @@ func writeSets(have, want *Ruleset, missing []string, changes *Changes) error {
 	return nil
 }
 
-// setDrift says how the kernel's sets differ from what was applied before.
-func setDrift(applied, have *Ruleset, missing []string) []string {
-	var drift []string
-	for _, name := range missing {
-		drift = append(drift, "set "+name+" was gone")
+// finish makes the changes that come after the rules. Where those could not be written, it must not be called.
+func (m *migration) finish(changes *Changes) error {
+	for _, step := range m.after {
+		if err := step.run(changes); err != nil {
+			return err
+		}
 	}
+	return destroySets(m.destroy, changes)
+}
+
+// note says in changes what begin and finish would do.
+func (m *migration) note(changes *Changes) {
+	for _, name := range m.create {
+		changes.set(name).Created = true
+	}
+	for _, step := range m.before {
+		step.note(changes)
+	}
+	for _, step := range m.sources {
+		step.note(changes)
+	}
+	for _, step := range m.after {
+		step.note(changes)
+	}
+	for _, name := range m.destroy {
+		changes.set(name).Destroyed = true
+	}
+}
+
+// setDrift says how the kernel's sets differ from what was applied before.
+func setDrift(applied *Ruleset, seen *holding) []string {
+	var drift []string
+	for _, name := range seen.missing {
+		if applied.needs(name) {
+			drift = append(drift, "set "+name+" was gone")
+		}
+	}
+	have := seen.have
 	for _, s := range []setStep{
 		{guardSet, &have.Guard, &applied.Guard},
 		{openSet, &have.Open, &applied.Open},
 		{cutSet, &have.Cut, &applied.Cut},
 	} {
-		if *s.from != *s.to && !slices.Contains(missing, s.set) {
+		if *s.from != *s.to && !slices.Contains(seen.missing, s.set) {
 			drift = append(drift, fmt.Sprintf("set %s had lost ports %s and gained %s",
 				s.set, s.to.Minus(*s.from), s.from.Minus(*s.to)))
+		}
+	}
+	had, wanted := byFamily(have.AllowFrom), byFamily(applied.AllowFrom)
+	for i, name := range fromSets() {
+		switch {
+		case slices.Contains(seen.missing, name):
+		case !applied.needs(name):
+			drift = append(drift, "set "+name+" had appeared")
+		case slices.Contains(seen.excepted, name):
+			drift = append(drift, "set "+name+" had gained exceptions (nomatch)")
+		case !sameSources(had[i], wanted[i]):
+			drift = append(drift, fmt.Sprintf("set %s had lost sources %s and gained %s", name,
+				sourcesText(minusSources(wanted[i], had[i])), sourcesText(minusSources(had[i], wanted[i]))))
 		}
 	}
 	return drift
 }
 
-// destroySets removes our sets.
-func destroySets(changes *Changes) error {
+// destroySets removes sets.
+func destroySets(names []string, changes *Changes) error {
 	var errs []error
-	for _, name := range append([]string{fillSet}, ourSets()...) {
+	for _, name := range names {
 		existed, err := destroySet(name)
 		if err == nil && existed {
 			changes.set(name).Destroyed = true

@@ -4,12 +4,14 @@ package firewall
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
 // State is what the kernel holds of ours.
 type State struct {
-	// Sets are the sets that bear our names, in the order guard, open, cut, and a half-filled one that a crash left.
+	// Sets are the sets that bear our names, in the order guard, open, cut, from4, from6, and a half-filled one that a
+	// crash left.
 	Sets []SetState
 	// Tables are those in which something of ours stands.
 	Tables []TableState
@@ -17,10 +19,12 @@ type State struct {
 	Notes []string
 }
 
-// SetState is one ipset. Type is its type with its range; Ports is empty where that type is not ours.
+// SetState is one ipset. Type is its type with its range or family. Ports are what a set of ports holds, Sources what a
+// set of networks does, sorted; a set of a type that is not ours shows none.
 type SetState struct {
 	Name, Type string
 	Ports      PortSet
+	Sources    []netip.Prefix
 	// References counts the rules that name the set, in all tables, variants and families.
 	References int
 }
@@ -51,6 +55,21 @@ type JumpState struct {
 // Exists tells whether anything of ours is in the kernel.
 func (s State) Exists() bool { return len(s.Sets) > 0 || len(s.Tables) > 0 }
 
+// Guard returns the ports of the guard set, empty where there is no such set.
+func (s State) Guard() PortSet { return s.ports(guardSet) }
+
+// Open returns the ports of the open set, empty where there is no such set.
+func (s State) Open() PortSet { return s.ports(openSet) }
+
+func (s State) ports(name string) PortSet {
+	for _, set := range s.Sets {
+		if set.Name == name {
+			return set.Ports
+		}
+	}
+	return PortSet{}
+}
+
 // String writes s in the syntax of ipset save and iptables-save, so that it reads like those programs' output and compares
 // as text. Jumps are written as insertions, because their place matters. Control characters are replaced.
 func (s State) String() string {
@@ -63,13 +82,16 @@ func (s State) String() string {
 		for first, last := range set.Ports.ranges() {
 			fmt.Fprintf(&b, "add %s %s\n", oneLine(set.Name), rangeText(first, last))
 		}
+		for _, source := range set.Sources {
+			fmt.Fprintf(&b, "add %s %s\n", oneLine(set.Name), sourceText(source))
+		}
 	}
 	for _, t := range s.Tables {
 		if len(t.Chains) == 0 && len(t.Jumps) == 0 {
 			continue
 		}
-		if t.Variant != "" {
-			fmt.Fprintf(&b, "# %s %s\n", t.Family, t.Variant)
+		if t.Family != "" {
+			fmt.Fprintf(&b, "# %s\n", strings.TrimSpace(string(t.Family)+" "+string(t.Variant)))
 		}
 		fmt.Fprintf(&b, "*%s\n", t.Table)
 		for _, c := range t.Chains {

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -36,7 +38,7 @@ func newXtables(ctx context.Context, opts Options) (*xtables, error) {
 	if err := probeSets(); err != nil {
 		return nil, err
 	}
-	x := &xtables{verifyEvery: 5 * time.Second, listEvery: time.Minute}
+	x := &xtables{verifyEvery: opts.VerifyEvery, listEvery: time.Minute}
 	families := []Family{IPv4, IPv6}
 	if !ipv6Present("/proc") {
 		families = families[:1]
@@ -139,33 +141,37 @@ func (x *xtables) apply(ctx context.Context, want *Ruleset) (Changes, error) {
 	return changes, err
 }
 
-// bring is apply: sets first, because rules name them, and only those parts that may differ.
+// bring is apply, in only those parts that may differ.
 func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) error {
 	now := time.Now()
 	known := x.memory
 	if known == nil {
 		return x.bringAll(ctx, want, changes)
 	}
-	have, missing := &known.applied, []string(nil)
+	held := known.applied.held()
 	verify := now.Sub(known.verified) >= x.verifyEvery
 	if verify {
-		sets, err := readSets()
+		seen, err := readSets()
 		if err != nil {
 			return err
 		}
-		seen, gone := sets.contents()
-		changes.Repaired = setDrift(&known.applied, &seen, gone)
-		have, missing = &seen, gone
+		changes.Repaired = setDrift(&known.applied, seen)
+		held = seen
 	}
-	if err := writeSets(have, want, missing, changes); err != nil {
+	write := !want.sameRules(&known.applied) || verify && x.rulesMayDiffer(now)
+	way := migrate(held, want, !write)
+	if err := way.begin(changes); err != nil {
 		return err
 	}
-	if !want.sameRules(&known.applied) || verify && x.rulesMayDiffer(now) {
+	if write {
 		generation, err := x.writeRules(ctx, want, &known.applied, changes)
 		if err != nil {
 			return err
 		}
 		known.generation, known.listed = generation, now
+	}
+	if err := way.finish(changes); err != nil {
+		return err
 	}
 	known.applied = *want
 	if verify {
@@ -178,7 +184,7 @@ func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) er
 // other variant has of ours goes once the rules stand in this one.
 func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes) error {
 	now := time.Now()
-	sets, err := readSets()
+	held, err := readSets()
 	if err != nil {
 		return err
 	}
@@ -189,8 +195,8 @@ func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes)
 	if existed {
 		changes.set(fillSet).Destroyed = true
 	}
-	have, missing := sets.contents()
-	if err := writeSets(&have, want, missing, changes); err != nil {
+	way := migrate(held, want, false)
+	if err := way.begin(changes); err != nil {
 		return err
 	}
 	generation, err := x.writeRules(ctx, want, nil, changes)
@@ -198,6 +204,9 @@ func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes)
 		return err
 	}
 	if err := removeRules(ctx, x.others, changes); err != nil {
+		return err
+	}
+	if err := way.finish(changes); err != nil {
 		return err
 	}
 	x.memory = &memory{applied: *want, generation: generation, verified: now, listed: now}
@@ -236,10 +245,10 @@ func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, change
 			}
 			if round == 0 && applied != nil {
 				// Errors come up again below, where want is looked at.
-				drift, _ := t.fixes(tables, applied.chains())
+				drift, _ := t.fixes(tables, applied.chains(t.family), false)
 				changes.addDrift(t, drift)
 			}
-			fixes, err := t.fixes(tables, want.chains())
+			fixes, err := t.fixes(tables, want.chains(t.family), round > 0)
 			errs = append(errs, err)
 			if len(fixes) == 0 {
 				continue
@@ -260,12 +269,20 @@ func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, change
 }
 
 // fixes returns what has to be done to the tables of a family. What can be done in one table is returned even where
-// another's cannot.
-func (t *tool) fixes(tables map[string]*table, wanted []chain) ([]fix, error) {
+// another's cannot. written says that the rules were written a moment ago.
+//
+// ip6tables-legacy -C (1.8.9) compares little more than a rule's first match, and would take one with another set, or with
+// a "!" less, for ours. There only the words of the listing count. Where a version has other words, rules just
+// written are not taken for wrong.
+func (t *tool) fixes(tables map[string]*table, wanted []chain, written bool) ([]fix, error) {
+	careless := t.variant == VariantLegacy && t.family == IPv6 && !written
 	var all []fix
 	var errs []error
 	for _, name := range ourTables() {
 		fixes, err := tables[name].fixes(name, wanted, func(chain, rule string) (bool, error) {
+			if careless {
+				return false, nil
+			}
 			return t.find(name, chain, rule)
 		})
 		if err != nil {
@@ -280,7 +297,7 @@ func (t *tool) fixes(tables map[string]*table, wanted []chain) ([]fix, error) {
 // plan says what an apply that knows nothing would do.
 func (x *xtables) plan(ctx context.Context, want *Ruleset) (Changes, error) {
 	var changes Changes
-	sets, err := readSets()
+	held, err := readSets()
 	if err != nil {
 		return changes, err
 	}
@@ -291,28 +308,23 @@ func (x *xtables) plan(ctx context.Context, want *Ruleset) (Changes, error) {
 	if leftover != nil {
 		changes.set(fillSet).Destroyed = true
 	}
-	have, missing := sets.contents()
-	for _, name := range missing {
-		changes.set(name).Created = true
-	}
-	for _, step := range setSteps(&have, want) {
-		step.note(&changes)
-	}
+	way := migrate(held, want, false)
+	way.note(&changes)
 	var errs []error
-	look := func(tools []*tool, wanted []chain) {
+	look := func(tools []*tool, wanted func(Family) []chain) {
 		for _, t := range tools {
 			tables, err := t.list(ctx)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			fixes, err := t.fixes(tables, wanted)
+			fixes, err := t.fixes(tables, wanted(t.family), false)
 			errs = append(errs, err)
 			changes.addRules(t, fixes)
 		}
 	}
-	look(x.tools, want.chains())
-	look(x.others, nil)
+	look(x.tools, want.chains)
+	look(x.others, func(Family) []chain { return nil })
 	return changes, errors.Join(errs...)
 }
 
@@ -324,7 +336,8 @@ func (x *xtables) show(ctx context.Context) (State, error) {
 		set, err := readSet(name)
 		errs = append(errs, err)
 		if set != nil {
-			s.Sets = append(s.Sets, SetState{set.name, set.kind(), set.ports, int(set.references)})
+			slices.SortFunc(set.sources, netip.Prefix.Compare)
+			s.Sets = append(s.Sets, SetState{set.name, set.kind(), set.ports, set.sources, int(set.references)})
 		}
 	}
 	for _, tools := range [][]*tool{x.tools, x.others} {
@@ -363,7 +376,7 @@ func (x *xtables) remove(ctx context.Context) (Changes, error) {
 	if err := errors.Join(removeRules(ctx, x.tools, &changes), removeRules(ctx, x.others, &changes)); err != nil {
 		return changes, err
 	}
-	return changes, destroySets(&changes)
+	return changes, destroySets(append(ourSets(), fillSet), &changes)
 }
 
 // removeRules removes our jumps and chains from the tables of these tools.
@@ -375,7 +388,7 @@ func removeRules(ctx context.Context, tools []*tool, changes *Changes) error {
 			errs = append(errs, err)
 			continue
 		}
-		fixes, err := t.fixes(tables, nil)
+		fixes, err := t.fixes(tables, nil, false)
 		errs = append(errs, err)
 		if len(fixes) == 0 {
 			continue

@@ -58,8 +58,9 @@ const (
 	stopDeadline   = 2 * time.Second
 
 	factsEvery   = 30 * time.Second // how often the agent is asked about itself
+	afreshEvery  = 5 * time.Second  // how often owners and standing checks are looked at while nothing else changes
 	troubleEvery = time.Minute      // how often a lasting trouble is logged
-	maxBackoff   = 10 * time.Second // between tries of an agent that does not answer
+	maxBackoff   = 5 * time.Second  // between tries of an agent that does not answer
 )
 
 // Agent runs the pass in a loop: collect, Evaluate, Apply, Report. Make one with NewAgent; Run may be called once.
@@ -73,7 +74,10 @@ type Agent struct {
 	nextTry   time.Time // of the agent, after failures
 	failures  int
 	listeners []sockets.Listener
+	input     Input // that result was made of, without owners
 	result    Result
+	resultAt  time.Time
+	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	enforced  firewall.PortSet
 	adopted   bool // the state of an earlier run was looked at
 	removed   bool // observe mode: nothing of ours is left
@@ -115,7 +119,7 @@ func (a *Agent) replace(parts Parts) {
 		a.enforced, a.removed, a.adopted = firewall.PortSet{}, false, false
 	}
 	a.parts = parts
-	a.nextTry, a.factsAt = time.Time{}, time.Time{}
+	a.nextTry, a.factsAt, a.resultAt = time.Time{}, time.Time{}, time.Time{}
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
@@ -126,13 +130,17 @@ func (a *Agent) pass(ctx context.Context) {
 	start := time.Now()
 	consulErr := a.askConsul(ctx, start)
 	listenErr := a.look(ctx)
-	a.evaluate(ctx, consulErr)
+	changed := a.evaluate(ctx, start, consulErr)
 	a.applyErr = a.apply(ctx)
-	a.news.tell(a.parts.Log, start, &a.result, a.memory.answers > 0)
+	a.news.tell(a.parts.Log, &a.result, a.memory.answers > 0)
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
 	a.news.trouble(a.parts.Log, start, "listeners", listenErr)
 	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
-	a.news.trouble(a.parts.Log, start, "report", a.report(ctx, consulErr))
+	if calm := errors.Join(consulErr, listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
+		written, err := a.report(ctx, consulErr)
+		a.news.trouble(a.parts.Log, start, "report", err)
+		a.steady = calm && err == nil && written == 0
+	}
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "services", len(a.result.Services),
 		"listeners", len(a.listeners), "open", a.result.Rules.Open.Len(), "findings", len(a.result.Findings))
 }
@@ -181,7 +189,9 @@ func (a *Agent) look(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) evaluate(ctx context.Context, consulErr error) {
+// evaluate brings the result up to date and tells whether it looked at anything anew: Evaluate is pure, so on a host
+// where nothing happens its result stands for a while.
+func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bool {
 	if err := a.adopt(ctx); err != nil {
 		a.news.trouble(a.parts.Log, time.Now(), "adopt", err)
 	}
@@ -202,7 +212,12 @@ func (a *Agent) evaluate(ctx context.Context, consulErr error) {
 	case errors.Is(consulErr, errWaiting):
 		in.Filtered = a.filteredBefore()
 	}
+	if now.Sub(a.resultAt) < afreshEvery && in.equal(&a.input) {
+		return false
+	}
 	a.result, _ = evaluateWithOwners(ctx, in, a.parts.Owners)
+	a.input, a.resultAt = in, now
+	return true
 }
 
 // filteredBefore keeps a finding alive while the agent is not asked.
@@ -287,23 +302,23 @@ func (a *Agent) disown(ctx context.Context) error {
 	return err
 }
 
-// report writes the checks where the agent can take them.
-func (a *Agent) report(ctx context.Context, consulErr error) error {
+// report writes the checks where the agent can take them, and tells how many differed.
+func (a *Agent) report(ctx context.Context, consulErr error) (written int, err error) {
 	switch kind := consul.KindOf(consulErr); {
 	case !a.parts.Report, errors.Is(consulErr, errWaiting):
-		return nil
+		return 0, nil
 	case kind == consul.KindUnreachable, kind == consul.KindTimeout, kind == consul.KindTLS, kind == consul.KindToken:
-		return nil // the trouble with Consul is told already
+		return 0, nil // the trouble with Consul is told already
 	}
 	report := a.checks(consulErr)
-	written, err := a.parts.Registry.Report(ctx, report)
+	written, err = a.parts.Registry.Report(ctx, report)
 	if written > 0 {
 		a.parts.Log.Debug("checks written", "count", written)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot report to Consul: %w", err)
+		return written, fmt.Errorf("cannot report to Consul: %w", err)
 	}
-	return nil
+	return written, nil
 }
 
 // stop tells Consul that hostagent ends on purpose.

@@ -102,10 +102,16 @@ func (h *fakeHost) state() string {
 // run starts an agent in a bubble and hands the test a reload channel; the agent is stopped when the test returns.
 func (h *fakeHost) run(t *testing.T, mode Mode, story func(reload chan<- Parts)) {
 	t.Helper()
+	h.runParts(t, h.parts(mode), story)
+}
+
+// runParts is run with parts that the test has changed.
+func (h *fakeHost) runParts(t *testing.T, parts Parts, story func(reload chan<- Parts)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		reload, done := make(chan Parts), make(chan error)
-		agent := NewAgent(h.parts(mode))
+		agent := NewAgent(parts)
 		go func() { done <- agent.Run(ctx, reload) }()
 		synctest.Wait()
 		story(reload)
@@ -223,8 +229,8 @@ func TestFailuresLetTheLastWholeStateStand(t *testing.T) {
 				asked := h.asked
 				pass(time.Hour)
 				want(t, "an hour later", guarded, h.state())
-				if tries := h.asked - asked; tries < 300 || tries > 900 {
-					t.Errorf("asked %d times in an hour; want about every 5 to 10 s", tries)
+				if tries := h.asked - asked; tries < 700 || tries > 1600 {
+					t.Errorf("asked %d times in an hour; want about every 3 to 5 s", tries)
 				}
 				if lines := strings.Count(h.log.String(), "step failed"); lines < 55 || lines > 61 {
 					t.Errorf("%d lines of trouble in an hour, want one a minute", lines)

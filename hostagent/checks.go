@@ -5,8 +5,10 @@ package hostagent
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -19,9 +21,10 @@ func (a *Agent) checks(consulErr error) consul.Report {
 	if a.memory.answers == 0 {
 		return r // nothing is known yet, and what an earlier run wrote is not ours to take back
 	}
-	r.Checks = append(r.Checks, a.firewallCheck(), rangeCheck(&a.result))
+	ofRange, ofService := divide(a.result.Findings)
+	r.Checks = append(r.Checks, a.firewallCheck(), rangeCheck(a.result.Range, ofRange))
 	for _, s := range a.result.Services {
-		r.Checks = append(r.Checks, serviceCheck(&a.result, s))
+		r.Checks = append(r.Checks, serviceCheck(s, ofService[s.ID]))
 	}
 	return r
 }
@@ -34,7 +37,7 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 	}
 	if consulErr != nil {
 		c.Status = consul.Warning
-		c.Output += "\nThe last whole answer of Consul stands: " + oneLine(consulErr.Error())
+		c.Output += "\nThe last whole answer of Consul stands:\n" + wrap("  ", catalog.CleanTo(consulErr.Error(), maxNote))
 	}
 	return c
 }
@@ -49,20 +52,43 @@ func (a *Agent) firewallCheck() consul.Check {
 	switch {
 	case a.parts.Policy.Mode == ModeObserve:
 		fmt.Fprintf(&b, "Observe mode: nothing is enforced. Guard mode would\nclose: %s\nopen:  %s\n", res.Rules.Guard, res.Rules.Open)
+		b.WriteString(fromText("from:  ", res.Rules.AllowFrom))
 	case a.applyErr != nil:
 		c.Status = consul.Critical
-		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s\n", oneLine(a.applyErr.Error()))
+		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", wrap("  ", catalog.CleanTo(a.applyErr.Error(), maxNote)))
 	case !a.memory.settled:
 		c.Status = consul.Warning
 		b.WriteString("Waiting for two equal answers of Consul before anything is closed.\n")
 	default:
 		fmt.Fprintf(&b, "Guarded: %s\nOpen:    %s\n", res.Rules.Guard, res.Rules.Open)
+		b.WriteString(fromText("From:    ", res.Rules.AllowFrom))
 	}
 	for _, o := range res.Openings {
 		fmt.Fprintf(&b, "%5d  %s\n", o.Port, openingText(o))
 	}
 	c.Output = strings.TrimRight(b.String(), "\n")
 	return c
+}
+
+// fromText is a line that says who may connect, or nothing where everybody may. Of many networks it names the first few.
+func fromText(label string, sources []netip.Prefix) string {
+	const most = 8
+	if len(sources) == 0 {
+		return ""
+	}
+	var names []string
+	for _, source := range sources[:min(len(sources), most)] {
+		if source.IsSingleIP() {
+			names = append(names, source.Addr().String())
+		} else {
+			names = append(names, source.String())
+		}
+	}
+	text := label + strings.Join(names, ", ")
+	if more := len(sources) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text + "\n"
 }
 
 func openingText(o Opening) string {
@@ -82,30 +108,37 @@ func openingText(o Opening) string {
 	return text
 }
 
-// ofRange tells the findings that belong to the host's range and registrations rather than to one application.
-func ofRange(id catalog.ID) bool {
-	return id != catalog.ExposedListener
+// divide tells the findings that belong to the host's range and registrations from those of one application each, by
+// its id. Their order stays.
+func divide(fs []Finding) (ofRange []Finding, ofService map[string][]Finding) {
+	ofService = map[string][]Finding{}
+	for _, f := range fs {
+		if f.ID == catalog.ExposedListener {
+			ofService[f.ServiceID] = append(ofService[f.ServiceID], f)
+		} else {
+			ofRange = append(ofRange, f)
+		}
+	}
+	return ofRange, ofService
 }
 
-func rangeCheck(res *Result) consul.Check {
+func rangeCheck(sidecars PortRange, fs []Finding) consul.Check {
 	c := consul.Check{
 		Key: "sidecar-range", Name: "Sidecar range",
 		Notes: "Who holds ports of the sidecar range, and registrations whose port stays closed.",
 	}
-	fs := slices.DeleteFunc(slices.Clone(res.Findings), func(f Finding) bool { return !ofRange(f.ID) })
 	c.Status, c.Output = findingsText(fs)
 	if len(fs) == 0 {
-		c.Output = fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", res.Range)
+		c.Output = fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", sidecars)
 	}
 	return c
 }
 
-func serviceCheck(res *Result, s Service) consul.Check {
+func serviceCheck(s Service, fs []Finding) consul.Check {
 	c := consul.Check{
 		Key: "service:" + s.ID, Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
 	}
-	fs := slices.DeleteFunc(slices.Clone(res.Findings), func(f Finding) bool { return f.ServiceID != s.ID || ofRange(f.ID) })
 	var text string
 	c.Status, text = findingsText(fs)
 	var b strings.Builder
@@ -156,12 +189,33 @@ func findingsText(fs []Finding) (consul.Status, string) {
 		if f.State != Open {
 			state = " (" + string(f.State) + ")"
 		}
-		fmt.Fprintf(&b, "%s%s\n  %s\n  remedy: %s\n", f.ID, state, f.Message, f.Remedy)
+		fmt.Fprintf(&b, "%s%s\n%s%s", f.ID, state, wrap("  ", f.Message), wrap("  remedy: ", f.Remedy))
 	}
 	return status, b.String()
 }
 
-// oneLine makes an error's text fit a check's output.
-func oneLine(text string) string {
-	return strings.Join(strings.Fields(text), " ")
+// checkWidth is how wide lines of a check's output are: the UI shows them as monospaced text that does not wrap.
+const checkWidth = 78
+
+// wrap breaks text between words into lines behind an indent, of which only the first shows its letters.
+func wrap(indent, text string) string {
+	var b strings.Builder
+	width := 0
+	for word := range strings.FieldsSeq(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case b.Len() == 0:
+			b.WriteString(indent)
+			width = len(indent)
+		case width+1+n > checkWidth:
+			b.WriteString("\n" + strings.Repeat(" ", len(indent)))
+			width = len(indent)
+		default:
+			b.WriteString(" ")
+			width++
+		}
+		b.WriteString(word)
+		width += n
+	}
+	return b.String() + "\n"
 }

@@ -28,7 +28,7 @@ func Evaluate(in Input) Result {
 	e := &evaluation{
 		in:        in,
 		protected: protectedPorts(in),
-		byPort:    map[uint16][]*sockets.Listener{},
+		byPort:    make(map[uint16][]*sockets.Listener, len(in.Listeners)),
 		claims:    map[uint16][]claim{},
 		suspects:  map[uint64]sockets.Listener{},
 	}
@@ -116,9 +116,10 @@ func ruleset(in Input, sidecars PortRange, protected, claimed firewall.PortSet) 
 		guard = guard.Intersect(in.AdoptedGuard)
 	}
 	return firewall.Ruleset{
-		Guard:  guard,
-		Open:   claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected),
-		Accept: in.Policy.Accept,
+		Guard:     guard,
+		Open:      claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected),
+		AllowFrom: in.Policy.AllowFrom,
+		Accept:    in.Policy.Accept,
 	}
 }
 
@@ -234,11 +235,10 @@ func (e *evaluation) collect(r *consul.Registration) {
 		return
 	}
 	port := uint16(r.Port)
-	allowed := e.res.Range.Ports().Union(e.in.Policy.ExtraPorts)
 	switch {
 	case e.protected.Has(port):
 		e.refuse(r, "it is a protected port", "register it on a port of the sidecar range")
-	case !allowed.Has(port):
+	case !e.res.Range.Contains(port) && !e.in.Policy.ExtraPorts.Has(port):
 		e.refuse(r, "it lies outside the sidecar range "+e.res.Range.String()+" and is not in extra_ports",
 			fmt.Sprintf("register it on a port of the range, or add %d to extra_ports", port))
 	default:

@@ -434,6 +434,42 @@ warning port-not-opened open "web": port %d of web-sidecar-proxy stays as the ho
 	return text
 }
 
+// TestAllowFrom: the operator's networks reach the rules as they are, whatever is registered, and the check names them.
+func TestAllowFrom(t *testing.T) {
+	in := base()
+	if got := Evaluate(in).Rules.AllowFrom; got != nil {
+		t.Errorf("nobody set networks, the rules have %v", got)
+	}
+	in.Policy.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::7/128")}
+	rules := Evaluate(in).Rules
+	if !slices.Equal(rules.AllowFrom, in.Policy.AllowFrom) || rules.Open != firewall.Ports(21000) {
+		t.Errorf("the rules open %v to %v", rules.Open, rules.AllowFrom)
+	}
+	in.Registrations = nil
+	if got := Evaluate(in).Rules.AllowFrom; !slices.Equal(got, in.Policy.AllowFrom) {
+		t.Errorf("without registrations the rules have %v", got)
+	}
+
+	a := NewAgent(Parts{Policy: in.Policy})
+	a.result.Rules, a.memory.settled = rules, true
+	for mode, line := range map[Mode]string{ModeGuard: "\nFrom:    10.0.0.0/8, fd00::7", ModeObserve: "\nfrom:  10.0.0.0/8, fd00::7"} {
+		a.parts.Policy.Mode = mode
+		if got := a.firewallCheck().Output; !strings.HasSuffix(got, line) {
+			t.Errorf("the check in %s mode does not end with %q:\n%s", mode, line, got)
+		}
+	}
+	for len(a.result.Rules.AllowFrom) < 10000 {
+		a.result.Rules.AllowFrom = append(a.result.Rules.AllowFrom, in.Policy.AllowFrom...)
+	}
+	if got := a.firewallCheck().Output; len(got) > 300 || !strings.HasSuffix(got, " and 9992 more") {
+		t.Errorf("with 10,000 networks the check says:\n%s", got)
+	}
+	a.result.Rules.AllowFrom = nil
+	if got := a.firewallCheck().Output; strings.Contains(got, "rom:") {
+		t.Errorf("where everybody may connect the check says:\n%s", got)
+	}
+}
+
 func TestEvaluateNamesTheProcess(t *testing.T) {
 	in := base()
 	in.Listeners[0] = listener("tcp 0.0.0.0:8080")

@@ -5,6 +5,7 @@ package hostagent
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -88,6 +89,9 @@ func (s *source) input() Input {
 		},
 	}
 	if s.flag() {
+		in.Policy.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	}
+	if s.flag() {
 		in.PreviousRange = PortRange{First: 30000, Last: 30010}
 	}
 	in.Policy.Protected.Add(22)
@@ -142,6 +146,9 @@ func FuzzEvaluate(f *testing.F) {
 			claimed.Add(h.Port)
 		}
 		must("open, beside what anybody claims,", res.Rules.Open, claimed)
+		if !slices.Equal(res.Rules.AllowFrom, in.Policy.AllowFrom) {
+			t.Errorf("the operator lets %v connect, the rules %v", in.Policy.AllowFrom, res.Rules.AllowFrom)
+		}
 		if res.Rules.Cut.Len() > 0 || res.Rules.CutRules {
 			t.Errorf("something is cut: %s", res.Rules.Cut)
 		}

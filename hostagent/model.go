@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,7 @@ type Policy struct {
 	ExtraPorts   firewall.PortSet // outside the range, and may be opened by a registration
 	GuardPorts   firewall.PortSet // beside the range, closed unless open
 	Protected    firewall.PortSet // never in any set
+	AllowFrom    []netip.Prefix   // who may connect to open ports; empty: everybody
 	Gateways     []string         // confirmed names
 	Native       []string         // confirmed names
 	AllServices  bool             // services without a sidecar must not listen on the network either
@@ -111,6 +113,17 @@ type Input struct {
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
 	Filtered      string                   // why the last answer was not whole, "" if it was
 	Policy        Policy
+}
+
+// equal tells whether Evaluate says the same of both where owners and policy are the same: those are not compared.
+// Registrations are equal only where they are the same slice, as those of an unchanged answer are.
+func (in *Input) equal(other *Input) bool {
+	sameRegistrations := len(in.Registrations) == len(other.Registrations) &&
+		(len(in.Registrations) == 0 || &in.Registrations[0] == &other.Registrations[0])
+	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
+		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
+		in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
+		in.Filtered == other.Filtered
 }
 
 // State says what stands between a finding and its harm.

@@ -30,7 +30,7 @@ func newNews() news {
 }
 
 // tell logs what differs from the result before. Until a first whole answer nothing is known, so nothing is news.
-func (n *news) tell(log *slog.Logger, now time.Time, result *Result, known bool) {
+func (n *news) tell(log *slog.Logger, result *Result, known bool) {
 	if !known {
 		return
 	}

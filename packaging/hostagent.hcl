@@ -37,7 +37,10 @@ mode = "observe"
 # guard_ports = []
 
 # Who may connect to open ports: networks ("10.0.0.0/8", "fd00::/8") or single addresses. Empty means everybody. Set it
-# where the host also faces networks that no mesh service calls from.
+# where the host also faces networks that no mesh service calls from. All others are kept out of open ports, whatever the
+# host's own rules let in; an IP version without a network here is closed altogether. Containers on this host's bridges are
+# network too: list their addresses. What the host itself connects to over loopback is never limited. Running connections
+# of a network that is taken out end only where the host's own rules drop them.
 # allow_from = []
 
 

@@ -86,6 +86,7 @@ func policy(c *config.Config) hostagent.Policy {
 		ExtraPorts:  portSet(c.ExtraPorts),
 		GuardPorts:  portSet(c.GuardPorts),
 		Protected:   portSet(c.ProtectedPorts),
+		AllowFrom:   c.AllowFrom,
 		Gateways:    c.Gateways,
 		Native:      c.NativeServices,
 		AllServices: c.Scope == config.ScopeAll,
@@ -107,5 +108,8 @@ func portSet(ranges []config.PortRange) firewall.PortSet {
 }
 
 func newFirewall(c *config.Config) (*firewall.Firewall, error) {
-	return firewall.New(firewall.Options{Variant: firewall.Variant(c.Firewall.IptablesVariant)})
+	return firewall.New(firewall.Options{
+		Variant:     firewall.Variant(c.Firewall.IptablesVariant),
+		VerifyEvery: c.CheckInterval,
+	})
 }

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package firewall
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// unanswered is how long a connection may take whose first SYN was not dropped: that one is repeated after a second.
+const unanswered = 900 * time.Millisecond
+
+// dialFrom connects from one address of the calling thread's namespace.
+func dialFrom(source, address string, port int, within time.Duration) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: within, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	return dialer.Dial("tcp", net.JoinHostPort(address, fmt.Sprint(port)))
+}
+
+// outcome is what becomes of a connection from one address to another: "open", "dropped" or an error. One that should be
+// dropped is given less time.
+func outcome(want, source, address string, port int) string {
+	within := unanswered
+	if want == "dropped" {
+		within = dropped
+	}
+	c, err := dialFrom(source, address, port, within)
+	switch {
+	case err == nil:
+		defer c.Close()
+		if !echoes(c, 2*time.Second) {
+			return "mute"
+		}
+		return "open"
+	case os.IsTimeout(err):
+		return "dropped"
+	}
+	return err.Error()
+}
+
+// TestAllowFromTraffic: a source that is not allowed reaches no open port, whatever the host's own rules say, and one that
+// is does; the host with itself is never limited.
+func TestAllowFromTraffic(t *testing.T) {
+	eachVariant(t, func(t *testing.T, variant Variant) {
+		f := start(t, variant)
+		client := newPeer(t, 1)
+		client.do(func() { shell(t, "ip addr add 10.9.1.3/24 dev far1; ip -6 addr add fd09:1::3/64 dev far1 nodad") })
+		listen(t, 21000, 21001, 21050, 8080, 9443)
+		want := limited("10.9.1.2/32", "fd09:1::2/128")
+		want.Open.Add(9443) // beside the guarded range
+		mustApply(t, f, want)
+		for _, fam := range []struct{ tables, host, allowed, other, loopback string }{
+			{"iptables-" + string(variant), "10.9.1.1", "10.9.1.2", "10.9.1.3", "127.0.0.1"},
+			{"ip6tables-" + string(variant), "fd09:1::1", "fd09:1::2", "fd09:1::3", "::1"},
+		} {
+			expect := func(what, source string, port int, want string) {
+				t.Helper()
+				client.do(func() {
+					if got := outcome(want, source, fam.host, port); got != want {
+						t.Errorf("%s: %s to %s port %d is %s, want %s", what, source, fam.host, port, got, want)
+					}
+				})
+			}
+			own := func(what string) {
+				t.Helper()
+				for _, address := range []string{fam.loopback, fam.host} {
+					if got := outcome("open", address, address, 21000); got != "open" {
+						t.Errorf("%s: the host to itself at %s is %s", what, address, got)
+					}
+				}
+			}
+			shell(t, "T="+fam.tables+" HOST="+fam.host+`
+				$T -I INPUT -p tcp -j ACCEPT
+				$T -t nat -A PREROUTING -p tcp -d $HOST --dport 9999 -j REDIRECT --to-ports 21000
+				$T -t nat -A PREROUTING -p tcp -d $HOST --dport 21001 -j REDIRECT --to-ports 8080`)
+			for _, port := range []int{21000, 9443, 9999, 21001} {
+				expect("policy ACCEPT", fam.allowed, port, "open")
+				expect("policy ACCEPT", fam.other, port, "dropped")
+			}
+			expect("policy ACCEPT, closed port", fam.allowed, 21050, "dropped")
+			expect("policy ACCEPT, none of ours", fam.other, 8080, "open")
+			own("policy ACCEPT")
+
+			// The host's own rules now let in established connections and IPv6's neighbour discovery only.
+			shell(t, "T="+fam.tables+`
+				$T -D INPUT -p tcp -j ACCEPT
+				case $T in ip6*) $T -A INPUT -p ipv6-icmp -j ACCEPT;; esac
+				$T -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+				$T -P INPUT DROP`)
+			expect("policy DROP", fam.allowed, 21000, "open")
+			expect("policy DROP", fam.other, 21000, "dropped")
+			expect("policy DROP, none of ours", fam.allowed, 8080, "dropped")
+			own("policy DROP")
+			// Our accept takes every packet of the open port, not only those of established connections.
+			shell(t, fam.tables+" -D INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+			expect("policy DROP, nothing established", fam.allowed, 21000, "open")
+			shell(t, fam.tables+" -P INPUT ACCEPT")
+		}
+		// A family without a network is for nobody.
+		mustApply(t, f, limited("10.9.1.0/24"))
+		client.do(func() {
+			for address, want := range map[string]string{"10.9.1.3": "open", "fd09:1::2": "dropped"} {
+				host := map[bool]string{true: "10.9.1.1", false: "fd09:1::1"}[strings.HasPrefix(address, "10.")]
+				if got := outcome(want, address, host, 21000); got != want {
+					t.Errorf("%s is %s, want %s", address, got, want)
+				}
+			}
+		})
+	})
+}
+
+// TestAllowFromChangesUnderTraffic: while sources come, change and go, who is always among them loses no connection and
+// gets every new one, and who never is gets none to a port that opens meanwhile.
+func TestAllowFromChangesUnderTraffic(t *testing.T) {
+	eachVariant(t, func(t *testing.T, variant Variant) {
+		f := start(t, variant)
+		client, other := newPeer(t, 1), newPeer(t, 2)
+		listen(t, 21000, 21005)
+		closed := sample()
+		mustApply(t, f, closed)
+		var running net.Conn
+		client.do(func() {
+			var err error
+			if running, err = dialFrom("10.9.1.2", "10.9.1.1", 21000, unanswered); err != nil {
+				t.Fatal(err)
+			}
+		})
+		defer running.Close()
+		states := []Ruleset{closed, limited("10.9.1.0/24"), limited("10.9.1.2/32", "172.16.0.0/12"), limited("10.0.0.0/8", "fd00::/8"), closed}
+		states[1].Open.Add(21005) // opens with the limit, and closes with the one that lets others in
+		states[2].Open.Add(21005)
+		var stop atomic.Bool
+		var tries, lost, intruders atomic.Int64
+		done := make(chan struct{}, 2)
+		go client.do(func() {
+			for !stop.Load() {
+				c, err := dialFrom("10.9.1.2", "10.9.1.1", 21000, unanswered)
+				tries.Add(1)
+				if err != nil {
+					lost.Add(1)
+					continue
+				}
+				c.Close()
+			}
+			done <- struct{}{}
+		})
+		go other.do(func() {
+			for !stop.Load() {
+				if c, err := net.DialTimeout("tcp", "10.9.2.1:21005", 3*time.Millisecond); err == nil {
+					intruders.Add(1)
+					c.Close()
+				}
+			}
+			done <- struct{}{}
+		})
+		for range 4 {
+			for _, want := range states {
+				mustApply(t, f, want)
+				if !echoes(running, 2*time.Second) {
+					t.Fatal("a running connection of an allowed source ended")
+				}
+			}
+			f = open(t, variant)
+		}
+		for deadline := time.Now().Add(5 * time.Second); tries.Load() < 500 && time.Now().Before(deadline); {
+			for _, want := range states {
+				mustApply(t, f, want)
+			}
+		}
+		stop.Store(true)
+		<-done
+		<-done
+		if lost.Load() > 0 || intruders.Load() > 0 || tries.Load() < 100 {
+			t.Errorf("of %d connections of an allowed source %d failed; of others %d came through", tries.Load(), lost.Load(), intruders.Load())
+		}
+		t.Logf("%d connections", tries.Load())
+	})
+}
