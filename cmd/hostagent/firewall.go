@@ -23,7 +23,6 @@ func firewallCommand() *cobra.Command {
 		Args: subcommandOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.SuggestionsMinimumDistance = 2
 	cmd.AddCommand(firewallShowCommand(), firewallRemoveCommand())
 	return cmd
 }
@@ -35,7 +34,7 @@ func firewallShowCommand() *cobra.Command {
 		Long: `Prints hostagent's sets in the syntax of "ipset save" and its rules in that of "iptables-save", as the kernel has
 them now. It changes nothing and needs root.`,
 		Example: "  hostagent firewall show",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	s := addSettings(cmd, nil)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -48,15 +47,11 @@ them now. It changes nothing and needs root.`,
 			return err
 		}
 		state, err := fw.Show(cmd.Context())
-		if err != nil {
-			return err
-		}
-		text := state.String()
-		if !state.Exists() {
+		text := state.String() // beside an error, what could be read
+		if err == nil && !state.Exists() {
 			text += "hostagent has no rules and no sets in this network namespace\n"
 		}
-		_, err = fmt.Fprint(cmd.OutOrStdout(), text)
-		return err
+		return errors.Join(err, output(cmd, text))
 	}
 	return cmd
 }
@@ -70,7 +65,7 @@ else. It may be called again. While hostagent runs it refuses, because the rules
 The sidecar range is then as open as the host's own rules leave it.`,
 		Example: `  hostagent firewall remove
   hostagent firewall remove --stop`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	s := addSettings(cmd, nil)
 	stop := cmd.Flags().Bool("stop", false, "stop a running hostagent first")
@@ -89,15 +84,13 @@ The sidecar range is then as open as the host's own rules leave it.`,
 		}
 		defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
 		changes, err := fw.Remove(cmd.Context())
-		if err != nil {
-			return err
+		text := ""
+		if !changes.Empty() {
+			text = fmt.Sprintf("removed: %s\n", changes) // beside an error, what went before it
+		} else if err == nil {
+			text = "nothing to remove\n"
 		}
-		if changes.Empty() {
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
-			return err
-		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), "removed:", changes)
-		return err
+		return errors.Join(err, output(cmd, text))
 	}
 	return cmd
 }
@@ -113,10 +106,10 @@ func takeLock(ctx context.Context, stop bool) (*hostagent.Lock, error) {
 		return lock, err
 	}
 	if !stop {
-		return nil, fmt.Errorf("%w: stop it first, or use --stop", err)
+		return nil, fmt.Errorf("%w; stop it first, or use --stop", err)
 	}
 	if held.PID <= 0 {
-		return nil, fmt.Errorf("%w: it cannot be stopped from here", err)
+		return nil, fmt.Errorf("%w; it lives in another container: stop it there", err)
 	}
 	if err := unix.Kill(held.PID, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("cannot stop hostagent, pid %d: %w", held.PID, err)
@@ -132,5 +125,5 @@ func takeLock(ctx context.Context, stop bool) (*hostagent.Lock, error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return nil, fmt.Errorf("hostagent, pid %d, did not end within %s", held.PID, stopWithin)
+	return nil, fmt.Errorf("hostagent, pid %d, did not end within %s: end it with kill -9, then call this again", held.PID, stopWithin)
 }

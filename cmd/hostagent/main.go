@@ -75,27 +75,13 @@ health checks in Consul.`,
   hostagent run --mode guard     and with the firewall managed`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Version:       version(),
 		Args:          subcommandOnly,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w\nsee %s --help", err, cmd.CommandPath())
-	})
-	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(runCommand(), scanCommand(), firewallCommand(), configCommand(), versionCommand())
 	return root
-}
-
-// subcommandOnly refuses a word that is no subcommand, and names the ones that may have been meant.
-func subcommandOnly(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return fmt.Errorf("%s; did you mean %q?", text, near[0])
-	}
-	return fmt.Errorf("%s\nsee %s --help", text, cmd.CommandPath())
 }
 
 func versionCommand() *cobra.Command {
@@ -103,12 +89,19 @@ func versionCommand() *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  hostagent version",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "hostagent", version())
-			return err
+			return output(cmd, "hostagent version "+version()+"\n")
 		},
 	}
+}
+
+// output writes what a command was asked for.
+func output(cmd *cobra.Command, text string) error {
+	if _, err := io.WriteString(cmd.OutOrStdout(), text); err != nil {
+		return fmt.Errorf("cannot write the result: %w", err)
+	}
+	return nil
 }
 
 // version comes from what the Go toolchain recorded, so that there is nothing to set at build time.

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/config"
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 var errNoMode = errors.New(`choose a mode; there is no default, so that nothing is cut off by accident:
@@ -27,10 +29,13 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Watch this host, in the foreground, until SIGTERM",
 		Long: `Watches the sidecars of this host and reports to Consul. In guard mode it manages the firewall too; its rules
-stay in place when it stops (hostagent firewall remove takes them away). SIGHUP reloads the configuration.`,
+stay in place when it stops (hostagent firewall remove takes them away). SIGHUP reloads the configuration; SIGTERM and
+SIGINT end it once the pass is over, a second one at once.
+
+Exit status: 0 stopped by a signal, 78 the configuration is wrong and trying again cannot help, 2 anything else.`,
 		Example: `  hostagent run --mode observe
   hostagent run --config /etc/hostagent.d`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	keys := consulKeys()
 	keys["mode"] = "`mode`: observe or guard"
@@ -50,7 +55,10 @@ func assemble(s *settings, level *slog.LevelVar, log *slog.Logger) (hostagent.Pa
 		return hostagent.Parts{}, &exitError{exitConfig, errNoMode}
 	}
 	p, err := parts(c, log)
-	if err != nil {
+	switch {
+	case consul.KindOf(err) == consul.KindToken:
+		return hostagent.Parts{}, err // at boot the token's file may be written after hostagent starts
+	case err != nil:
 		return hostagent.Parts{}, &exitError{exitConfig, err}
 	}
 	fw, err := newFirewall(c)
@@ -70,13 +78,21 @@ func assemble(s *settings, level *slog.LevelVar, log *slog.Logger) (hostagent.Pa
 }
 
 func runAgent(ctx context.Context, s *settings) error {
+	// The guard outlives whoever reads its log; Go would end a process that writes to a closed pipe on stderr.
+	signal.Ignore(syscall.SIGPIPE)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // first of all: a reload during a slow start must not end the process
+
 	level := new(slog.LevelVar)
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewTextHandler(s.cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	p, err := assemble(s, level, log)
 	if err != nil {
 		return err
 	}
 	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
+	if _, isHeld := errors.AsType[*hostagent.HeldError](err); isHeld {
+		return fmt.Errorf("%w; stop that one first", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -87,12 +103,12 @@ func runAgent(ctx context.Context, s *settings) error {
 	program := &program{
 		run:      func(reload <-chan hostagent.Parts) error { return hostagent.NewAgent(p).Run(ctx, reload) },
 		assemble: func() (hostagent.Parts, error) { return assemble(s, level, log) },
-		cancel:   cancel, log: log,
+		cancel:   cancel, log: log, hangup: hangup,
 		done: make(chan error, 1),
 	}
 	svc, err := service.New(program, &service.Config{Name: "hostagent", Option: service.KeyValue{"RunWait": program.wait}})
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot use this host's service manager: %w", err)
 	}
 	return svc.Run()
 }
@@ -103,23 +119,24 @@ type program struct {
 	assemble func() (hostagent.Parts, error)
 	cancel   context.CancelFunc
 	log      *slog.Logger
+	hangup   <-chan os.Signal
 	done     chan error
 }
 
 // Start begins to run and returns.
 func (p *program) Start(service.Service) error {
 	reload := make(chan hostagent.Parts)
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // from here on a hangup no longer ends the process
 	go func() { p.done <- p.run(reload) }()
-	go p.reloadOn(hangup, reload)
+	go p.reloadOn(p.hangup, reload)
 	return nil
 }
 
-// wait returns when a signal asks for the end, or the agent ended by itself.
+// wait returns when a signal asks for the end, or the agent ended by itself. From then on signals do what they do to any
+// process: whoever sends a second one will not wait for the first.
 func (p *program) wait() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	defer signal.Reset(syscall.SIGTERM, os.Interrupt)
 	select {
 	case <-signals:
 	case err := <-p.done:

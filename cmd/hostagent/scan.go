@@ -3,12 +3,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 )
@@ -25,7 +31,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
   sudo hostagent scan                      also names the processes of other users
   hostagent scan --format json | jq '.findings[].message'
   hostagent scan --fail-on critical        for a cron job that is quiet about warnings`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	s := addSettings(cmd, consulKeys())
 	format := cmd.Flags().String("format", "table", "`format`: table or json")
@@ -35,20 +41,21 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		if err != nil {
 			return err
 		}
-		if *format != "table" && *format != "json" {
-			return fmt.Errorf("--format %q is not one of table, json", *format)
+		if err := checkChoice("format", *format, "table", "json"); err != nil {
+			return err
 		}
 		scan, err := look(cmd, s)
 		if err != nil {
 			return err
 		}
+		text := ""
 		if *format == "json" {
-			err = writeJSON(cmd, scan.Document(version()))
+			text, err = jsonText(scan.Document(version()))
 		} else {
-			err = writeTable(cmd.OutOrStdout(), scan)
+			text = newScreen(cmd.OutOrStdout()).table(scan)
 		}
-		if err != nil {
-			return fmt.Errorf("cannot write the result: %w", err)
+		if err := errors.Join(err, output(cmd, text)); err != nil {
+			return err
 		}
 		if worst, any := scan.Worst(); any && worst >= threshold {
 			return &exitError{status: exitFindings}
@@ -62,14 +69,13 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 const never = catalog.Critical + 1
 
 func parseFailOn(text string) (catalog.Severity, error) {
+	if err := checkChoice("fail-on", text, "info", "warning", "critical", "never"); err != nil {
+		return 0, err
+	}
 	if text == "never" {
 		return never, nil
 	}
-	severity, err := catalog.ParseSeverity(text)
-	if err != nil {
-		return 0, fmt.Errorf("--fail-on: %w, never", err)
-	}
-	return severity, nil
+	return catalog.ParseSeverity(text)
 }
 
 func look(cmd *cobra.Command, s *settings) (*hostagent.Scan, error) {
@@ -81,16 +87,45 @@ func look(cmd *cobra.Command, s *settings) (*hostagent.Scan, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Without root the firewall stays out of sight, which Look says.
-	if fw, err := newFirewall(c); err == nil {
-		p.Firewall = fw
+	fw, err := newFirewall(c)
+	p.Firewall = fw
+	if err != nil {
+		p.Firewall = unseen{err: err}
 	}
 	return hostagent.Look(cmd.Context(), p)
 }
 
-func writeJSON(cmd *cobra.Command, v any) error {
-	enc := json.NewEncoder(cmd.OutOrStdout())
+// unseen stands for a firewall that cannot be looked at. The reason (no root, no iptables) becomes a note of the scan.
+type unseen struct {
+	*firewall.Firewall // nil: a scan calls nothing but Show
+	err                error
+}
+
+func (u unseen) Show(context.Context) (firewall.State, error) { return firewall.State{}, u.err }
+
+func jsonText(v any) (string, error) {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	err := enc.Encode(v)
+	return escapeUnseen(b.String()), err
+}
+
+// escapeUnseen writes what a terminal could take for an order (C1 controls, marks of direction) as JSON's own escapes,
+// which read back as the same text. Below DEL the encoder has done so already.
+func escapeUnseen(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case r < 0x7f || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }

@@ -18,58 +18,77 @@ import (
 	"github.com/hostagent/hostagent/sockets"
 )
 
-// screen is where a table goes: how wide it is, 0 for as wide as it likes, and whether it shows colours.
+// screen is what a table is drawn on: how wide it is, 0 for as wide as it likes, and whether it shows colours.
 type screen struct {
-	out    io.Writer
 	width  int
 	colour bool
-	err    error
+	text   strings.Builder
 }
 
+const narrowest = 40 // columns; on less, lines run over
+
 func newScreen(out io.Writer) *screen {
-	s := &screen{out: out}
+	s := &screen{}
 	f, ok := out.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return s
 	}
-	if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-		s.width = max(width, 40)
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		s.width = max(width, narrowest)
 	}
 	s.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	return s
 }
 
-func (s *screen) print(text string) {
-	if s.err == nil {
-		_, s.err = io.WriteString(s.out, text)
+// table writes a scan for people. Everything that came from elsewhere is cleaned.
+func (s *screen) table(scan *hostagent.Scan) string {
+	s.wrapped("", heading(scan))
+	s.text.WriteByte('\n')
+	if rows := tableRows(scan); len(rows) > 0 {
+		s.rows(rows)
+		s.text.WriteByte('\n')
 	}
+	s.wrapped("", summary(scan))
+	for _, note := range scan.Notes {
+		s.wrapped("note: ", note)
+	}
+	return s.text.String()
 }
 
-// paint gives text the colour of a severity.
-func (s *screen) paint(severity catalog.Severity, text string) string {
-	if !s.colour {
+// paint gives text the colour of f's severity; without a finding it stays as it is.
+func (s *screen) paint(f *hostagent.Finding, text string) string {
+	if !s.colour || f == nil {
 		return text
 	}
-	code := map[catalog.Severity]string{catalog.Info: "36", catalog.Warning: "33", catalog.Critical: "31;1"}[severity]
+	code := "36"
+	switch f.Severity {
+	case catalog.Warning:
+		code = "33"
+	case catalog.Critical:
+		code = "31;1"
+	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// wrapped prints text behind an indent, broken between words to the screen's width.
+// wrapped writes text behind an indent, broken between words to the screen's width.
 func (s *screen) wrapped(indent, text string) {
-	line := indent
-	empty := true
+	s.text.WriteString(indent)
+	column, first := len(indent), true
 	for word := range strings.FieldsSeq(text) {
-		if !empty && s.width > 0 && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > s.width {
-			s.print(line + "\n")
-			line, empty = strings.Repeat(" ", len(indent)), true
+		length := utf8.RuneCountInString(word)
+		switch {
+		case first:
+		case s.width > 0 && column+1+length > s.width:
+			s.text.WriteString("\n" + strings.Repeat(" ", len(indent)))
+			column = len(indent)
+		default:
+			s.text.WriteByte(' ')
+			column++
 		}
-		if !empty {
-			line += " "
-		}
-		line += word
-		empty = false
+		s.text.WriteString(word)
+		column, first = column+length, false
 	}
-	s.print(line + "\n")
+	s.text.WriteByte('\n')
 }
 
 // row is one line of the table; a finding's sentences stand beneath it.
@@ -78,27 +97,16 @@ type row struct {
 	finding *hostagent.Finding
 }
 
-func writeTable(out io.Writer, scan *hostagent.Scan) error {
-	s := newScreen(out)
-	rows := tableRows(scan)
-	s.print(heading(scan))
-	if len(rows) > 0 {
-		s.table(rows)
-	}
-	s.print(summary(scan))
-	for _, note := range scan.Notes {
-		s.wrapped("note: ", note)
-	}
-	return s.err
-}
-
 func heading(scan *hostagent.Scan) string {
 	where := "this host"
 	if scan.Agent.Node != "" {
 		where = fmt.Sprintf("node %s, datacenter %s, Consul %s", catalog.Clean(scan.Agent.Node), catalog.Clean(scan.Agent.Datacenter), catalog.Clean(scan.Agent.Version))
 	}
-	return fmt.Sprintf("%s, sidecar range %s\n\n", where, scan.Range)
+	return fmt.Sprintf("%s, sidecar range %s", where, scan.Range)
 }
+
+// none fills a cell about which there is nothing to say.
+const none = "-"
 
 // tableRows lists the findings first, then the services without any.
 func tableRows(scan *hostagent.Scan) []row {
@@ -107,7 +115,7 @@ func tableRows(scan *hostagent.Scan) []row {
 	for i := range scan.Findings {
 		f := &scan.Findings[i]
 		troubled[f.ServiceID] = true
-		listener := "-"
+		listener := none
 		switch {
 		case f.Listener != nil:
 			listener = socketText(f.Listener)
@@ -119,11 +127,11 @@ func tableRows(scan *hostagent.Scan) []row {
 			state = " (" + string(f.State) + ")"
 		}
 		rows = append(rows, row{finding: f, cells: [4]string{
-			cmp.Or(catalog.Clean(f.Service), "-"), listener, processText(f), f.Severity.String() + " " + string(f.ID) + state,
+			cmp.Or(catalog.Clean(f.Service), none), listener, processText(f), f.Severity.String() + " " + string(f.ID) + state,
 		}})
 	}
 	for _, service := range scan.Services {
-		if troubled[service.ID] {
+		if troubled[service.ID] || slices.ContainsFunc(service.Sidecars, func(p hostagent.Sidecar) bool { return troubled[p.ID] }) {
 			continue
 		}
 		var listeners []string
@@ -131,7 +139,7 @@ func tableRows(scan *hostagent.Scan) []row {
 			listeners = append(listeners, socketText(&service.Listeners[i]))
 		}
 		rows = append(rows, row{cells: [4]string{
-			catalog.Clean(service.Name), cmp.Or(strings.Join(slices.Compact(listeners), ", "), "not listening here"), "", "ok",
+			catalog.Clean(service.Name), cmp.Or(strings.Join(slices.Compact(listeners), ", "), "not listening here"), none, "ok",
 		}})
 	}
 	return rows
@@ -142,7 +150,7 @@ func socketText(l *sockets.Listener) string { return l.Protocol.String() + " " +
 // processText names who holds a finding's socket, with pids: they help at a terminal.
 func processText(f *hostagent.Finding) string {
 	if f.Listener == nil {
-		return "-"
+		return none
 	}
 	if f.Owner == nil || len(f.Owner.Processes) == 0 {
 		return fmt.Sprintf("uid %d", f.Listener.UID)
@@ -155,44 +163,71 @@ func processText(f *hostagent.Finding) string {
 	return text
 }
 
-// table prints rows under headings; the columns are as wide as they need, within the screen.
-func (s *screen) table(rows []row) {
-	headings := [4]string{"SERVICE", "LISTENER", "PROCESS", "FINDING"}
-	limits := [4]int{60, 60, 60, 60}
-	if s.width > 0 {
-		// The last column may run to the edge; the others share what is left beside it.
-		each := max((s.width-30)/3, 10)
-		limits = [4]int{min(each, 24), max(each, 20), min(each, 24), s.width}
+// rows writes the table proper, with each finding's sentences beneath it. A screen that is too narrow for columns gets
+// the cells one after the other, the finding first.
+func (s *screen) rows(rows []row) {
+	headings := row{cells: [4]string{"SERVICE", "LISTENER", "PROCESS", "FINDING"}}
+	widths, fit := s.columns(append([]row{headings}, rows...))
+	if fit {
+		s.line(headings, widths)
 	}
-	var widths [4]int
-	for i, h := range headings {
-		widths[i] = len(h)
-		for _, r := range rows {
-			widths[i] = min(max(widths[i], utf8.RuneCountInString(r.cells[i])), limits[i])
-		}
-	}
-	s.line(headings, widths, nil)
 	for _, r := range rows {
-		s.line(r.cells, widths, r.finding)
+		if fit {
+			s.line(r, widths)
+		} else {
+			s.list(r)
+		}
 		if r.finding != nil {
 			s.wrapped("  ", r.finding.Message)
 			s.wrapped("  remedy: ", r.finding.Remedy)
 		}
 	}
-	s.print("\n")
 }
 
-func (s *screen) line(cells [4]string, widths [4]int, f *hostagent.Finding) {
-	var b strings.Builder
-	for i, cell := range cells[:3] {
-		cell = shorten(cell, widths[i])
-		b.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
+const gap = 2 // spaces between columns
+
+// columns says how wide each column is: as wide as it needs, within reason. On a narrower screen they give way in the
+// order in which they are missed least, as far as they still read well; false means that this is not enough.
+func (s *screen) columns(rows []row) (widths [4]int, fit bool) {
+	const most = 60
+	for _, r := range rows {
+		for i, cell := range r.cells {
+			widths[i] = min(max(widths[i], utf8.RuneCountInString(cell)), most)
+		}
 	}
-	last := cells[3]
-	if f != nil {
-		last = s.paint(f.Severity, last)
+	excess := 3*gap - s.width
+	for _, width := range widths {
+		excess += width
 	}
-	s.print(strings.TrimRight(b.String()+last, " ") + "\n")
+	if s.width == 0 || excess <= 0 {
+		return widths, true
+	}
+	least := [4]int{12, len("tcp 0.0.0.0:8080"), 10, most}
+	for _, i := range []int{2, 0, 1} {
+		cut := max(min(excess, widths[i]-least[i]), 0)
+		widths[i] -= cut
+		excess -= cut
+	}
+	return widths, excess == 0
+}
+
+func (s *screen) line(r row, widths [4]int) {
+	for i, cell := range r.cells[:3] {
+		if utf8.RuneCountInString(cell) > widths[i] {
+			cell, _, _ = strings.Cut(cell, " (pid ")
+			cell = shorten(cell, widths[i])
+		}
+		s.text.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+gap))
+	}
+	s.text.WriteString(s.paint(r.finding, shorten(r.cells[3], widths[3])) + "\n")
+}
+
+func (s *screen) list(r row) {
+	s.text.WriteString(s.paint(r.finding, shorten(r.cells[3], s.width)) + "\n")
+	known := slices.DeleteFunc(slices.Clone(r.cells[:3]), func(cell string) bool { return cell == none })
+	if len(known) > 0 {
+		s.wrapped("  ", strings.Join(known, ", "))
+	}
 }
 
 func shorten(text string, width int) string {
@@ -214,7 +249,7 @@ func summary(scan *hostagent.Scan) string {
 		}
 	}
 	found := cmp.Or(strings.Join(parts, ", "), "no findings")
-	return fmt.Sprintf("%s; %s, %s for the network: %s\n", found,
+	return fmt.Sprintf("%s; %s, %s for the network: %s", found,
 		plural(len(scan.Services), "mesh service"), plural(len(scan.Openings), "sidecar port"), scan.Rules.Open)
 }
 

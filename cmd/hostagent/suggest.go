@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// nearest returns the candidate that a mistyped word was most likely meant to be, "" where none is near.
+func nearest(word string, candidates []string) string {
+	best, least := "", max(2, len(word)/3)+1
+	for _, candidate := range candidates {
+		distance := levenshtein.Distance(word, candidate, nil)
+		if len(word) > 2 && strings.Contains(candidate, word) {
+			distance = 1 // a part of the name, such as "token-file"
+		}
+		if distance < least {
+			best, least = candidate, distance
+		}
+	}
+	return best
+}
+
+// flagError names the flag that was meant by an unknown one. It repeats no value: pflag would, of "-token=…".
+func flagError(cmd *cobra.Command, err error) error {
+	see := fmt.Sprintf("\nsee %s --help", cmd.CommandPath())
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return fmt.Errorf("%w%s", err, see)
+	}
+	dashes, word := "--", unknown.GetSpecifiedName()
+	if short := unknown.GetSpecifiedShortnames(); short != "" { // "-format", as the tools of HashiCorp have it
+		dashes = "-"
+		word, _, _ = strings.Cut(short, "=")
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := nearest(word, names); near != "" {
+		return fmt.Errorf("unknown flag %q; did you mean --%s?", dashes+word, near)
+	}
+	return fmt.Errorf("unknown flag %q%s", dashes+word, see)
+}
+
+// checkChoice refuses a flag's value that is none of choices.
+func checkChoice(flag, value string, choices ...string) error {
+	if slices.Contains(choices, value) {
+		return nil
+	}
+	meant := ""
+	if near := nearest(value, choices); near != "" {
+		meant = fmt.Sprintf("; did you mean %q?", near)
+	}
+	return fmt.Errorf("--%s: %q is not one of %s%s", flag, value, strings.Join(choices, ", "), meant)
+}
+
+// subcommandOnly refuses a word that is no subcommand, and names the one that may have been meant.
+func subcommandOnly(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	if near := nearest(args[0], names); near != "" {
+		return fmt.Errorf("%s; did you mean %q?", text, near)
+	}
+	return fmt.Errorf("%s\nsee %s --help", text, cmd.CommandPath())
+}
+
+// noArguments refuses words behind a command that takes none.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes no arguments, but was given %q\nsee %[1]s --help", cmd.CommandPath(), args[0])
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+var update = flag.Bool("update", false, "write what tests compare with anew, in testdata")
+
+func listener(address string) *sockets.Listener {
+	return &sockets.Listener{Protocol: sockets.TCP, Addr: netip.MustParseAddrPort(address), UID: 1000}
+}
+
+func process(names ...string) *sockets.Owner {
+	o := &sockets.Owner{}
+	for i, name := range names {
+		o.Processes = append(o.Processes, sockets.Process{PID: int32(4711 + i), Name: name})
+	}
+	return o
+}
+
+// finding is as Evaluate makes it: its sentences come from the catalog, their values cleaned.
+func finding(f hostagent.Finding, pairs ...string) hostagent.Finding {
+	entry, _ := catalog.Lookup(f.ID)
+	f.Severity = entry.Severity
+	if f.State == "" {
+		f.State = hostagent.Open
+	} else {
+		f.Severity = catalog.Info
+	}
+	f.Message, f.Remedy = catalog.Render(entry.Message, pairs...), catalog.Render(entry.Remedy, pairs...)
+	return f
+}
+
+func exposed(name, address string, owner *sockets.Owner, state hostagent.State) hostagent.Finding {
+	l := listener(address)
+	f := hostagent.Finding{ID: catalog.ExposedListener, Service: name, ServiceID: name, Listener: l, Port: l.Addr.Port(), Owner: owner, State: state}
+	who := "the application"
+	if owner != nil {
+		who = owner.Processes[0].Name
+	}
+	return finding(f, "service", name, "listener", "tcp "+address, "port", fmt.Sprint(f.Port), "process", who, "loopback", "127.0.0.1")
+}
+
+// serviceOf is a mesh service that listens at the addresses.
+func serviceOf(name string, addresses ...string) hostagent.Service {
+	s := hostagent.Service{ID: name, Name: name}
+	s.Sidecars = []hostagent.Sidecar{{ID: name + "-sidecar-proxy"}}
+	for _, a := range addresses {
+		s.Listeners = append(s.Listeners, *listener(a))
+	}
+	return s
+}
+
+// scanOf is a scan of a host on which some ports are to be open.
+func scanOf(services []hostagent.Service, findings ...hostagent.Finding) *hostagent.Scan {
+	s := &hostagent.Scan{Agent: consul.Agent{Node: "host-1", Datacenter: "dc1", Version: "1.21.0"}}
+	s.Range = hostagent.DefaultSidecarRange()
+	s.Services, s.Findings = services, findings
+	for port := uint16(21000); int(port) < 21000+len(services); port++ {
+		s.Rules.Open.Add(port)
+		s.Openings = append(s.Openings, hostagent.Opening{Port: port})
+	}
+	return s
+}
+
+const hostileName = "web\x1b]0;pwned\x07\r\n\u202egnp.exe"
+
+func scans() map[string]*hostagent.Scan {
+	many := scanOf(
+		[]hostagent.Service{
+			serviceOf("api", "127.0.0.1:9090", "[::1]:9090"), serviceOf("batch"), serviceOf("cron"), serviceOf("billing", "0.0.0.0:7000"), serviceOf("web", "[::]:8080"),
+		},
+		finding(hostagent.Finding{ID: catalog.RegistrationsFiltered}, "reason", "Consul denies by default and no token was sent"),
+		exposed("web", "[::]:8080", process("nginx", "nginx", "nginx"), ""),
+		finding(hostagent.Finding{ID: catalog.SidecarNotListening, Service: "batch", ServiceID: "batch-sidecar-proxy", Port: 21000},
+			"port", "21000", "service", "batch-sidecar-proxy", "destination", "batch"),
+		finding(hostagent.Finding{ID: catalog.SquattedPort, Port: 21005, Listener: listener("[fd00:1234:5678:9abc::1]:21005")},
+			"listener", "tcp [fd00:1234:5678:9abc::1]:21005", "reason", "no registered sidecar explains it", "process", "its process", "range", "21000-21255"),
+		exposed("billing", "0.0.0.0:7000", process("java"), hostagent.Mitigated),
+	)
+	for port := uint16(21010); port < 21100; port += 2 {
+		many.Rules.Open.Add(port)
+	}
+	many.Notes = []string{
+		"the firewall was not looked at: cannot use the firewall: needs CAP_NET_ADMIN: run as root",
+		"processes of other users are out of sight: run as root",
+	}
+	long := strings.Repeat("long-", 60)
+	hostile := scanOf(
+		[]hostagent.Service{serviceOf(long, "127.0.0.1:9090"), serviceOf("fine\u009b31m", "127.0.0.1:9091")},
+		exposed(hostileName, "0.0.0.0:8080", process("x\x1b[2J"), ""),
+	)
+	hostile.Agent.Node = "host\x1b[31m"
+	nothing := &hostagent.Scan{}
+	return map[string]*hostagent.Scan{
+		"nothing": nothing, "clean": scanOf([]hostagent.Service{serviceOf("web", "127.0.0.1:8080")}),
+		"many": many, "hostile": hostile,
+	}
+}
+
+func TestTable(t *testing.T) {
+	for name, scan := range scans() {
+		for _, width := range []int{0, 60, 80} {
+			t.Run(fmt.Sprintf("%s-%d", name, width), func(t *testing.T) {
+				got := (&screen{width: width}).table(scan)
+				golden(t, fmt.Sprintf("testdata/table/%s-%d.txt", name, width), got)
+				checkLines(t, got, width)
+				colours := (&screen{width: width, colour: true}).table(scan)
+				if diff := cmp.Diff(got, regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(colours, "")); diff != "" {
+					t.Errorf("colours change more than colours (-without +with):\n%s", diff)
+				}
+				if painted := strings.Contains(colours, "\x1b["); painted != (len(scan.Findings) > 0) {
+					t.Errorf("colours stand in the table: %t", painted)
+				}
+			})
+		}
+	}
+}
+
+// golden compares text with a file; -update writes the file.
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+// checkLines wants every line within the width, unless it holds a single word that cannot be broken.
+func checkLines(t *testing.T, text string, width int) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if strings.IndexFunc(line, unshown) >= 0 {
+			t.Errorf("this line could drive a terminal: %q", line)
+		}
+		if strings.HasSuffix(line, " ") {
+			t.Errorf("this line ends in spaces: %q", line)
+		}
+		words := strings.TrimPrefix(strings.TrimSpace(line), "remedy: ")
+		if width > 0 && utf8.RuneCountInString(line) > width && strings.Contains(words, " ") {
+			t.Errorf("this line is wider than %d: %q", width, line)
+		}
+	}
+}
+
+func TestColoursOfSeverities(t *testing.T) {
+	s := &screen{colour: true}
+	got := s.paint(nil, "ok")
+	for _, severity := range []catalog.Severity{catalog.Info, catalog.Warning, catalog.Critical} {
+		got += s.paint(&hostagent.Finding{Severity: severity}, "x")
+	}
+	if want := "ok\x1b[36mx\x1b[0m\x1b[33mx\x1b[0m\x1b[31;1mx\x1b[0m"; got != want {
+		t.Errorf("painted %q, want %q", got, want)
+	}
+}
+
+// TestScreen asks what kind of screen stdout is: a real terminal, and what is none.
+func TestScreen(t *testing.T) {
+	type kind struct {
+		Width  int
+		Colour bool
+	}
+	for _, test := range []struct {
+		name    string
+		columns uint16
+		env     map[string]string
+		want    kind
+	}{
+		{"terminal", 132, nil, kind{132, true}},
+		{"narrow terminal", 12, nil, kind{narrowest, true}},
+		{"terminal that does not tell its size", 0, nil, kind{0, true}},
+		{"no colours wanted", 80, map[string]string{"NO_COLOR": "1"}, kind{80, false}},
+		{"NO_COLOR empty", 80, map[string]string{"NO_COLOR": ""}, kind{80, true}},
+		{"dumb terminal", 80, map[string]string{"TERM": "dumb"}, kind{80, false}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("NO_COLOR", "")
+			t.Setenv("TERM", "xterm")
+			for name, value := range test.env {
+				t.Setenv(name, value)
+			}
+			s := newScreen(terminal(t, test.columns))
+			if diff := cmp.Diff(test.want, kind{s.width, s.colour}); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for _, s := range []*screen{newScreen(null), newScreen(new(bytes.Buffer))} {
+		if s.width != 0 || s.colour {
+			t.Errorf("what is no terminal has width %d, colours %t", s.width, s.colour)
+		}
+	}
+}
+
+// terminal opens a pseudo-terminal of that many columns.
+func terminal(t *testing.T, columns uint16) *os.File {
+	t.Helper()
+	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { control.Close() })
+	if err := unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	screen, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { screen.Close() })
+	if err := unix.IoctlSetWinsize(int(screen.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+	return screen
+}
+
+func TestManyFindingsPrintFast(t *testing.T) {
+	var findings []hostagent.Finding
+	for i := range 2000 {
+		findings = append(findings, exposed(fmt.Sprintf("service-%d", i), "0.0.0.0:8080", process("java"), ""))
+	}
+	scan := scanOf(nil, findings...)
+	start := time.Now()
+	text := (&screen{width: 80, colour: true}).table(scan)
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("2,000 findings took %s", took)
+	} else {
+		t.Logf("2,000 findings: %d kB in %s", len(text)/1000, took)
+	}
+}
+
+func TestJSONIsSafeToShow(t *testing.T) {
+	want := map[string]string{"name": hostileName + "\u009b\u007f\u2028 größe 東京 \U000e0001 <&>"}
+	text, err := jsonText(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.IndexFunc(text, unshown) >= 0 || !strings.Contains(text, "größe 東京") || !strings.Contains(text, "<&>") {
+		t.Errorf("the text is %q", text)
+	}
+	var got map[string]string
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("reads back as another text (-want +got):\n%s", diff)
+	}
+}
