@@ -42,16 +42,13 @@ type RuleChange struct {
 // Empty tells whether nothing happened.
 func (c Changes) Empty() bool { return len(c.Sets) == 0 && len(c.Rules) == 0 && len(c.Repaired) == 0 }
 
-// String writes c on one line, "hostagent-open +21000-21002 -21010; ipv4 nft mangle HOSTAGENT-GUARD written", or
-// "nothing".
+// String writes c on one line, "hostagent-open +21000-21002 -21010; ipv4 nft HOSTAGENT-GUARD written", or "nothing".
 func (c Changes) String() string {
 	var parts []string
 	for i := range c.Sets {
 		parts = append(parts, c.Sets[i].String())
 	}
-	for _, r := range c.Rules {
-		parts = append(parts, fmt.Sprintf("%s %s %s %s %s", r.Family, r.Variant, r.Table, r.Chain, r.Done))
-	}
+	parts = append(parts, c.rulesText()...)
 	for _, r := range c.Repaired {
 		parts = append(parts, "repaired: "+r)
 	}
@@ -59,6 +56,23 @@ func (c Changes) String() string {
 		return "nothing"
 	}
 	return strings.Join(parts, "; ")
+}
+
+// rulesText names the chains of a family to which the same happened together.
+func (c Changes) rulesText() []string {
+	var order []string
+	chains := map[string][]string{}
+	for _, r := range c.Rules {
+		key := fmt.Sprintf("%s %s %%s %s", r.Family, r.Variant, r.Done)
+		if chains[key] == nil {
+			order = append(order, key)
+		}
+		chains[key] = append(chains[key], r.Chain)
+	}
+	for i, key := range order {
+		order[i] = fmt.Sprintf(key, strings.Join(chains[key], ", "))
+	}
+	return order
 }
 
 // LogValue makes c's text only when a log line is really written.

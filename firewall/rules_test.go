@@ -199,7 +199,7 @@ func TestChangesString(t *testing.T) {
 	c.addRules(&tool{variant: VariantNFT, family: IPv4}, []fix{{table: mangleTable, chain: guardChain, done: "written"}})
 	c.Repaired = []string{"set x was gone"}
 	want := "hostagent-open created +21000-21001 +21010; hostagent-guard -21000-21001 -21010; " +
-		"ipv4 nft mangle HOSTAGENT-GUARD written; repaired: set x was gone"
+		"ipv4 nft HOSTAGENT-GUARD written; repaired: set x was gone"
 	if diff := cmp.Diff(want, c.String()); diff != "" {
 		t.Errorf("String (-want +got):\n%s", diff)
 	}

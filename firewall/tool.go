@@ -152,6 +152,17 @@ func (t *tool) exists(table string) bool {
 	return t.variant != VariantLegacy || slices.Contains(legacyTables(t.family), table)
 }
 
+// legacyVisible tells whether this process may see legacy rules. In a user namespace of its own it may not, even as that
+// namespace's root: the files belong to somebody else.
+func legacyVisible() bool {
+	for _, name := range []string{"/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"} {
+		if _, err := os.ReadFile(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
 // legacyTables returns the legacy tables that this network namespace has. Where that may not be read it names those
 // that we use, so that the program's own error comes up.
 func legacyTables(family Family) []string {

@@ -51,6 +51,10 @@ func newXtables(ctx context.Context, opts Options) (*xtables, error) {
 				continue // this kernel has no nf_tables, so nothing can be in it
 			}
 		}
+		if v == VariantLegacy && opts.Variant != VariantLegacy && !legacyVisible() {
+			x.notes = append(x.notes, "rules of iptables-legacy cannot be seen by this user: taken for none")
+			continue
+		}
 		for _, family := range families {
 			if t := findTool(ctx, v, family, opts.LockTimeout, &x.runs); t != nil {
 				found[v] = append(found[v], t)

@@ -123,9 +123,10 @@ func (a *Agent) replace(parts Parts) {
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
-// pass is one round. It logs what goes wrong and goes on: the next pass tries again.
+// pass is one round. It logs what goes wrong and goes on: the next pass tries again. A stop waits for its end, so that
+// no program is killed half-way through a change.
 func (a *Agent) pass(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, passDeadline)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), passDeadline)
 	defer cancel()
 	start := time.Now()
 	consulErr := a.askConsul(ctx, start)

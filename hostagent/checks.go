@@ -63,7 +63,11 @@ func (a *Agent) firewallCheck() consul.Check {
 		fmt.Fprintf(&b, "Guarded: %s\nOpen:    %s\n", res.Rules.Guard, res.Rules.Open)
 		b.WriteString(fromText("From:    ", res.Rules.AllowFrom))
 	}
-	for _, o := range res.Openings {
+	for i, o := range res.Openings {
+		if b.Len() > consul.MaxOutput-300 {
+			fmt.Fprintf(&b, "and %d more: see hostagent scan\n", len(res.Openings)-i)
+			break
+		}
 		fmt.Fprintf(&b, "%5d  %s\n", o.Port, openingText(o))
 	}
 	c.Output = strings.TrimRight(b.String(), "\n")

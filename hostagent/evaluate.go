@@ -173,10 +173,11 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 	if f.Severity = entry.Severity; f.State == "" {
 		f.State = Open
 	}
+	message := entry.Message
 	if f.State == Mitigated {
-		f.Severity = catalog.Info
+		f.Severity, message = catalog.Info, entry.Mitigated
 	}
-	f.Message = catalog.Render(entry.Message, pairs...)
+	f.Message = catalog.Render(message, pairs...)
 	f.Remedy = catalog.Render(entry.Remedy, pairs...)
 	if f.Listener != nil {
 		e.suspects[f.Listener.Cookie] = *f.Listener

@@ -195,7 +195,7 @@ guard 8080, 21000-21255
 open 21000
 21000 for web by web-sidecar-proxy
 service web tcp 0.0.0.0:8080
-info exposed-listener mitigated "web": web listens on tcp 0.0.0.0:8080: the network reaches it without mTLS and without intentions
+info exposed-listener mitigated "web": web listens on tcp 0.0.0.0:8080: only hostagent's guard keeps the network from it
 `},
 		{"guarded in the policy but not seen in the kernel is open", func(in *Input) {
 			in.Listeners[0] = listener("tcp 0.0.0.0:8080")

@@ -14,7 +14,7 @@ export HOSTAGENT_TEST_BIN_DIR=$build
 CONSUL_BIN=$(go run ./test/cmd/consul -print)
 export CONSUL_BIN
 
-go test -timeout 14m ./...
+go test -timeout 14m -parallel 4 ./...
 
 [ "$(id -u)" = 0 ] || exit 0
 echo "once more as an ordinary user:"
@@ -25,14 +25,14 @@ chmod 755 "$open"
 cp "$build/hostagent" "$build/app" "$open/"
 ln -s "$CONSUL_BIN" "$open/consul"
 status=0
-for package in firewall sockets test/host test/e2e; do
+for package in cmd/hostagent firewall sockets test/host test/e2e; do
   go test -c -o "$open/$(basename $package).test" "./$package"
   install -d -o nobody "$open/home-$(basename $package)"
   (
     cd "$open/home-$(basename $package)"
     [ -d "$OLDPWD/$package/testdata" ] && cp -r "$OLDPWD/$package/testdata" .
     setpriv --reuid nobody --regid nogroup --clear-groups env HOME="$PWD" TMPDIR="$PWD" CONSUL_BIN="$CONSUL_BIN" \
-      HOSTAGENT_TEST_BIN_DIR="$open" "$open/$(basename $package).test" -test.timeout 10m
+      HOSTAGENT_TEST_BIN_DIR="$open" "$open/$(basename $package).test" -test.timeout 10m -test.parallel 4
   ) || { status=1; echo "FAIL $package as an ordinary user"; }
 done
 exit $status

@@ -30,7 +30,7 @@ func runCommand() *cobra.Command {
 		Short: "Watch this host, in the foreground, until SIGTERM",
 		Long: `Watches the sidecars of this host and reports to Consul. In guard mode it manages the firewall too; its rules
 stay in place when it stops (hostagent firewall remove takes them away). SIGHUP reloads the configuration; SIGTERM and
-SIGINT end it once the pass is over, a second one at once.
+SIGINT end it in good order, a second one at once.
 
 Exit status: 0 stopped by a signal, 78 the configuration is wrong and trying again cannot help, 2 anything else.`,
 		Example: `  hostagent run --mode observe

@@ -4,7 +4,9 @@ package main
 
 import (
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -26,8 +28,8 @@ type settings struct {
 func addSettings(cmd *cobra.Command, keys map[string]string) *settings {
 	s := &settings{cmd: cmd}
 	cmd.Flags().StringArrayVar(&s.paths, "config", nil, "configuration `file or folder`, repeatable (default "+config.DefaultPath+")")
-	for name, usage := range keys {
-		cmd.Flags().String(name, "", usage)
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		cmd.Flags().String(name, "", keys[name])
 		s.flags = append(s.flags, name)
 	}
 	return s

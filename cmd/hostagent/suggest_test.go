@@ -49,3 +49,13 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		t.Errorf("looked at %d commands, want 9: add new ones here and to the scripts", seen)
 	}
 }
+
+// TestErrorsAreSafeToShow: pflag repeats what it cannot read as it is.
+func TestErrorsAreSafeToShow(t *testing.T) {
+	var stdout, stderr strings.Builder
+	status := run([]string{"--=\x1b[2J\u202e\nforged"}, &stdout, &stderr)
+	want := "hostagent: bad flag syntax: --=\\u001b[2J\\u202e\nhostagent: forged\nhostagent: see hostagent --help\n"
+	if status != exitFailure || stdout.Len() > 0 || stderr.String() != want {
+		t.Errorf("status %d, stdout %q, stderr %q, want %q", status, &stdout, &stderr, want)
+	}
+}

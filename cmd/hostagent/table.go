@@ -60,12 +60,14 @@ func (s *screen) paint(f *hostagent.Finding, text string) string {
 	if !s.colour || f == nil {
 		return text
 	}
-	code := "36"
+	var code string
 	switch f.Severity {
-	case catalog.Warning:
-		code = "33"
 	case catalog.Critical:
 		code = "31;1"
+	case catalog.Warning:
+		code = "33"
+	case catalog.Info:
+		code = "36"
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }

@@ -66,8 +66,10 @@ type Entry struct {
 	Severity Severity
 	Title    string // a few words, for headings
 	Message  string // one sentence: what is wrong
-	Remedy   string // one sentence: what mends it
-	Why      string // why it matters, for documentation
+	// Mitigated is Message for where the guard keeps the network from the port; empty where that changes nothing.
+	Mitigated string
+	Remedy    string // one sentence: what mends it
+	Why       string // why it matters, for documentation
 }
 
 // Entries returns every entry, in the order in which documentation lists them.
@@ -75,9 +77,10 @@ func Entries() []Entry {
 	return []Entry{
 		{
 			ID: ExposedListener, Severity: Warning,
-			Title:   "application reachable around the mesh",
-			Message: "{service} listens on {listener}: the network reaches it without mTLS and without intentions",
-			Remedy:  "bind {process} to {loopback}, port {port}; only its sidecar should be able to call it",
+			Title:     "application reachable around the mesh",
+			Message:   "{service} listens on {listener}: the network reaches it without mTLS and without intentions",
+			Mitigated: "{service} listens on {listener}: only hostagent's guard keeps the network from it",
+			Remedy:    "bind {process} to {loopback}, port {port}; only its sidecar should be able to call it",
 			Why: "A mesh service is protected by its sidecar. While its own port is bound to anything but loopback, any host " +
 				"that can route to this one talks to it directly, past mTLS and past every intention.",
 		},
