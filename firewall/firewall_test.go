@@ -266,7 +266,10 @@ func TestAcceptInMissingChain(t *testing.T) {
 		t.Fatalf("Apply: %v", err)
 	}
 	// The guard stands all the same, and IPv4 is complete.
-	for _, part := range []string{"ipv4 nft filter HOSTAGENT-ACCEPT written", "ipv6 nft mangle HOSTAGENT-GUARD written"} {
+	for _, part := range []string{
+		"ipv4 nft HOSTAGENT-ACCEPT, HOSTAGENT-PREROUTING, HOSTAGENT-GUARD written",
+		"ipv6 nft HOSTAGENT-PREROUTING, HOSTAGENT-GUARD written",
+	} {
 		if !strings.Contains(changes.String(), part) {
 			t.Errorf("changes do not have %q: %v", part, changes)
 		}

@@ -247,12 +247,19 @@ func summary(scan *hostagent.Scan) string {
 	var parts []string
 	for _, severity := range []catalog.Severity{catalog.Critical, catalog.Warning, catalog.Info} {
 		if n := counts[severity]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, severity))
+			parts = append(parts, countText(n, severity))
 		}
 	}
 	found := cmp.Or(strings.Join(parts, ", "), "no findings")
 	return fmt.Sprintf("%s; %s, %s for the network: %s", found,
 		plural(len(scan.Services), "mesh service"), plural(len(scan.Openings), "sidecar port"), scan.Rules.Open)
+}
+
+func countText(n int, severity catalog.Severity) string {
+	if severity == catalog.Warning {
+		return plural(n, "warning")
+	}
+	return fmt.Sprintf("%d %s", n, severity)
 }
 
 func plural(n int, noun string) string {

@@ -238,7 +238,7 @@ func TestScan(t *testing.T) {
 		"tcp 0.0.0.0:21050",
 		"udp 0.0.0.0:21051",
 		"sidecars do not speak UDP",
-		"3 warning; 2 mesh services, 2 sidecar ports for the network: 21000-21001",
+		"3 warnings; 2 mesh services, 2 sidecar ports for the network: 21000-21001",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("scan lacks %q:\n%s", want, out)
