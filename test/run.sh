@@ -23,7 +23,7 @@ open=$(mktemp -d)
 trap 'rm -rf "$open"' EXIT
 chmod 755 "$open"
 cp "$build/hostagent" "$build/app" "$open/"
-ln -s "$CONSUL_BIN" "$open/consul"
+ln -L "$CONSUL_BIN" "$open/consul" 2>/dev/null || cp "$CONSUL_BIN" "$open/consul"
 status=0
 for package in cmd/hostagent firewall sockets test/host test/e2e; do
   go test -c -o "$open/$(basename $package).test" "./$package"
@@ -31,7 +31,7 @@ for package in cmd/hostagent firewall sockets test/host test/e2e; do
   (
     cd "$open/home-$(basename $package)"
     [ -d "$OLDPWD/$package/testdata" ] && cp -r "$OLDPWD/$package/testdata" .
-    setpriv --reuid nobody --regid nogroup --clear-groups env HOME="$PWD" TMPDIR="$PWD" CONSUL_BIN="$CONSUL_BIN" \
+    setpriv --reuid nobody --regid nogroup --clear-groups env HOME="$PWD" TMPDIR="$PWD" CONSUL_BIN="$open/consul" \
       HOSTAGENT_TEST_BIN_DIR="$open" "$open/$(basename $package).test" -test.timeout 10m -test.parallel 4
   ) || { status=1; echo "FAIL $package as an ordinary user"; }
 done
