@@ -74,6 +74,7 @@ type Agent struct {
 	nextTry   time.Time // of the agent, after failures
 	failures  int
 	listeners []sockets.Listener
+	looked    bool  // the listeners were listed at least once
 	input     Input // that result was made of, without owners
 	result    Result
 	resultAt  time.Time
@@ -87,7 +88,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	return &Agent{parts: parts, memory: newMemory(), news: newNews()}
+	return &Agent{parts: parts, memory: newMemory(), news: newNews(), result: Result{Range: DefaultSidecarRange()}}
 }
 
 // Run passes until ctx ends, then says so in Consul and returns nil; the rules stay in place. Parts that arrive on
@@ -130,13 +131,19 @@ func (a *Agent) pass(ctx context.Context) {
 	defer cancel()
 	start := time.Now()
 	consulErr := a.askConsul(ctx, start)
-	listenErr := a.look(ctx)
-	changed := a.evaluate(ctx, start, consulErr)
-	a.applyErr = a.apply(ctx)
-	a.news.tell(a.parts.Log, &a.result, a.memory.answers > 0)
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
+	listenErr := a.look(ctx)
 	a.news.trouble(a.parts.Log, start, "listeners", listenErr)
+	if !a.looked {
+		return // a host without any listener would be half a view
+	}
+	a.applyErr = a.adopt(ctx)
+	changed := a.evaluate(ctx, start, consulErr)
+	if a.applyErr == nil {
+		a.applyErr = a.apply(ctx)
+	}
 	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
+	a.news.tell(a.parts.Log, &a.result, a.memory.answers > 0)
 	if calm := errors.Join(consulErr, listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
 		written, err := a.report(ctx, consulErr)
 		a.news.trouble(a.parts.Log, start, "report", err)
@@ -186,16 +193,13 @@ func (a *Agent) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.listeners = listeners
+	a.listeners, a.looked = listeners, true
 	return nil
 }
 
 // evaluate brings the result up to date and tells whether it looked at anything anew: Evaluate is pure, so on a host
 // where nothing happens its result stands for a while.
 func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bool {
-	if err := a.adopt(ctx); err != nil {
-		a.news.trouble(a.parts.Log, time.Now(), "adopt", err)
-	}
 	in := Input{
 		Registrations: a.regs,
 		Held:          a.memory.held(),
@@ -271,7 +275,7 @@ func (a *Agent) apply(ctx context.Context) error {
 	if a.parts.Policy.Mode == ModeObserve {
 		return a.disown(ctx)
 	}
-	if a.memory.answers == 0 || !a.adopted {
+	if a.memory.answers == 0 {
 		return nil // opening needs one whole answer; what an earlier run left stands
 	}
 	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)

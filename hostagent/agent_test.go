@@ -35,6 +35,7 @@ type fakeHost struct {
 	applies   int
 	removes   int
 	applyFail error
+	showFail  error
 
 	listeners  []sockets.Listener
 	listenFail error
@@ -65,7 +66,7 @@ func (h *fakeHost) Apply(_ context.Context, want firewall.Ruleset) (firewall.Cha
 
 func (h *fakeHost) Show(context.Context) (firewall.State, error) {
 	if !h.exists {
-		return firewall.State{}, nil
+		return firewall.State{}, h.showFail
 	}
 	return firewall.State{Sets: []firewall.SetState{
 		{Name: "hostagent-guard", Ports: h.rules.Guard}, {Name: "hostagent-open", Ports: h.rules.Open},
@@ -293,6 +294,37 @@ func TestEarlierRunIsAdopted(t *testing.T) {
 		want(t, "within close_delay", "guard 21000-21255 open 21000, 21077", h.state())
 		pass(5 * time.Second)
 		want(t, "after it", guarded, h.state())
+	})
+}
+
+// TestUnseenEarlierRunTouchesNothing: before the rules of an earlier run could be read, none are written, and the check
+// does not say that the range is guarded.
+func TestUnseenEarlierRunTouchesNothing(t *testing.T) {
+	h := newFakeHost()
+	h.showFail = errors.New("no CAP_NET_ADMIN")
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(10 * time.Second)
+		if got := checkOf(h.report, "firewall"); h.applies != 0 || got.Status != consul.Critical || !strings.Contains(got.Output, "no CAP_NET_ADMIN") {
+			t.Errorf("%d applies, firewall check is %+v", h.applies, got)
+		}
+		h.showFail = nil
+		pass(5 * time.Second)
+		want(t, "when they can be read", guarded, h.state())
+	})
+}
+
+// TestUnseenListenersDecideNothing: a host of which no listener could be listed yet is not one without listeners.
+func TestUnseenListenersDecideNothing(t *testing.T) {
+	h := newFakeHost()
+	h.listenFail = errors.New("no inet_diag")
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(10 * time.Second)
+		if h.applies != 0 || h.report.Service != "" {
+			t.Errorf("%d applies, and reported %+v", h.applies, h.report)
+		}
+		h.listenFail = nil
+		pass(5 * time.Second)
+		want(t, "when they can be listed", guarded, h.state())
 	})
 }
 

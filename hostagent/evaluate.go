@@ -128,9 +128,6 @@ const maxRange = 4096
 
 func (e *evaluation) chooseRange() {
 	standing := e.in.PreviousRange
-	if standing == (PortRange{}) {
-		standing = DefaultSidecarRange()
-	}
 	switch {
 	case e.in.Policy.SidecarRange != nil:
 		e.res.Range = *e.in.Policy.SidecarRange

@@ -113,8 +113,9 @@ func base() Input {
 			Node: "n1", Address: netip.MustParseAddr("10.0.0.1"), RangeKnown: true, SidecarMin: 21000, SidecarMax: 21255,
 			Ports: map[string]uint16{"http": 8500, "grpc": 8502, "server": 8300},
 		},
-		Settled: true,
-		Policy:  Policy{Mode: ModeGuard, Protected: firewall.Ports(22), OwnService: "hostagent"},
+		PreviousRange: DefaultSidecarRange(),
+		Settled:       true,
+		Policy:        Policy{Mode: ModeGuard, Protected: firewall.Ports(22), OwnService: "hostagent"},
 	}
 }
 
@@ -363,6 +364,13 @@ warning duplicate-port open "": port 21000 is registered by api-sidecar-proxy an
 			in.Agent.RangeKnown = false
 			in.PreviousRange = PortRange{First: 21000, Last: 21007}
 		}, strings.ReplaceAll(healthy, "21000-21255", "21000-21007")},
+
+		{"a disabled range stands when what comes after it is refused", func(in *Input) {
+			in.Agent.SidecarMin, in.Agent.SidecarMax = 20, 65535
+			in.PreviousRange = PortRange{}
+			in.Policy.ExtraPorts = firewall.Ports(21000)
+		}, "range none\nguard none\nopen 21000\n21000 for web by web-sidecar-proxy\nservice web tcp 127.0.0.1:8080\n" +
+			"critical range-refused open \"\": the Consul agent's sidecar range 20-65535 is not taken over: it holds 65516 ports, more than 4096; none stays in force\n"},
 
 		// Time's answers.
 		{"not settled: open grows, nothing closes", func(in *Input) { in.Settled = false },

@@ -82,7 +82,8 @@ func (s *source) input() Input {
 			RangeKnown: s.flag(), SidecarMin: s.port(), SidecarMax: s.port(),
 			Ports: map[string]uint16{"http": uint16(s.port())},
 		},
-		Settled: s.flag(), AdoptedGuard: s.set(), Enforced: s.set(),
+		PreviousRange: DefaultSidecarRange(),
+		Settled:       s.flag(), AdoptedGuard: s.set(), Enforced: s.set(),
 		Policy: Policy{
 			ExtraPorts: s.set(), GuardPorts: s.set(), Protected: s.set(),
 			Gateways: []string{s.text()}, Native: []string{s.text()}, AllServices: s.flag(), OwnService: "hostagent",
@@ -170,8 +171,5 @@ func legitimateRange(in Input, protected firewall.PortSet) firewall.PortSet {
 			return reported
 		}
 	}
-	if in.PreviousRange != (PortRange{}) {
-		return in.PreviousRange.Ports()
-	}
-	return DefaultSidecarRange().Ports()
+	return in.PreviousRange.Ports()
 }

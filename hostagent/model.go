@@ -107,7 +107,7 @@ type Input struct {
 	Listeners     []sockets.Listener
 	Owners        map[uint64]sockets.Owner // by socket cookie; a missing one is normal
 	Agent         consul.Agent             // zero when the agent did not tell
-	PreviousRange PortRange                // that the last pass used; zero before the first
+	PreviousRange PortRange                // that the last pass used; DefaultSidecarRange before the first
 	Settled       bool                     // ports may be closed: two equal whole answers have been seen
 	AdoptedGuard  firewall.PortSet         // guarded by an earlier run, and so before Settled too
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from

@@ -30,7 +30,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	note := func(format string, args ...any) {
 		scan.Notes = append(scan.Notes, catalog.CleanTo(fmt.Sprintf(format, args...), maxNote))
 	}
-	in := Input{Settled: true, Policy: parts.Policy}
+	in := Input{Settled: true, PreviousRange: DefaultSidecarRange(), Policy: parts.Policy}
 	answer, err := parts.Registry.Services(ctx)
 	switch {
 	case consul.KindOf(err) == consul.KindFiltered:
