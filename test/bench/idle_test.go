@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/hostagent/hostagent/test/host"
+)
+
+const (
+	idleServices = 50
+	idleSettle   = 10 * time.Second // after everything has started
+	idleWindow   = 60 * time.Second
+)
+
+// idleHost is a host that does nothing but run Consul and, with a variant, hostagent.
+type idleHost struct {
+	variant string // "" for none: what Consul does by itself
+	host    *host.Host
+	consul  *host.Process
+	agent   *host.Process // nil without a variant
+
+	consulStart, agentStart time.Duration // CPU time at the start of the window
+}
+
+// BenchmarkIdle measures a host with 50 services, each with a registered sidecar, on which nothing happens for a minute:
+// the CPU time of hostagent with its default settings and of all its children, its memory, and the CPU time of the Consul
+// agent beside that of an agent without a hostagent. All hosts run in the same minute. The sidecars' sockets are root's,
+// so that their owners are looked at in every pass: the dearer case.
+func BenchmarkIdle(b *testing.B) {
+	hosts := []*idleHost{{variant: ""}, {variant: "nft"}, {variant: "legacy"}}
+	for _, h := range hosts {
+		if err := h.start(b); err != nil {
+			b.Fatal(err)
+		}
+	}
+	time.Sleep(idleSettle)
+	begin := time.Now()
+	for _, h := range hosts {
+		if err := h.mark(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	time.Sleep(idleWindow)
+	elapsed := time.Since(begin)
+	var alone float64
+	for _, h := range hosts {
+		consul, agent, megabytes, err := h.used(elapsed)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if h.agent == nil {
+			alone = consul
+			continue
+		}
+		b.Run(h.variant, func(b *testing.B) {
+			for b.Loop() { // it is measured already
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(agent, "cpu-%")
+			b.ReportMetric(megabytes, "rss-MB")
+			b.ReportMetric(consul, "consul-%")
+			b.ReportMetric(alone, "consul-alone-%")
+		})
+	}
+}
+
+// start brings the host to where nothing more happens.
+func (h *idleHost) start(b *testing.B) (err error) {
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	defer cancel()
+	if h.host, err = host.New(ctx, host.Options{}); err != nil {
+		return err
+	}
+	b.Cleanup(func() {
+		if err := h.host.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	consul, err := h.host.StartConsul(ctx, host.ConsulOptions{})
+	if err != nil {
+		return err
+	}
+	h.consul = consul.Process
+	app := host.App{Name: "all"}
+	for i := range idleServices {
+		app.Listen = append(app.Listen, fmt.Sprintf("127.0.0.1:%d", appPort(i)), fmt.Sprintf("[::]:%d", sidecarPort(i)))
+		err := consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
+			Name: fmt.Sprintf("service-%02d", i), Port: appPort(i),
+			Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: sidecarPort(i)}},
+		}, api.ServiceRegisterOpts{}.WithContext(ctx))
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := h.host.StartApp(ctx, app); err != nil || h.variant == "" {
+		return err
+	}
+	config := fmt.Sprintf("mode = \"guard\"\nfirewall { iptables_variant = %q }\n", h.variant)
+	if h.agent, err = h.host.StartHostagent(ctx, config); err != nil {
+		return err
+	}
+	return h.agent.WaitLog(ctx, "+21000-21255")
+}
+
+// mark notes the CPU time at the start of the window.
+func (h *idleHost) mark() (err error) {
+	if h.consulStart, err = cpuTime(h.consul.PID()); err == nil && h.agent != nil {
+		h.agentStart, err = cpuTime(h.agent.PID())
+	}
+	return err
+}
+
+// used returns how much of one core, in per cent, Consul and hostagent have taken since mark, and hostagent's memory.
+func (h *idleHost) used(elapsed time.Duration) (consul, agent, megabytes float64, err error) {
+	end, err := cpuTime(h.consul.PID())
+	consul = 100 * (end - h.consulStart).Seconds() / elapsed.Seconds()
+	if h.agent == nil || err != nil {
+		return consul, 0, 0, err
+	}
+	if trouble := h.trouble(); trouble != "" {
+		return 0, 0, 0, fmt.Errorf("the host was not idle: hostagent says %q", trouble)
+	}
+	if end, err = cpuTime(h.agent.PID()); err == nil {
+		agent = 100 * (end - h.agentStart).Seconds() / elapsed.Seconds()
+		megabytes, err = residentMegabytes(h.agent.PID())
+	}
+	return consul, agent, megabytes, err
+}
+
+// trouble returns the first line of hostagent's log that says that something is wrong, "" for none.
+func (h *idleHost) trouble() string {
+	for line := range strings.Lines(h.agent.Log()) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			return line
+		}
+	}
+	return ""
+}
+
+// ticksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.
+const ticksPerSecond = 100
+
+// cpuTime returns the CPU time of a process and of the children that it has waited for, to a hundredth of a second:
+// fields 14 to 17 of proc_pid_stat(5). The name in field 2 may hold blanks and parentheses.
+func cpuTime(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read CPU time: %w", err)
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	if len(fields) < 15 {
+		return 0, fmt.Errorf("cannot read CPU time: /proc/%d/stat is %q", pid, text)
+	}
+	var sum time.Duration
+	for _, field := range fields[11:15] {
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("cannot read CPU time: %w", err)
+		}
+		sum += time.Duration(ticks) * (time.Second / ticksPerSecond)
+	}
+	return sum, nil
+}
+
+// residentMegabytes returns VmRSS of a process, in units of 1,000,000 bytes.
+func residentMegabytes(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read memory: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var kibibytes float64
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kibibytes); err == nil {
+			return kibibytes * 1024 / 1e6, nil
+		}
+	}
+	return 0, errors.New("cannot read memory: the process has no VmRSS")
+}
