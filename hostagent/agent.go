@@ -124,29 +124,35 @@ func (a *Agent) replace(parts Parts) {
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
-// pass is one round. It logs what goes wrong and goes on: the next pass tries again. A stop waits for its end, so that
-// no program is killed half-way through a change.
+// pass is one round. It logs what goes wrong and goes on: the next pass tries again. When ctx ends, questions are given
+// up, but a change of the firewall is never cut off half-way.
 func (a *Agent) pass(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), passDeadline)
+	stopped := ctx.Err
+	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
 	start := time.Now()
 	consulErr := a.askConsul(ctx, start)
-	a.news.trouble(a.parts.Log, start, "consul", consulErr)
 	listenErr := a.look(ctx)
+	if stopped() != nil {
+		return
+	}
+	a.news.trouble(a.parts.Log, start, "consul", consulErr)
 	a.news.trouble(a.parts.Log, start, "listeners", listenErr)
 	if !a.looked {
 		return // a host without any listener would be half a view
 	}
-	a.applyErr = a.adopt(ctx)
+	a.applyErr = a.adopt(context.WithoutCancel(ctx))
 	changed := a.evaluate(ctx, start, consulErr)
 	if a.applyErr == nil {
-		a.applyErr = a.apply(ctx)
+		a.applyErr = a.apply(context.WithoutCancel(ctx))
 	}
 	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
 	a.news.tell(a.parts.Log, &a.result, a.memory.answers > 0)
 	if calm := errors.Join(consulErr, listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
 		written, err := a.report(ctx, consulErr)
-		a.news.trouble(a.parts.Log, start, "report", err)
+		if stopped() == nil {
+			a.news.trouble(a.parts.Log, start, "report", err)
+		}
 		a.steady = calm && err == nil && written == 0
 	}
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "services", len(a.result.Services),
@@ -256,6 +262,8 @@ func (a *Agent) adopt(ctx context.Context) error {
 	if a.adopted || a.parts.Policy.Mode != ModeGuard {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, applyDeadline)
+	defer cancel()
 	state, err := a.parts.Firewall.Show(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot see the rules of an earlier run: %w", err)

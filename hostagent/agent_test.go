@@ -249,6 +249,19 @@ func TestFailuresLetTheLastWholeStateStand(t *testing.T) {
 	}
 }
 
+// TestReturningAgentIsAskedForItsRange: what answers after an outage may be another agent, with another range.
+func TestReturningAgentIsAskedForItsRange(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
+		pass(2 * time.Second)
+		h.fails, h.facts.SidecarMax = nil, 21099
+		pass(3 * time.Second)
+		want(t, "right after the return", "guard 21000-21099 open 21000", h.state())
+	})
+}
+
 func TestFilteredAnswerIsAFinding(t *testing.T) {
 	h := newFakeHost()
 	h.run(t, ModeGuard, func(chan<- Parts) {

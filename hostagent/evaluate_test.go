@@ -391,6 +391,15 @@ open 21000-21002
 service web tcp 127.0.0.1:8080
 `},
 		{"held port outside the range stays shut", func(in *Input) { in.Held = []Held{{ID: "x", Port: 443}, {ID: "x", Port: 22}} }, healthy},
+		{"protected port inside the range", func(in *Input) {
+			in.Agent.RangeKnown = false
+			in.Policy.Protected = firewall.Ports(22, 21005)
+			in.Held = []Held{{ID: "x", Port: 21005}}
+		}, strings.Replace(healthy, "guard 21000-21255", "guard 21000-21004, 21006-21255", 1)},
+		{"protected port among extra_ports and guard_ports", func(in *Input) {
+			in.Policy.ExtraPorts, in.Policy.GuardPorts = firewall.Ports(22), firewall.Ports(22)
+			in.Held = []Held{{ID: "x", Port: 22}}
+		}, healthy},
 		{"filtered answer", func(in *Input) { in.Filtered = "no token" },
 			healthyWith(`critical registrations-filtered open "": the Consul agent's answer is incomplete (no token): the last whole answer stands`)},
 

@@ -16,6 +16,7 @@ import (
 type news struct {
 	findings map[string]Finding // by text: what identifies a finding to a reader
 	open     firewall.PortSet
+	guard    firewall.PortSet
 	troubles map[string]trouble // by the step that fails
 	told     bool
 }
@@ -34,10 +35,10 @@ func (n *news) tell(log *slog.Logger, result *Result, known bool) {
 	if !known {
 		return
 	}
-	if open := result.Rules.Open; !n.told || open != n.open {
+	if open, guard := result.Rules.Open, result.Rules.Guard; !n.told || open != n.open || guard != n.guard {
 		log.Info("sidecar ports", "open", open.String(), "opened", open.Minus(n.open).String(), "closed", n.open.Minus(open).String(),
-			"guarded", result.Rules.Guard.String())
-		n.open, n.told = open, true
+			"guarded", guard.String())
+		n.open, n.guard, n.told = open, guard, true
 	}
 	current := map[string]Finding{}
 	for _, f := range result.Findings {

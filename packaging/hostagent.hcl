@@ -66,7 +66,7 @@ mode = "observe"
 # which registrations vanish for a moment. Longer where deployments take their time, shorter where ports are reused fast.
 # close_delay = "30s"
 
-# How often registrations and listeners are looked at, 200ms to 1m. Raise it on hosts with thousands of services.
+# How often registrations and listeners are looked at, 200ms to 10s. Raise it on hosts with thousands of services.
 # poll_interval = "1s"
 
 # How often the kernel's rules and sets are compared with what they should be, 1s to 10m. Changes that raise an event are

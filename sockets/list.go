@@ -26,6 +26,9 @@ const (
 	stateClose  = 1 << 7
 	stateListen = 1 << 10
 
+	// The kernel puts at most 32 KiB into one message of a dump (netlink_dump in net/netlink/af_netlink.c).
+	messageBuffer = 32 << 10
+
 	requestLen = 56 // struct inet_diag_req_v2
 	messageLen = 72 // struct inet_diag_msg, before its attributes
 
@@ -47,6 +50,7 @@ type query struct {
 // calls inconsistent is repeated a few times.
 func List(ctx context.Context) ([]Listener, error) {
 	var all []Listener
+	buffer := make([]byte, messageBuffer)
 	for _, q := range []query{
 		{TCP, unix.AF_INET, stateListen},
 		{TCP, unix.AF_INET6, stateListen},
@@ -55,7 +59,7 @@ func List(ctx context.Context) ([]Listener, error) {
 	} {
 		whole := all
 		err := retry(ctx, func() (err error) {
-			all, err = q.appendTo(ctx, whole)
+			all, err = q.appendTo(ctx, whole, buffer)
 			return err
 		})
 		if err := q.explain(err); err != nil {
@@ -90,7 +94,6 @@ func retry(ctx context.Context, try func() error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// ErrDumpInterrupted of the netlink library is an EINTR to errors.Is.
 		if err = try(); !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
@@ -98,40 +101,82 @@ func retry(ctx context.Context, try func() error) error {
 	return err
 }
 
-// appendTo appends the sockets that q asks for to listeners.
-func (q query) appendTo(ctx context.Context, listeners []Listener) ([]Listener, error) {
-	// No group to subscribe to: a plain socket. It is ours, and not ExecuteIter's, for the sake of the timeouts; it is
-	// new for each dump, because a kept one would pin its namespace and might hold the rest of a failed dump.
-	socket, err := nl.Subscribe(unix.NETLINK_INET_DIAG)
+// appendTo appends the sockets that q asks for to listeners; buffer is where the kernel's messages are put. The socket is
+// new for each dump, because a kept one would pin its namespace and might hold the rest of a failed dump.
+func (q query) appendTo(ctx context.Context, listeners []Listener, buffer []byte) ([]Listener, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return listeners, fmt.Errorf("cannot open a sock_diag socket: %w", err)
 	}
-	defer socket.Close()
+	defer unix.Close(fd)
 	wait := answerTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = max(min(wait, time.Until(deadline)), time.Millisecond) // zero would wait for ever
 	}
 	timeout := unix.NsecToTimeval(int64(wait))
-	if err := errors.Join(socket.SetSendTimeout(&timeout), socket.SetReceiveTimeout(&timeout)); err != nil {
+	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)); err != nil {
 		return listeners, fmt.Errorf("cannot bound the wait for an answer: %w", err)
 	}
-
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_INET_DIAG: {Socket: socket}}
 	request.AddRawData(q.serialize())
-	var failed error
-	err = request.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(msg []byte) bool {
-		var l Listener
-		if l, failed = parse(q.protocol, msg); failed == nil {
-			failed = ctx.Err()
-		}
-		listeners = append(listeners, l)
-		return failed == nil
-	})
-	if errors.Is(err, unix.EAGAIN) {
-		return listeners, fmt.Errorf("no answer from the kernel within %v: %w", wait, context.DeadlineExceeded)
+	if err := unix.Sendto(fd, request.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return listeners, err
 	}
-	return listeners, errors.Join(failed, err)
+	for done := false; !done; {
+		if ctx.Err() != nil {
+			return listeners, ctx.Err()
+		}
+		// With MSG_TRUNC the length is that of the whole message, also of one that did not fit.
+		n, _, err := unix.Recvfrom(fd, buffer, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return listeners, fmt.Errorf("no answer from the kernel within %v: %w", wait, context.DeadlineExceeded)
+		case err != nil:
+			return listeners, err
+		case n > len(buffer):
+			return listeners, fmt.Errorf("cannot read a kernel message of %d bytes", n)
+		}
+		if listeners, done, err = appendMessages(listeners, q.protocol, buffer[:n]); err != nil {
+			return listeners, err
+		}
+	}
+	return listeners, nil
+}
+
+// appendMessages appends the sockets in a datagram of netlink messages to listeners, and tells whether the dump is over.
+// A dump that the kernel calls inconsistent is an EINTR.
+func appendMessages(listeners []Listener, protocol Protocol, datagram []byte) (all []Listener, done bool, err error) {
+	native := binary.NativeEndian
+	for len(datagram) >= unix.SizeofNlMsghdr {
+		length := int(native.Uint32(datagram))
+		if length < unix.SizeofNlMsghdr || length > len(datagram) {
+			return listeners, false, fmt.Errorf("cannot parse a kernel message of %d bytes: %d are left", length, len(datagram))
+		}
+		body := datagram[unix.SizeofNlMsghdr:length]
+		if native.Uint16(datagram[6:])&unix.NLM_F_DUMP_INTR != 0 {
+			return listeners, false, fmt.Errorf("the dump was interrupted: %w", unix.EINTR)
+		}
+		switch native.Uint16(datagram[4:]) {
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR: // both carry a negative errno, or 0
+			if len(body) < 4 {
+				return listeners, true, nil
+			}
+			if code := int32(native.Uint32(body)); code != 0 {
+				return listeners, true, unix.Errno(-code)
+			}
+			return listeners, true, nil
+		case nl.SOCK_DIAG_BY_FAMILY:
+			l, err := parse(protocol, body)
+			if err != nil {
+				return listeners, false, err
+			}
+			listeners = append(listeners, l)
+		}
+		aligned := (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
+		datagram = datagram[min(aligned, len(datagram)):]
+	}
+	return listeners, false, nil
 }
 
 // serialize returns q as a struct inet_diag_req_v2, without a filter on addresses.

@@ -307,7 +307,7 @@ func TestListEndsWithItsContext(t *testing.T) {
 func TestInterruptedDump(t *testing.T) {
 	open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
 	ctx := &endsAfter{Context: t.Context(), looks: 0}
-	if got, err := (query{TCP, unix.AF_INET, stateListen}).appendTo(ctx, nil); !errors.Is(err, context.Canceled) {
+	if got, err := (query{TCP, unix.AF_INET, stateListen}).appendTo(ctx, nil, make([]byte, messageBuffer)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, %v; want %v", got, err, context.Canceled)
 	}
 }

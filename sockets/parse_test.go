@@ -179,3 +179,58 @@ func text(err error) string {
 	}
 	return err.Error()
 }
+
+// netlinkMessage is one message of a dump.
+func netlinkMessage(kind, flags uint16, body []byte) []byte {
+	native := binary.NativeEndian
+	b := native.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	b = native.AppendUint16(b, kind)
+	b = native.AppendUint16(b, flags)
+	return append(append(b, make([]byte, 8)...), body...)
+}
+
+func FuzzAppendMessages(f *testing.F) {
+	f.Add(netlinkMessage(20, 0, make([]byte, messageLen)))
+	f.Add(netlinkMessage(3, 0, []byte{0, 0, 0, 0}))
+	f.Add(netlinkMessage(2, 0, binary.NativeEndian.AppendUint32(nil, ^uint32(0))))
+	f.Add(netlinkMessage(20, 0x10, nil))
+	f.Fuzz(func(t *testing.T, datagram []byte) {
+		all, done, err := appendMessages(nil, TCP, datagram)
+		if len(all) > len(datagram)/(16+messageLen) {
+			t.Errorf("%d sockets out of %d bytes", len(all), len(datagram))
+		}
+		if errors.Is(err, unix.EINTR) && done {
+			t.Error("an interrupted dump is not over")
+		}
+	})
+}
+
+func TestAppendMessages(t *testing.T) {
+	socket := make([]byte, messageLen)
+	socket[0] = unix.AF_INET
+	errno := func(code int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(code)) }
+	for _, test := range []struct {
+		name     string
+		datagram []byte
+		sockets  int
+		done     bool
+		err      error
+	}{
+		{"two sockets, more to come", append(netlinkMessage(20, 0, socket), netlinkMessage(20, 0, socket)...), 2, false, nil},
+		{"the end", netlinkMessage(unix.NLMSG_DONE, 0, errno(0)), 0, true, nil},
+		{"the end, with an error", netlinkMessage(unix.NLMSG_DONE, 0, errno(-int32(unix.ENOBUFS))), 0, true, unix.ENOBUFS},
+		{"a refusal", netlinkMessage(unix.NLMSG_ERROR, 0, errno(-int32(unix.ENOENT))), 0, true, unix.ENOENT},
+		{"interrupted", netlinkMessage(20, unix.NLM_F_DUMP_INTR, socket), 0, false, unix.EINTR},
+		{"something else", netlinkMessage(unix.NLMSG_NOOP, 0, nil), 0, false, nil},
+	} {
+		all, done, err := appendMessages(nil, TCP, test.datagram)
+		if len(all) != test.sockets || done != test.done || !errors.Is(err, test.err) {
+			t.Errorf("%s: %d sockets, %t, %v; want %d, %t, %v", test.name, len(all), done, err, test.sockets, test.done, test.err)
+		}
+	}
+	for _, short := range [][]byte{netlinkMessage(20, 0, socket[:10]), netlinkMessage(20, 0, socket)[:40], {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}} {
+		if _, _, err := appendMessages(nil, TCP, short); err == nil {
+			t.Errorf("a broken message of %d bytes is no error", len(short))
+		}
+	}
+}

@@ -172,6 +172,9 @@ func Clean(text string) string { return CleanTo(text, maxName) }
 
 // CleanTo is Clean with another length, for whole sentences such as errors.
 func CleanTo(text string, runes int) string {
+	if len(text) <= runes && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return text // nearly always
+	}
 	var b strings.Builder
 	n := 0
 	for _, r := range strings.ToValidUTF8(text, "\uFFFD") {

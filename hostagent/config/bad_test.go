@@ -211,7 +211,7 @@ consul {
 }
 `, `
 10.hcl:2: close_delay: "0s" is out of bounds (1s to 1h)
-10.hcl:3: poll_interval: "199ms" is out of bounds (200ms to 1m)
+10.hcl:3: poll_interval: "199ms" is out of bounds (200ms to 10s)
 10.hcl:4: check_interval: "10m1s" is out of bounds (1s to 10m)
 10.hcl:6: consul.timeout: "5" has no unit; write "5s" for seconds
 `},

@@ -188,7 +188,7 @@ sidecar_range: range "9-8" is inverted; write "8-9"
 extra_ports: port 0 is not a port (1 to 65535)
 scope: unknown value ""; write one of "mesh", "all"
 close_delay: "0s" is out of bounds (1s to 1h)
-poll_interval: "0s" is out of bounds (200ms to 1m)
+poll_interval: "0s" is out of bounds (200ms to 10s)
 check_interval: "0s" is out of bounds (1s to 10m)
 log_level: unknown value "INFO+3"; write one of "debug", "info", "warn", "error"
 firewall.accept: accept is both none and chain "X"

@@ -69,7 +69,7 @@ func settings() []setting {
 		one("close_delay", kindDuration, func(c *Config) *time.Duration { return &c.CloseDelay },
 			parseDuration, between(time.Second, time.Hour)),
 		one("poll_interval", kindDuration, func(c *Config) *time.Duration { return &c.PollInterval },
-			parseDuration, between(200*time.Millisecond, time.Minute)),
+			parseDuration, between(200*time.Millisecond, 10*time.Second)),
 		one("check_interval", kindDuration, func(c *Config) *time.Duration { return &c.CheckInterval },
 			parseDuration, between(time.Second, 10*time.Minute)),
 		one("log_level", kindText, logLevel, parseLogLevel, checkLogLevel),
