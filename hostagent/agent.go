@@ -317,11 +317,13 @@ func (a *Agent) disown(ctx context.Context) error {
 
 // report writes the checks where the agent can take them, and tells how many differed.
 func (a *Agent) report(ctx context.Context, consulErr error) (written int, err error) {
-	switch kind := consul.KindOf(consulErr); {
-	case !a.parts.Report, errors.Is(consulErr, errWaiting):
+	if !a.parts.Report {
 		return 0, nil
-	case kind == consul.KindUnreachable, kind == consul.KindTimeout, kind == consul.KindTLS, kind == consul.KindToken:
-		return 0, nil // the trouble with Consul is told already
+	}
+	switch kind := consul.KindOf(consulErr); {
+	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTimeout,
+		kind == consul.KindTLS, kind == consul.KindToken:
+		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
 	report := a.checks(consulErr)
 	written, err = a.parts.Registry.Report(ctx, report)

@@ -23,12 +23,13 @@ import (
 // fakeHost is a host whose Consul agent, kernel and sockets are plain values. All of it runs in one synctest bubble, so
 // nothing needs a lock: the test looks only while the agent waits.
 type fakeHost struct {
-	regs      []consul.Registration
-	facts     consul.Agent
-	fails     error // of the registrations
-	factsFail error
-	asked     int
-	report    consul.Report
+	regs       []consul.Registration
+	facts      consul.Agent
+	fails      error // of the registrations
+	factsFail  error
+	asked      int
+	report     consul.Report
+	reportFail error
 
 	rules     firewall.Ruleset
 	exists    bool
@@ -52,7 +53,7 @@ func (h *fakeHost) Agent(context.Context) (consul.Agent, error) { return h.facts
 
 func (h *fakeHost) Report(_ context.Context, r consul.Report) (int, error) {
 	h.report = r
-	return 0, nil
+	return 0, h.reportFail
 }
 
 func (h *fakeHost) Apply(_ context.Context, want firewall.Ruleset) (firewall.Changes, error) {
@@ -276,6 +277,18 @@ func TestFilteredAnswerIsAFinding(t *testing.T) {
 	})
 	if n := strings.Count(h.log.String(), "registrations-filtered"); n != 1 {
 		t.Errorf("the finding was logged %d times, want once:\n%s", n, h.log.String())
+	}
+}
+
+// TestLastingTroubleDoesNotRecoverInBetween: a report that is not tried while the agent is waited for has not recovered.
+func TestLastingTroubleDoesNotRecoverInBetween(t *testing.T) {
+	h := newFakeHost()
+	h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no token")}
+	h.reportFail = &consul.Error{Kind: consul.KindDenied, Err: errors.New("no service:write")}
+	h.run(t, ModeGuard, func(chan<- Parts) { pass(50 * time.Second) })
+	log := h.log.String()
+	if strings.Contains(log, "recovered") || strings.Count(log, "step failed") != 2 {
+		t.Errorf("want one line for each of two troubles:\n%s", log)
 	}
 }
 

@@ -28,8 +28,8 @@ mode = "observe"
 # and of proxies with a port of their own.
 # extra_ports = []
 
-# Ports that hostagent never opens and never closes, whatever a registration says. Your list replaces this one: put 22
-# into it, or the port that sshd listens on, and Consul's own ports (8300-8302, 8500-8503, 8600) where the host has them.
+# Ports that hostagent never opens and never closes, whatever a registration says. Your list replaces this one, so keep 22
+# in it. The ports on which root's sshd listens, and Consul's own, are protected besides.
 # protected_ports = [22]
 
 # Further ports that the network may not reach unless a registration has them and extra_ports lists them. Unlike the
@@ -69,8 +69,8 @@ mode = "observe"
 # How often registrations and listeners are looked at, 200ms to 10s. Raise it on hosts with thousands of services.
 # poll_interval = "1s"
 
-# How often the kernel's rules and sets are compared with what they should be, 1s to 10m. Changes that raise an event are
-# repaired at once; this is for those that raise none, such as "ipset flush".
+# How often the kernel's rules and sets are compared with what they should be, 1s to 10m. What somebody else changed is put
+# back then, and logged.
 # check_interval = "5s"
 
 # How much is logged: "debug", "info", "warn" or "error".
