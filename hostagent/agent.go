@@ -20,6 +20,7 @@ type registry interface {
 	Services(context.Context) (consul.Answer, error)
 	Agent(context.Context) (consul.Agent, error)
 	Report(context.Context, consul.Report) (int, error)
+	Withdraw(ctx context.Context, service string) error
 }
 
 // kernel is the firewall.
@@ -83,6 +84,7 @@ type Agent struct {
 	adopted   bool // the state of an earlier run was looked at
 	removed   bool // observe mode: nothing of ours is left
 	applyErr  error
+	reported  string // the service that holds our checks, "" while there is none
 	news      news
 }
 
@@ -317,7 +319,7 @@ func (a *Agent) disown(ctx context.Context) error {
 
 // report writes the checks where the agent can take them, and tells how many differed.
 func (a *Agent) report(ctx context.Context, consulErr error) (written int, err error) {
-	if !a.parts.Report {
+	if !a.parts.Report && a.reported == "" {
 		return 0, nil
 	}
 	switch kind := consul.KindOf(consulErr); {
@@ -325,7 +327,18 @@ func (a *Agent) report(ctx context.Context, consulErr error) (written int, err e
 		kind == consul.KindTLS, kind == consul.KindToken:
 		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
+	if a.reported != "" && (!a.parts.Report || a.reported != a.parts.Policy.OwnService) {
+		// A reload switched reports off, or gave the service another name: what stands under the old one goes.
+		if err := a.parts.Registry.Withdraw(ctx, a.reported); err != nil {
+			return 0, fmt.Errorf("cannot take reports away: %w", err)
+		}
+		a.reported = ""
+	}
+	if !a.parts.Report {
+		return 0, nil
+	}
 	report := a.checks(consulErr)
+	a.reported = report.Service
 	written, err = a.parts.Registry.Report(ctx, report)
 	if written > 0 {
 		a.parts.Log.Debug("checks written", "count", written)

@@ -30,6 +30,7 @@ type fakeHost struct {
 	asked      int
 	report     consul.Report
 	reportFail error
+	withdrawn  []string
 
 	rules     firewall.Ruleset
 	exists    bool
@@ -54,6 +55,11 @@ func (h *fakeHost) Agent(context.Context) (consul.Agent, error) { return h.facts
 func (h *fakeHost) Report(_ context.Context, r consul.Report) (int, error) {
 	h.report = r
 	return 0, h.reportFail
+}
+
+func (h *fakeHost) Withdraw(_ context.Context, service string) error {
+	h.withdrawn = append(h.withdrawn, service)
+	return nil
 }
 
 func (h *fakeHost) Apply(_ context.Context, want firewall.Ruleset) (firewall.Changes, error) {
@@ -454,6 +460,29 @@ func TestListenFailureKeepsTheLastList(t *testing.T) {
 			t.Errorf("%q was logged %d times, want once:\n%s", line, n, h.log.String())
 		}
 	}
+}
+
+func TestReportsSwitchedOffAreTakenAway(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(reload chan<- Parts) {
+		pass(5 * time.Second)
+		renamed := h.parts(ModeGuard)
+		renamed.Policy.OwnService = "guard"
+		reload <- renamed
+		pass(5 * time.Second)
+		if h.report.Service != "guard" {
+			t.Errorf("reports on %q after a reload that says guard", h.report.Service)
+		}
+		off := renamed
+		off.Report = false
+		h.report = consul.Report{}
+		reload <- off
+		pass(20 * time.Second)
+		want(t, "what was taken away, in order", "hostagent guard", strings.Join(h.withdrawn, " "))
+		if h.report.Service != "" {
+			t.Errorf("reported %+v with reports off", h.report)
+		}
+	})
 }
 
 func TestSteadyHostReportsTheSame(t *testing.T) {

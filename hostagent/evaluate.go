@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -250,7 +251,7 @@ func (e *evaluation) refuse(r *consul.Registration, reason, fix string) {
 	if r.Port > 0 && r.Port <= 65535 {
 		f.Port = uint16(r.Port)
 	}
-	e.find(f, "port", portText(r.Port), "service", r.ID, "reason", reason, "fix", fix)
+	e.find(f, "port", strconv.Itoa(r.Port), "service", r.ID, "reason", reason, "fix", fix)
 }
 
 // judgeClaims looks at what was registered twice and at what nobody serves.
@@ -263,14 +264,14 @@ func (e *evaluation) judgeClaims() {
 				ids[i] = catalog.Clean(c.reg.ID)
 			}
 			slices.Sort(ids)
-			e.find(Finding{ID: catalog.DuplicatePort, Port: port}, "port", portText(int(port)), "services", list(ids))
+			e.find(Finding{ID: catalog.DuplicatePort, Port: port}, "port", strconv.Itoa(int(port)), "services", list(ids))
 		}
 		for _, c := range claims {
 			if e.served(c) {
 				continue
 			}
 			e.find(Finding{ID: catalog.SidecarNotListening, Service: c.service(), ServiceID: c.reg.ID, Port: port},
-				"port", portText(int(port)), "service", c.reg.ID, "destination", c.service())
+				"port", strconv.Itoa(int(port)), "service", c.reg.ID, "destination", c.service())
 		}
 	}
 }

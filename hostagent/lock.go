@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -61,27 +60,7 @@ func AcquireLock(dir string) (*Lock, error) {
 // Release gives the lock back. The file stays: removing it would let two processes hold two locks of one name.
 func (l *Lock) Release() error { return l.file.Close() }
 
-// LockHolder returns the pid of the process that holds the lock below dir, and whether there is one.
-func LockHolder(dir string) (pid int, held bool, err error) {
-	path, err := lockPath(dir)
-	if err != nil {
-		return 0, false, err
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, fmt.Errorf("cannot look at the lock: %w; run as root", err)
-	}
-	defer f.Close()
-	lk := flock()
-	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
-		return 0, false, fmt.Errorf("cannot look at the lock %q: %w", path, err)
-	}
-	return int(lk.Pid), lk.Type != unix.F_UNLCK, nil
-}
-
+// holder returns the pid of the process that holds the lock on f.
 func holder(f *os.File) (int, error) {
 	lk := flock()
 	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -245,5 +244,3 @@ func localService(p *consul.Proxy) netip.Addr {
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
-
-func portText(port int) string { return strconv.Itoa(port) }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -124,6 +125,6 @@ func (e *evaluation) exposed(r *consul.Registration, l *sockets.Listener) {
 	if l.V6Only {
 		loopback = netip.IPv6Loopback()
 	}
-	e.find(f, "service", r.Name, "listener", address(l), "port", portText(int(port)),
+	e.find(f, "service", r.Name, "listener", address(l), "port", strconv.Itoa(int(port)),
 		"process", cmp.Or(processNames(f.Owner), "the application"), "loopback", loopback.String())
 }
