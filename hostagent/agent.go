@@ -27,6 +27,7 @@ type registry interface {
 type kernel interface {
 	Apply(context.Context, firewall.Ruleset) (firewall.Changes, error)
 	Show(context.Context) (firewall.State, error)
+	Plan(context.Context, firewall.Ruleset) (firewall.Changes, error)
 	Remove(context.Context) (firewall.Changes, error)
 }
 
@@ -71,7 +72,8 @@ type Agent struct {
 
 	regs      []consul.Registration
 	facts     consul.Agent
-	factsAt   time.Time // zero until the agent told
+	factsNext time.Time // when the agent is asked about itself again
+	factsErr  error     // of the last time
 	nextTry   time.Time // of the agent, after failures
 	failures  int
 	listeners []sockets.Listener
@@ -84,7 +86,10 @@ type Agent struct {
 	adopted   bool // the state of an earlier run was looked at
 	removed   bool // observe mode: nothing of ours is left
 	applyErr  error
-	reported  string // the service that holds our checks, "" while there is none
+	listenErr error
+	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
+	ranged    bool             // this run has taken a sidecar range over
+	reported  string           // the service that holds our checks, "" while there is none
 	news      news
 }
 
@@ -122,7 +127,7 @@ func (a *Agent) replace(parts Parts) {
 		a.enforced, a.removed, a.adopted = firewall.PortSet{}, false, false
 	}
 	a.parts = parts
-	a.nextTry, a.factsAt, a.resultAt = time.Time{}, time.Time{}, time.Time{}
+	a.nextTry, a.factsNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
@@ -134,23 +139,23 @@ func (a *Agent) pass(ctx context.Context) {
 	defer cancel()
 	start := time.Now()
 	consulErr := a.askConsul(ctx, start)
-	listenErr := a.look(ctx)
+	a.listenErr = a.look(ctx)
 	if stopped() != nil {
 		return
 	}
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
-	a.news.trouble(a.parts.Log, start, "listeners", listenErr)
-	if !a.looked {
-		return // a host without any listener would be half a view
+	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
+	changed := false
+	if a.looked { // a host without any listener would be half a view
+		a.applyErr = a.adopt(context.WithoutCancel(ctx))
+		changed = a.evaluate(ctx, start, consulErr)
+		if a.applyErr == nil {
+			a.applyErr = a.apply(context.WithoutCancel(ctx))
+		}
+		a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
+		a.news.tell(a.parts.Log, a.parts.Policy.Mode, &a.result, a.memory.answers > 0)
 	}
-	a.applyErr = a.adopt(context.WithoutCancel(ctx))
-	changed := a.evaluate(ctx, start, consulErr)
-	if a.applyErr == nil {
-		a.applyErr = a.apply(context.WithoutCancel(ctx))
-	}
-	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
-	a.news.tell(a.parts.Log, &a.result, a.memory.answers > 0)
-	if calm := errors.Join(consulErr, listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
+	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
 		written, err := a.report(ctx, consulErr)
 		if stopped() == nil {
 			a.news.trouble(a.parts.Log, start, "report", err)
@@ -176,23 +181,37 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 		wait := min(a.parts.PollInterval<<min(a.failures, 6), maxBackoff)
 		a.nextTry = now.Add(wait/2 + rand.N(wait/2+1))
 		a.failures++
-		a.factsAt = time.Time{} // it may come back as another agent with another range
+		a.factsNext = time.Time{} // it may come back as another agent with another range
 		return err
 	}
 	a.failures = 0
-	if a.factsAt.IsZero() || now.Sub(a.factsAt) >= factsEvery {
-		facts, err := a.parts.Registry.Agent(ctx)
-		if err != nil && a.parts.Policy.SidecarRange == nil {
-			a.memory.miss()
-			return fmt.Errorf("cannot learn the sidecar range: %w; the token needs agent:read on this node, or set sidecar_range", err)
-		}
-		if err == nil {
-			a.facts, a.factsAt = facts, now
-		}
+	a.askFacts(ctx, now)
+	if a.factsErr != nil && !a.facts.RangeKnown {
+		a.memory.miss()
+		return a.factsErr
 	}
 	a.regs = answer.Registrations
-	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay)
-	return nil
+	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay, 2*a.parts.PollInterval)
+	return a.factsErr
+}
+
+// askFacts asks the agent about itself now and then. What it told before stands when it does not answer; where the
+// operator names the range, it need not.
+func (a *Agent) askFacts(ctx context.Context, now time.Time) {
+	if now.Before(a.factsNext) {
+		return
+	}
+	facts, err := a.parts.Registry.Agent(ctx)
+	switch {
+	case err == nil:
+		a.facts, a.factsErr, a.factsNext = facts, nil, now.Add(factsEvery)
+		return
+	case a.parts.Policy.SidecarRange != nil:
+		a.factsErr = nil
+	default:
+		a.factsErr = fmt.Errorf("cannot learn the sidecar range: %w; the token needs agent:read on this node, or set sidecar_range", err)
+	}
+	a.factsNext = now.Add(maxBackoff)
 }
 
 // look lists the listeners; a failure keeps the last list.
@@ -217,6 +236,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Settled:       a.memory.settled,
 		AdoptedGuard:  a.memory.adoptedGuard,
 		Enforced:      a.enforced,
+		SSH:           a.ssh,
 		Policy:        a.parts.Policy,
 	}
 	switch kind := consul.KindOf(consulErr); {
@@ -230,6 +250,8 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	}
 	a.result, _ = evaluateWithOwners(ctx, in, a.parts.Owners)
 	a.input, a.resultAt = in, now
+	a.ssh = a.result.SSH
+	a.ranged = a.ranged || a.result.RangeTaken
 	return true
 }
 
@@ -287,6 +309,9 @@ func (a *Agent) apply(ctx context.Context) error {
 	}
 	if a.memory.answers == 0 {
 		return nil // opening needs one whole answer; what an earlier run left stands
+	}
+	if !a.ranged && a.memory.adoptedGuard.Len() > 0 {
+		return errors.New("cannot tell the sidecar range: the agent's is refused or unknown, so the rules of an earlier run stand; set sidecar_range")
 	}
 	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)
 	if !changes.Empty() {

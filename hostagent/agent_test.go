@@ -32,12 +32,14 @@ type fakeHost struct {
 	reportFail error
 	withdrawn  []string
 
-	rules     firewall.Ruleset
-	exists    bool
-	applies   int
-	removes   int
-	applyFail error
-	showFail  error
+	rules      firewall.Ruleset
+	exists     bool
+	applies    int
+	removes    int
+	applyFail  error
+	plan       firewall.Changes
+	removeFail error
+	showFail   error
 
 	listeners  []sockets.Listener
 	listenFail error
@@ -71,6 +73,10 @@ func (h *fakeHost) Apply(_ context.Context, want firewall.Ruleset) (firewall.Cha
 	return firewall.Changes{}, nil
 }
 
+func (h *fakeHost) Plan(context.Context, firewall.Ruleset) (firewall.Changes, error) {
+	return h.plan, nil
+}
+
 func (h *fakeHost) Show(context.Context) (firewall.State, error) {
 	if !h.exists {
 		return firewall.State{}, h.showFail
@@ -82,6 +88,9 @@ func (h *fakeHost) Show(context.Context) (firewall.State, error) {
 
 func (h *fakeHost) Remove(context.Context) (firewall.Changes, error) {
 	h.removes++
+	if h.removeFail != nil {
+		return firewall.Changes{}, h.removeFail
+	}
 	h.rules, h.exists = firewall.Ruleset{}, false
 	return firewall.Changes{}, nil
 }
@@ -164,13 +173,66 @@ func TestUnequalAnswersCloseNothing(t *testing.T) {
 	h := newFakeHost()
 	h.run(t, ModeGuard, func(chan<- Parts) {
 		for i := range 10 {
-			h.regs = append(h.regs, sidecar(fmt.Sprintf("s%d", i), 21001+i))
+			h.regs = []consul.Registration{app("web", 8080), sidecar("web", 21000), sidecar(fmt.Sprintf("s%d", i), 21001+i)}
 			pass(time.Second)
-			want(t, "while every answer differs", "none", h.rules.Guard.String())
+			want(t, "while every answer has lost a claim", "none", h.rules.Guard.String())
 		}
 		pass(3 * time.Second)
 		want(t, "when they have settled", "guard 21000-21255 open 21000-21010", h.state())
 	})
+}
+
+// TestNobodyKeepsTheRangeOpen: who registers and deregisters without pause delays the guard by close_delay at most, and
+// loses no port by it.
+func TestNobodyKeepsTheRangeOpen(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		for i := range 40 {
+			h.regs = []consul.Registration{sidecar("web", 21000), sidecar(fmt.Sprintf("s%d", i%2), 21001+i%2)}
+			pass(time.Second)
+		}
+		want(t, "after 40 s of unrest", "guard 21000-21255 open 21000-21002", h.state())
+	})
+}
+
+func TestNewClaimsAreNoReasonToDoubt(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		for i := range 4 {
+			h.regs = append(h.regs, sidecar(fmt.Sprintf("s%d", i), 21001+i))
+			pass(time.Second)
+		}
+		want(t, "while claims come", "guard 21000-21255 open 21000-21004", h.state())
+	})
+}
+
+// TestFrozenHostClosesNothingAtOnce: hostagent was stopped in its tracks for longer than close_delay, and the first answer
+// after it, in the middle of a reload of the agent, is empty.
+func TestFrozenHostClosesNothingAtOnce(t *testing.T) {
+	m := newMemory()
+	at := time.Now()
+	claims := map[Held]bool{{ID: "web-sidecar-proxy", Port: 21000}: true}
+	answer := func(after time.Duration, claims map[Held]bool) int {
+		at = at.Add(after)
+		m.answer(at, claims, 30*time.Second, 2*time.Second)
+		return len(m.held())
+	}
+	answer(0, claims)
+	if answer(time.Minute, nil) != 1 {
+		t.Error("the first answer without a claim closes its port")
+	}
+	if answer(time.Minute, nil) != 1 {
+		t.Error("a second freeze closes the port after one more answer")
+	}
+	for range 13 {
+		answer(2*time.Second, nil)
+	}
+	if answer(time.Second, nil) != 1 {
+		t.Error("closed before close_delay of whole answers")
+	}
+	if answer(time.Second, nil) != 0 {
+		t.Error("open after close_delay of whole answers")
+	}
 }
 
 func TestNewSidecarOpensAtTheNextPass(t *testing.T) {
@@ -351,12 +413,80 @@ func TestUnseenListenersDecideNothing(t *testing.T) {
 	h.listenFail = errors.New("no inet_diag")
 	h.run(t, ModeGuard, func(chan<- Parts) {
 		pass(10 * time.Second)
-		if h.applies != 0 || h.report.Service != "" {
+		if h.applies != 0 || !h.report.LifeOnly || len(h.report.Checks) != 0 || h.report.Life.Status != consul.Warning {
 			t.Errorf("%d applies, and reported %+v", h.applies, h.report)
 		}
 		h.listenFail = nil
 		pass(5 * time.Second)
 		want(t, "when they can be listed", guarded, h.state())
+	})
+}
+
+// TestListenFailureIsNeverGreen: what cannot be seen any more must not look fine.
+func TestListenFailureIsNeverGreen(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.listenFail = errors.New("EPERM")
+		pass(10 * time.Second)
+		for _, key := range []string{"service:web", "sidecar-range"} {
+			if got := checkOf(h.report, key); got.Status != consul.Warning || !strings.Contains(got.Output, "seen last") {
+				t.Errorf("%s: %+v", key, got)
+			}
+		}
+	})
+}
+
+func TestNoAnswerLeavesEarlierResults(t *testing.T) {
+	h := newFakeHost()
+	h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no service:read")}
+	h.run(t, ModeGuard, func(chan<- Parts) { pass(10 * time.Second) })
+	if !h.report.LifeOnly || h.report.Service == "" {
+		t.Errorf("reported %+v, want the life check alone", h.report)
+	}
+}
+
+func TestObserveThatCannotRemoveIsNotGreen(t *testing.T) {
+	h := newFakeHost()
+	h.removeFail = errors.New("the lock is held")
+	h.run(t, ModeObserve, func(chan<- Parts) {
+		pass(5 * time.Second)
+		if got := checkOf(h.report, "firewall"); got.Status != consul.Critical || !strings.Contains(got.Output, "the lock is held") {
+			t.Errorf("firewall check is %+v", got)
+		}
+	})
+}
+
+// TestRefusedRangeAfterARestart: the range of the earlier run is in the kernel, and this run has taken none over.
+func TestRefusedRangeAfterARestart(t *testing.T) {
+	h := newFakeHost()
+	h.rules, h.exists = firewall.Ruleset{Guard: ports(PortRange{First: 22000, Last: 22255}), Open: firewall.Ports(22000)}, true
+	h.facts.SidecarMin, h.facts.SidecarMax = 20, 65535
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(40 * time.Second)
+		want(t, "while the range is refused", "guard 22000-22255 open 22000", h.state())
+		if got := checkOf(h.report, "firewall"); got.Status != consul.Critical || !strings.Contains(got.Output, "sidecar_range") {
+			t.Errorf("firewall check is %+v", got)
+		}
+		h.facts.SidecarMin, h.facts.SidecarMax = 22000, 22255
+		pass(time.Minute)
+		want(t, "when one is taken over", "guard 22000-22255 open none", h.state())
+	})
+}
+
+// TestKnownRangeStands: an agent that stops telling about itself is still believed about its services.
+func TestKnownRangeStands(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		h.factsFail = &consul.Error{Kind: consul.KindDenied, Err: errors.New("no agent:read")}
+		pass(time.Minute)
+		h.regs = append(h.regs, sidecar("api", 21001))
+		pass(2 * time.Second)
+		want(t, "a new sidecar", "guard 21000-21255 open 21000-21001", h.state())
+		if h.report.Life.Status != consul.Warning {
+			t.Errorf("life check is %+v", h.report.Life)
+		}
 	})
 }
 
@@ -449,6 +579,9 @@ func TestListenFailureKeepsTheLastList(t *testing.T) {
 		pass(3 * time.Second)
 		if got := checkOf(h.report, "service:web"); got.Status != consul.Warning {
 			t.Errorf("after a failed dump: %+v", got)
+		}
+		if h.report.Life.Status != consul.Warning || !strings.Contains(h.report.Life.Output, "interrupted") {
+			t.Errorf("after a failed dump: %+v", h.report.Life)
 		}
 		h.listenFail, h.listeners = nil, base().Listeners
 		pass(time.Second)

@@ -18,13 +18,22 @@ import (
 // host says the same at every pass, and so writes nothing to the servers.
 func (a *Agent) checks(consulErr error) consul.Report {
 	r := consul.Report{Service: a.parts.Policy.OwnService, Life: a.lifeCheck(consulErr)}
-	if a.memory.answers == 0 {
-		return r // nothing is known yet, and what an earlier run wrote is not ours to take back
+	if a.memory.answers == 0 || !a.looked {
+		r.LifeOnly = true // nothing is known yet, and what an earlier run wrote stands
+		return r
 	}
 	ofRange, ofService := divide(a.result.Findings)
 	r.Checks = append(r.Checks, a.firewallCheck(), rangeCheck(a.result.Range, ofRange))
 	for _, s := range a.result.Services {
 		r.Checks = append(r.Checks, serviceCheck(s, ofService[s.ID]))
+	}
+	for i := range r.Checks[1:] {
+		if c := &r.Checks[1+i]; a.listenErr != nil {
+			c.Output = "The listeners cannot be listed now; this is what was seen last.\n" + c.Output
+			if c.Status == consul.Passing {
+				c.Status = consul.Warning
+			}
+		}
 	}
 	return r
 }
@@ -39,6 +48,10 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 		c.Status = consul.Warning
 		c.Output += "\nThe last whole answer of Consul stands:\n" + wrap("  ", catalog.CleanTo(consulErr.Error(), maxNote))
 	}
+	if a.listenErr != nil {
+		c.Status = consul.Warning
+		c.Output += "\nThe listeners of this host cannot be listed:\n" + wrap("  ", catalog.CleanTo(a.listenErr.Error(), maxNote))
+	}
 	return c
 }
 
@@ -50,12 +63,15 @@ func (a *Agent) firewallCheck() consul.Check {
 	var b strings.Builder
 	res := &a.result
 	switch {
-	case a.parts.Policy.Mode == ModeObserve:
-		fmt.Fprintf(&b, "Observe mode: nothing is enforced. Guard mode would\nclose: %s\nopen:  %s\n", res.Rules.Guard, res.Rules.Open)
-		b.WriteString(fromText("from:  ", res.Rules.AllowFrom))
 	case a.applyErr != nil:
 		c.Status = consul.Critical
 		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", wrap("  ", catalog.CleanTo(a.applyErr.Error(), maxNote)))
+	case a.parts.Policy.Mode == ModeObserve && a.parts.Firewall == nil:
+		c.Status = consul.Warning
+		b.WriteString("Observe mode: nothing is enforced, but the firewall cannot be looked at.\nRules of an earlier guard run may stand.\n")
+	case a.parts.Policy.Mode == ModeObserve:
+		fmt.Fprintf(&b, "Observe mode: nothing is enforced. Guard mode would\nclose: %s\nopen:  %s\n", res.Rules.Guard, res.Rules.Open)
+		b.WriteString(fromText("from:  ", res.Rules.AllowFrom))
 	case !a.memory.settled:
 		c.Status = consul.Warning
 		b.WriteString("Waiting for two equal answers of Consul before anything is closed.\n")

@@ -30,13 +30,13 @@ func Evaluate(in Input) Result {
 		in:        in,
 		protected: protectedPorts(in),
 		byPort:    make(map[uint16][]*sockets.Listener, len(in.Listeners)),
+		first:     make(map[socketKey]*sockets.Listener, len(in.Listeners)),
+		uids:      make(map[uint16]map[uint32]bool, len(in.Listeners)),
 		claims:    map[uint16][]claim{},
 		suspects:  map[uint64]sockets.Listener{},
 	}
-	for i := range in.Listeners {
-		l := &in.Listeners[i]
-		e.byPort[l.Addr.Port()] = append(e.byPort[l.Addr.Port()], l)
-	}
+	e.res.SSH = sshPorts(in)
+	e.index()
 	e.chooseRange()
 	e.collectClaims()
 	e.judgeClaims()
@@ -59,8 +59,10 @@ type evaluation struct {
 	res       Result
 	protected firewall.PortSet
 	byPort    map[uint16][]*sockets.Listener
-	claims    map[uint16][]claim // by port, only those that count as sidecar, gateway or native service
-	claimed   firewall.PortSet   // keys of claims, and held ports
+	first     map[socketKey]*sockets.Listener // of the sockets that look alike to people
+	uids      map[uint16]map[uint32]bool      // the users that listen on a TCP port
+	claims    map[uint16][]claim              // by port, only those that count as sidecar, gateway or native service
+	claimed   firewall.PortSet                // keys of claims, and held ports
 	suspects  map[uint64]sockets.Listener
 }
 
@@ -95,18 +97,25 @@ func protectedPorts(in Input) firewall.PortSet {
 	for _, port := range in.Agent.Ports {
 		protected.Add(port)
 	}
+	protected.Add(0)
+	return protected.Union(sshPorts(in))
+}
+
+// sshPorts are the ports on which root's sshd listens or was seen before: its owner may be out of sight for a moment, and
+// it may be about to start again. PID 1 counts too: under socket activation it holds sshd's socket.
+func sshPorts(in Input) firewall.PortSet {
+	ports := in.SSH
 	for i := range in.Listeners {
 		l := &in.Listeners[i]
 		owner, known := in.Owners[l.Cookie]
 		if l.UID != 0 || l.Protocol != sockets.TCP || !known {
 			continue
 		}
-		if slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return p.Name == "sshd" }) {
-			protected.Add(l.Addr.Port())
+		if slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return p.Name == "sshd" || p.PID == 1 }) {
+			ports.Add(l.Addr.Port())
 		}
 	}
-	protected.Add(0)
-	return protected
+	return ports
 }
 
 // ruleset is the one gate between claims and the kernel.
@@ -131,7 +140,7 @@ func (e *evaluation) chooseRange() {
 	standing := e.in.PreviousRange
 	switch {
 	case e.in.Policy.SidecarRange != nil:
-		e.res.Range = *e.in.Policy.SidecarRange
+		e.res.Range, e.res.RangeTaken = *e.in.Policy.SidecarRange, true
 		return
 	case !e.in.Agent.RangeKnown:
 		e.res.Range = standing
@@ -139,6 +148,7 @@ func (e *evaluation) chooseRange() {
 	}
 	low, high := e.in.Agent.SidecarMin, e.in.Agent.SidecarMax
 	if low <= 0 && high <= 0 {
+		e.res.RangeTaken = true
 		return // disabled: only explicit ports
 	}
 	reason := ""
@@ -155,7 +165,7 @@ func (e *evaluation) chooseRange() {
 		}
 	}
 	if reason == "" {
-		e.res.Range = reported
+		e.res.Range, e.res.RangeTaken = reported, true
 		return
 	}
 	e.res.Range = standing
@@ -172,7 +182,7 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 		f.State = Open
 	}
 	message := entry.Message
-	if f.State == Mitigated {
+	if f.State == Mitigated && entry.Mitigated != "" {
 		f.Severity, message = catalog.Info, entry.Mitigated
 	}
 	f.Message = catalog.Render(message, pairs...)
@@ -289,28 +299,42 @@ func (e *evaluation) served(c claim) bool {
 // judgeRange finds who else sits in the sidecar range.
 func (e *evaluation) judgeRange() {
 	local := e.localUpstreams()
-	for i := range e.in.Listeners {
-		l := &e.in.Listeners[i]
-		port := l.Addr.Port()
-		if !e.res.Range.Contains(port) {
-			continue
+	type holder struct {
+		protocol sockets.Protocol
+		port     uint16
+		uid      uint32
+	}
+	told := map[holder]bool{} // one finding for each, however many addresses: anybody can bind thousands of 127.x.y.z
+	for _, exposed := range []bool{true, false} {
+		for i := range e.in.Listeners {
+			l := &e.in.Listeners[i]
+			port := l.Addr.Port()
+			who := holder{l.Protocol, port, l.UID}
+			if l.Exposed() != exposed || !e.res.Range.Contains(port) || told[who] {
+				continue
+			}
+			reason := ""
+			switch {
+			case l.Protocol != sockets.TCP:
+				reason = "sidecars do not speak " + strings.ToUpper(l.Protocol.String())
+			case local.Has(port) && !exposed:
+			case !e.claimed.Has(port):
+				reason = "no registered sidecar explains it"
+			default:
+				reason = e.sharedBy(port)
+			}
+			if reason == "" {
+				continue
+			}
+			told[who] = true
+			owner := e.owner(l)
+			f := Finding{ID: catalog.SquattedPort, Port: port, Listener: l, Owner: owner}
+			if l.Protocol == sockets.TCP && e.in.Enforced.Has(port) {
+				f.State = Mitigated // the network does not reach it, but a sidecar cannot have the port either
+			}
+			e.find(f,
+				"listener", address(l), "reason", reason, "process", cmp.Or(processNames(owner), "its process"), "range", e.res.Range.String())
 		}
-		reason := ""
-		switch {
-		case l.Protocol != sockets.TCP:
-			reason = "sidecars do not speak " + strings.ToUpper(l.Protocol.String())
-		case local.Has(port) && !l.Exposed():
-		case !e.claimed.Has(port):
-			reason = "no registered sidecar explains it"
-		default:
-			reason = e.sharedBy(port)
-		}
-		if reason == "" || e.repeats(l) {
-			continue
-		}
-		owner := e.owner(l)
-		e.find(Finding{ID: catalog.SquattedPort, Port: port, Listener: l, Owner: owner},
-			"listener", address(l), "reason", reason, "process", cmp.Or(processNames(owner), "its process"), "range", e.res.Range.String())
 	}
 }
 
@@ -331,31 +355,43 @@ func (e *evaluation) localUpstreams() firewall.PortSet {
 
 // sharedBy tells when several users listen on one registered port: at most one of them is the sidecar.
 func (e *evaluation) sharedBy(port uint16) string {
-	var uids []uint32
-	for _, l := range e.byPort[port] {
-		if l.Protocol == sockets.TCP && !slices.Contains(uids, l.UID) {
-			uids = append(uids, l.UID)
-		}
-	}
+	uids := e.uids[port]
 	if len(uids) < 2 {
 		return ""
 	}
-	slices.Sort(uids)
-	return fmt.Sprintf("several users listen on it (uids %s)", strings.Trim(fmt.Sprint(uids), "[]"))
+	return fmt.Sprintf("several users listen on it (uids %s)", strings.Trim(fmt.Sprint(slices.Sorted(maps.Keys(uids))), "[]"))
 }
 
 // repeats tells whether an earlier socket of the list has the same protocol, address and user: SO_REUSEPORT groups are
 // one listener to people.
-func (e *evaluation) repeats(l *sockets.Listener) bool {
-	for _, other := range e.byPort[l.Addr.Port()] {
-		if other == l {
-			return false
+func (e *evaluation) repeats(l *sockets.Listener) bool { return e.first[keyOf(l)] != l }
+
+// socketKey is what makes a socket another one to people.
+type socketKey struct {
+	protocol sockets.Protocol
+	addr     netip.AddrPort
+	uid      uint32
+}
+
+func keyOf(l *sockets.Listener) socketKey { return socketKey{l.Protocol, l.Addr, l.UID} }
+
+// index sorts the listeners by what they are asked for, so that no question walks a port's sockets for each of them.
+func (e *evaluation) index() {
+	for i := range e.in.Listeners {
+		l := &e.in.Listeners[i]
+		port := l.Addr.Port()
+		e.byPort[port] = append(e.byPort[port], l)
+		if key := keyOf(l); e.first[key] == nil {
+			e.first[key] = l
 		}
-		if compareListeners(other, l) == 0 {
-			return true
+		if l.Protocol != sockets.TCP {
+			continue
 		}
+		if e.uids[port] == nil {
+			e.uids[port] = map[uint32]bool{}
+		}
+		e.uids[port][l.UID] = true
 	}
-	return false
 }
 
 func (e *evaluation) owner(l *sockets.Listener) *sockets.Owner {

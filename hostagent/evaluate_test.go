@@ -372,6 +372,30 @@ warning duplicate-port open "": port 21000 is registered by api-sidecar-proxy an
 		}, "range none\nguard none\nopen 21000\n21000 for web by web-sidecar-proxy\nservice web tcp 127.0.0.1:8080\n" +
 			"critical range-refused open \"\": the Consul agent's sidecar range 20-65535 is not taken over: it holds 65516 ports, more than 4096; none stays in force\n"},
 
+		{"a squatter that the guard holds", func(in *Input) {
+			in.Listeners = append(in.Listeners, listener("tcp 0.0.0.0:21007"), listener("udp 0.0.0.0:21008"))
+			in.Enforced = DefaultSidecarRange().Ports()
+		}, healthy + "warning squatted-port mitigated \"\": tcp 0.0.0.0:21007 is in the sidecar range and no registered sidecar explains it\n" +
+			squatted("udp 0.0.0.0:21008", "sidecars do not speak UDP")},
+		{"one user on many addresses is one squatter, and the exposed one is named", func(in *Input) {
+			in.Listeners = append(in.Listeners, listener("tcp 127.0.0.1:21007"), listener("tcp 127.0.0.2:21007"), listener("tcp [::]:21007"))
+		}, healthy + squatted("tcp [::]:21007", "no registered sidecar explains it")},
+		{"sshd that was seen before", func(in *Input) {
+			in.Registrations[1].Port = 2222
+			in.Policy.ExtraPorts, in.Policy.GuardPorts = firewall.Ports(2222), firewall.Ports(2222)
+			in.SSH = firewall.Ports(2222)
+			in.Listeners = in.Listeners[:1]
+		}, notOpened(2222, "it is a protected port")},
+		{"a kind that Consul does not know is an application", func(in *Input) {
+			in.Registrations[0].Kind = "typical"
+			in.Listeners[0] = listener("tcp 0.0.0.0:8080")
+		}, exposedBy("tcp 0.0.0.0:8080")},
+		{"so is a gateway that nobody confirmed", func(in *Input) {
+			in.Registrations[0].Kind = consul.KindMeshGateway
+			in.Listeners[0] = listener("tcp 0.0.0.0:8080")
+		}, exposedBy("tcp 0.0.0.0:8080") + `warning unconfirmed-claim open "web": web claims to be a mesh gateway, which the operator has not confirmed
+`},
+
 		// Time's answers.
 		{"not settled: open grows, nothing closes", func(in *Input) { in.Settled = false },
 			strings.Replace(healthy, "guard 21000-21255", "guard none", 1)},
@@ -467,7 +491,7 @@ func TestAllowFrom(t *testing.T) {
 		t.Errorf("without registrations the rules have %v", got)
 	}
 
-	a := NewAgent(Parts{Policy: in.Policy})
+	a := NewAgent(Parts{Policy: in.Policy, Firewall: newFakeHost()})
 	a.result.Rules, a.memory.settled = rules, true
 	for mode, line := range map[Mode]string{ModeGuard: "\nFrom:    10.0.0.0/8, fd00::7", ModeObserve: "\nfrom:  10.0.0.0/8, fd00::7"} {
 		a.parts.Policy.Mode = mode

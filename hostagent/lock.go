@@ -42,32 +42,37 @@ func AcquireLock(dir string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock: %w; run as root", err)
 	}
-	lk := flock()
-	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lk); err != nil {
-		defer f.Close()
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
-			return nil, fmt.Errorf("cannot lock %q: %w", path, err)
-		}
-		pid, err := holder(f)
-		if err != nil {
-			return nil, err
-		}
-		return nil, &HeldError{PID: pid}
+	if err := lockFile(f); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return &Lock{file: f}, nil
 }
 
+// lockFile locks f or names who has it. One that ends between the two questions has not: it is tried again.
+func lockFile(f *os.File) error {
+	for range 10 {
+		lk := flock()
+		err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lk)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return fmt.Errorf("cannot lock %q: %w", f.Name(), err)
+		}
+		lk = flock()
+		if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
+			return fmt.Errorf("cannot look at the lock %q: %w", f.Name(), err)
+		}
+		if lk.Type != unix.F_UNLCK {
+			return &HeldError{PID: int(lk.Pid)}
+		}
+	}
+	return fmt.Errorf("cannot lock %q: others take it and let go all the time", f.Name())
+}
+
 // Release gives the lock back. The file stays: removing it would let two processes hold two locks of one name.
 func (l *Lock) Release() error { return l.file.Close() }
-
-// holder returns the pid of the process that holds the lock on f.
-func holder(f *os.File) (int, error) {
-	lk := flock()
-	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
-		return 0, fmt.Errorf("cannot look at the lock %q: %w", f.Name(), err)
-	}
-	return int(lk.Pid), nil
-}
 
 // flock describes the whole file. It is a POSIX lock and no flock(2), because the kernel names its holder.
 func flock() unix.Flock_t {

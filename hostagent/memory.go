@@ -4,7 +4,6 @@ package hostagent
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 
@@ -25,8 +24,9 @@ type memory struct {
 	last    time.Time              // of the last whole answer; zero after a failure
 	answers int                    // whole answers so far
 
-	settled    bool
-	equalSince time.Time // since when consecutive whole answers have held the same claims; zero after a failure
+	settled     bool
+	wholeSince  time.Time // since when every answer has been whole; zero after a failure
+	steadySince time.Time // since when none of them has lost a claim of the one before
 
 	adoptedGuard firewall.PortSet
 }
@@ -42,22 +42,20 @@ func (m *memory) adopt(guard, open firewall.PortSet) {
 }
 
 // miss records that there was no whole answer.
-func (m *memory) miss() { m.last, m.equalSince = time.Time{}, time.Time{} }
+func (m *memory) miss() { m.last, m.wholeSince, m.steadySince = time.Time{}, time.Time{}, time.Time{} }
 
-// answer records the claims of a whole answer that came at now. Claims that it lacks age; after delay they are
-// forgotten.
-func (m *memory) answer(now time.Time, claims map[Held]bool, delay time.Duration) {
+// answer records the claims of a whole answer that came at now. Claims that it lacks age, from the first answer without
+// them on; after delay they are forgotten. Two answers that are further apart than most, because hostagent was frozen,
+// age nothing by more than that.
+func (m *memory) answer(now time.Time, claims map[Held]bool, delay, most time.Duration) {
 	var elapsed time.Duration
 	if !m.last.IsZero() {
-		elapsed = now.Sub(m.last)
+		elapsed = min(now.Sub(m.last), most)
 	}
-	if m.equalSince.IsZero() || !maps.Equal(claims, m.claims) {
-		m.equalSince = now
-	}
-	m.settled = m.settled || now.Sub(m.equalSince) >= settleAfter
+	m.settle(now, claims, delay)
 	for claim, absent := range m.absent {
 		switch {
-		case claims[claim]:
+		case claims[claim], m.claims[claim]:
 		case absent+elapsed >= delay:
 			delete(m.absent, claim)
 		default:
@@ -69,6 +67,21 @@ func (m *memory) answer(now time.Time, claims map[Held]bool, delay time.Duration
 	}
 	m.claims, m.last = claims, now
 	m.answers++
+}
+
+// settle decides when ports may be closed: after two whole answers that are settleAfter apart, none in between having
+// lost a claim. A claim that comes is no reason to doubt. Nor may somebody who registers and deregisters without pause
+// keep the range open: after delay of whole answers every claim that was seen is remembered, so closing the rest is safe.
+func (m *memory) settle(now time.Time, claims map[Held]bool, delay time.Duration) {
+	if m.wholeSince.IsZero() {
+		m.wholeSince, m.steadySince = now, now
+	}
+	for claim := range m.claims {
+		if !claims[claim] {
+			m.steadySince = now
+		}
+	}
+	m.settled = m.settled || now.Sub(m.steadySince) >= settleAfter || now.Sub(m.wholeSince) >= max(delay, settleAfter)
 }
 
 // held returns the claims that the last whole answer did not make and that still count, sorted.

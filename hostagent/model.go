@@ -82,6 +82,12 @@ func (p *Policy) counts(r *consul.Registration) bool {
 	return r.Native && slices.Contains(p.Native, r.Name)
 }
 
+// isApplication tells whether r is to be judged as an application: Consul takes any text for a kind, so whatever is no
+// sidecar and no gateway that the operator confirmed is one.
+func (p *Policy) isApplication(r *consul.Registration) bool {
+	return r.Kind != consul.KindConnectProxy && (!r.IsGateway() || !slices.Contains(p.Gateways, r.Name))
+}
+
 // claims returns the ports that the registrations ask for, each with the id of who asks.
 func (p *Policy) claims(regs []consul.Registration) map[Held]bool {
 	claims := map[Held]bool{}
@@ -110,6 +116,7 @@ type Input struct {
 	Settled       bool                     // ports may be closed: two equal whole answers have been seen
 	AdoptedGuard  firewall.PortSet         // guarded by an earlier run, and so before Settled too
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
+	SSH           firewall.PortSet         // where root's sshd was seen before
 	Filtered      string                   // why the last answer was not whole, "" if it was
 	Policy        Policy
 }
@@ -121,7 +128,7 @@ func (in *Input) equal(other *Input) bool {
 		(len(in.Registrations) == 0 || &in.Registrations[0] == &other.Registrations[0])
 	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
-		in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
+		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
 		in.Filtered == other.Filtered
 }
 
@@ -174,12 +181,14 @@ type Sidecar struct {
 
 // Result is what Evaluate decides.
 type Result struct {
-	Range    PortRange
-	Rules    firewall.Ruleset
-	Openings []Opening // by port
-	Findings []Finding // worst first, then stable
-	Services []Service // by id
-	Suspects []sockets.Listener
+	Range      PortRange
+	RangeTaken bool             // Range is the operator's or the agent's, and not one that merely stands
+	SSH        firewall.PortSet // where root's sshd is or was seen
+	Rules      firewall.Ruleset
+	Openings   []Opening // by port
+	Findings   []Finding // worst first, then stable
+	Services   []Service // by id
+	Suspects   []sockets.Listener
 }
 
 // Worst returns the severity of the worst finding, and false where there is none.

@@ -31,31 +31,48 @@ func newNews() news {
 }
 
 // tell logs what differs from the result before. Until a first whole answer nothing is known, so nothing is news.
-func (n *news) tell(log *slog.Logger, result *Result, known bool) {
+func (n *news) tell(log *slog.Logger, mode Mode, result *Result, known bool) {
 	if !known {
 		return
 	}
 	if open, guard := result.Rules.Open, result.Rules.Guard; !n.told || open != n.open || guard != n.guard {
-		log.Info("sidecar ports", "open", open.String(), "opened", open.Minus(n.open).String(), "closed", n.open.Minus(open).String(),
+		message := "sidecar ports"
+		if mode == ModeObserve {
+			message = "sidecar ports that guard mode would open and close"
+		}
+		log.Info(message, "open", open.String(), "opened", open.Minus(n.open).String(), "closed", n.open.Minus(open).String(),
 			"guarded", guard.String())
 		n.open, n.guard, n.told = open, guard, true
 	}
 	current := map[string]Finding{}
+	lines := 0
 	for _, f := range result.Findings {
 		key := string(f.ID) + "\x00" + string(f.State) + "\x00" + f.ServiceID + "\x00" + f.Message
 		current[key] = f
-		if _, ok := n.findings[key]; !ok {
+		if _, ok := n.findings[key]; ok {
+			continue
+		}
+		if lines++; lines <= maxLines {
 			log.Log(context.Background(), level(f.Severity), "finding opened", "id", f.ID, "severity", f.Severity, "state", f.State,
 				"service", f.Service, "message", f.Message, "remedy", f.Remedy)
 		}
 	}
 	for key, f := range n.findings {
-		if _, ok := current[key]; !ok {
+		if _, ok := current[key]; ok {
+			continue
+		}
+		if lines++; lines <= maxLines {
 			log.Info("finding resolved", "id", f.ID, "service", f.Service, "message", f.Message)
 		}
 	}
+	if lines > maxLines {
+		log.Warn("more findings opened or were resolved", "count", lines-maxLines, "remedy", "see hostagent scan")
+	}
 	n.findings = current
 }
+
+// maxLines is how many lines about findings one pass may log: whoever may register services can make thousands.
+const maxLines = 50
 
 func level(s catalog.Severity) slog.Level {
 	if s == catalog.Info {

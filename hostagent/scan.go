@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/sockets"
@@ -50,8 +51,12 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		note("the firewall was not looked at: run as root to see which ports it holds")
 	} else if state, err := parts.Firewall.Show(ctx); err != nil {
 		note("the firewall was not looked at: %v", err)
-	} else {
-		in.Enforced = state.Guard().Minus(state.Open())
+	} else if guard, open := state.Guard(), state.Open(); guard.Len() > 0 {
+		// Sets alone hold nothing back: that no rule is missing is what a plan for these very sets says.
+		standing := firewall.Ruleset{Guard: guard, Open: open, Accept: parts.Policy.Accept, AllowFrom: parts.Policy.AllowFrom}
+		if plan, err := parts.Firewall.Plan(ctx, standing); err == nil && len(plan.Rules) == 0 {
+			in.Enforced = guard.Minus(open)
+		}
 	}
 	var incomplete string
 	scan.Result, incomplete = evaluateWithOwners(ctx, in, parts.Owners)

@@ -18,7 +18,7 @@ func (e *evaluation) judgeServices() {
 	proxies := e.proxies()
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
-		if r.Kind != "" || r.Name == e.in.Policy.OwnService {
+		if !e.in.Policy.isApplication(r) || r.Name == e.in.Policy.OwnService {
 			continue
 		}
 		mine := proxies[r.ID]
@@ -37,7 +37,7 @@ func (e *evaluation) judgeServices() {
 func (e *evaluation) proxies() map[string][]*consul.Registration {
 	byName := map[string][]string{}
 	for i := range e.in.Registrations {
-		if r := &e.in.Registrations[i]; r.Kind == "" {
+		if r := &e.in.Registrations[i]; e.in.Policy.isApplication(r) {
 			byName[r.Name] = append(byName[r.Name], r.ID)
 		}
 	}

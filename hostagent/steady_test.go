@@ -97,6 +97,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Settled":       true,
 		"AdoptedGuard":  firewall.Ports(21000),
 		"Enforced":      firewall.Ports(21000),
+		"SSH":           firewall.Ports(22),
 		"Filtered":      "no rights",
 	}
 	for field := range reflect.TypeFor[Input]().Fields() {
