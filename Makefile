@@ -24,7 +24,9 @@ consul: # a real Consul for tests and demo: CONSUL_BIN, one on PATH, or built fr
 
 .PHONY: demo
 demo: tools consul ## a host with three services and a real Consul; KEEP=1 keeps it running
-	$(GO) run ./test/cmd/demo
+	@mkdir -p $(BIN)
+	@$(GO) build -o $(BIN)/demo ./test/cmd/demo
+	@$(BIN)/demo
 
 .PHONY: test
 test: tools consul ## every test, those on a real kernel and a real Consul too

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -78,7 +77,7 @@ The sidecar range is then as open as the host's own rules leave it.`,
 		if err != nil {
 			return err
 		}
-		lock, err := takeLock(cmd.Context(), *stop)
+		lock, err := takeLock(cmd, *stop)
 		if err != nil {
 			return err
 		}
@@ -99,7 +98,7 @@ The sidecar range is then as open as the host's own rules leave it.`,
 const stopWithin = 30 * time.Second
 
 // takeLock gets the lock of this host, if need be and stop allows it by ending who has it.
-func takeLock(ctx context.Context, stop bool) (*hostagent.Lock, error) {
+func takeLock(cmd *cobra.Command, stop bool) (*hostagent.Lock, error) {
 	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
 	held, isHeld := errors.AsType[*hostagent.HeldError](err)
 	if !isHeld {
@@ -117,11 +116,11 @@ func takeLock(ctx context.Context, stop bool) (*hostagent.Lock, error) {
 	for deadline := time.Now().Add(stopWithin); time.Now().Before(deadline); {
 		lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
 		if _, isHeld := errors.AsType[*hostagent.HeldError](err); !isHeld {
-			return lock, err
+			return lock, errors.Join(err, output(cmd, fmt.Sprintf("stopped hostagent, pid %d\n", held.PID)))
 		}
 		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		case <-cmd.Context().Done():
+			return nil, cmd.Context().Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

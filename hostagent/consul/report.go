@@ -254,7 +254,7 @@ func (w *checkWriter) life(ctx context.Context, life Check) error {
 			},
 		}, api.ServiceRegisterOpts{}.WithContext(ctx))
 		if err != nil {
-			return w.c.failure("register service "+w.service, err)
+			return w.c.failure("register service "+w.service+" (if another service has this id, deregister that one)", err)
 		}
 	}
 	if err := w.update(ctx, id, life); err != nil {
@@ -309,6 +309,14 @@ func (w *checkWriter) register(ctx context.Context, id string, check Check, kind
 	err := w.c.api.Agent().CheckRegisterOpts(&api.AgentCheckRegistration{
 		ID: id, Name: check.Name, Notes: check.Notes, ServiceID: w.service, AgentServiceCheck: kind,
 	}, opts(ctx))
+	if status, ok := errors.AsType[api.StatusError](err); ok && status.Code == http.StatusForbidden && w.is(id) == nil {
+		// Somebody else's service may hold a check of this id, to keep ours away: registering a check by itself needs
+		// rights on that service. Registered with our service it moves over (seen with Consul 1.21).
+		kind.CheckID, kind.Name, kind.Notes = id, check.Name, check.Notes
+		err = w.c.api.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
+			ID: w.service, Name: w.service, Check: &kind,
+		}, api.ServiceRegisterOpts{}.WithContext(ctx))
+	}
 	if err != nil {
 		return w.c.failure("register check "+id, err)
 	}

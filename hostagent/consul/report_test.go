@@ -357,6 +357,17 @@ func TestReportErrors(t *testing.T) {
 			return 0, ""
 		}
 	}
+	// afterFirst lets the first request of a kind through.
+	afterFirst := func(first string, then func(string) (int, string)) func(string) (int, string) {
+		seen := false
+		return func(request string) (int, string) {
+			if request == first && !seen {
+				seen = true
+				return 0, ""
+			}
+			return then(request)
+		}
+	}
 	many := sample()
 	for i := range 20 {
 		many.Checks = append(many.Checks, Check{Key: fmt.Sprint(i), Name: "n", Status: Passing})
@@ -376,10 +387,10 @@ func TestReportErrors(t *testing.T) {
 		{"list look", sample(), on(look, 200, "[]"), KindMalformed, []string{"no JSON object"}, 0, 1},
 		{"odd look", sample(), on(look, 200, `{"a":[]}`), KindMalformed, []string{"cannot unmarshal"}, 0, 1},
 		{"null check", sample(), on(look, 200, `{"hostagent:firewall":null}`), "", nil, 3, 10},
-		{"service", sample(), on(registerLife, 403, forbidden), KindDenied, []string{"cannot register service hostagent at"}, 0, 2},
+		{"service", sample(), on(registerLife, 403, forbidden), KindDenied, []string{"cannot register service hostagent (if another service has this id, deregister that one) at"}, 0, 2},
 		{"one check", sample(), on(updateRules, 500, "no"), KindStatus, []string{"cannot update check hostagent:firewall at", "status 500: no"}, 2, 9},
-		{"registering fails", many, on(register, 403, forbidden), KindDenied,
-			[]string{"cannot register check hostagent:alive", "cannot register check hostagent:firewall", "and 20 more checks"}, 1, 4 + 22},
+		{"registering fails", many, afterFirst(registerLife, on("register", 403, forbidden)), KindDenied,
+			[]string{"cannot register check hostagent:alive", "cannot register check hostagent:firewall", "and 20 more checks"}, 1, 3 + 2*23},
 		{"throttled in between", many, on("hostagent:3", 429, "later"), KindThrottled,
 			[]string{"cannot update check hostagent:3 at", "left for the next report: 16 checks"}, 6, 4 + 5*3 + 2},
 	} {

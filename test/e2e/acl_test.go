@@ -55,9 +55,21 @@ func TestDefaultDeny(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	w.must(os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
 
+	// Whoever may write web alone takes the ids of hostagent's checks before it does.
+	_, _, err = acl.PolicyCreate(&api.ACLPolicy{Name: "web", Rules: `service "web" { policy = "write" }`}, nil)
+	w.must(err)
+	web, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "web"}}}, nil)
+	w.must(err)
+	for _, id := range []string{"hostagent:firewall", "hostagent:service:web"} {
+		w.must(w.consul.API().Agent().CheckRegisterOpts(&api.AgentCheckRegistration{
+			ID: id, Name: "all is well", ServiceID: "web", AgentServiceCheck: api.AgentServiceCheck{TTL: "24h", Status: "passing"},
+		}, &api.QueryOptions{Token: web.SecretID}))
+	}
+
 	agent := w.guard(fmt.Sprintf("consul { token_file = %q }\n", file))
 	w.checkTurns("alive", "passing", "guard mode")
 	w.checkTurns("service:web", "passing", "web listens on loopback only")
+	w.checkTurns("firewall", "passing", "Guarded: 21000-21255")
 	w.reaches(port, host.Open)
 	w.reaches(21200, host.Dropped)
 	if log := agent.Log(); strings.Contains(log, "level=ERROR") || strings.Contains(log, token.SecretID) {

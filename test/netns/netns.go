@@ -50,7 +50,8 @@ func Enter(files ...*os.File) {
 		os.Exit(enter(files))
 	}
 	if err := furnish(); err != nil {
-		fmt.Fprintf(os.Stderr, "netns: cannot furnish the namespace: %v\n", err)
+		fmt.Fprintf(os.Stderr, "netns: cannot furnish the namespace: %v\n"+
+			"Run as root, or allow user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)\n", err)
 		os.Exit(1)
 	}
 }
