@@ -72,7 +72,7 @@ func BenchmarkChecks(b *testing.B) {
 	} {
 		b.Run(size.name, func(b *testing.B) {
 			agent := NewAgent(newFakeHost().parts(ModeGuard))
-			agent.memory.answers, agent.memory.settled = 1, true
+			agent.memory.answers, agent.memory.settled, agent.looked = 1, true, true
 			agent.result = Evaluate(crowd(size.services, size.listeners, netip.MustParseAddr(size.address)))
 			b.ReportAllocs()
 			for b.Loop() {

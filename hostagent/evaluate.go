@@ -30,13 +30,16 @@ func Evaluate(in Input) Result {
 		in:        in,
 		protected: protectedPorts(in),
 		byPort:    make(map[uint16][]*sockets.Listener, len(in.Listeners)),
-		first:     make(map[socketKey]*sockets.Listener, len(in.Listeners)),
-		uids:      make(map[uint16]map[uint32]bool, len(in.Listeners)),
+		first:     map[uint16]map[socketKey]*sockets.Listener{},
+		shared:    map[uint16]string{},
 		claims:    map[uint16][]claim{},
 		suspects:  map[uint64]sockets.Listener{},
 	}
 	e.res.SSH = sshPorts(in)
-	e.index()
+	for i := range in.Listeners {
+		l := &in.Listeners[i]
+		e.byPort[l.Addr.Port()] = append(e.byPort[l.Addr.Port()], l)
+	}
 	e.chooseRange()
 	e.collectClaims()
 	e.judgeClaims()
@@ -59,10 +62,10 @@ type evaluation struct {
 	res       Result
 	protected firewall.PortSet
 	byPort    map[uint16][]*sockets.Listener
-	first     map[socketKey]*sockets.Listener // of the sockets that look alike to people
-	uids      map[uint16]map[uint32]bool      // the users that listen on a TCP port
-	claims    map[uint16][]claim              // by port, only those that count as sidecar, gateway or native service
-	claimed   firewall.PortSet                // keys of claims, and held ports
+	first     map[uint16]map[socketKey]*sockets.Listener // of the sockets that look alike, by port, where it was asked for
+	shared    map[uint16]string                          // what sharedBy answered
+	claims    map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
+	claimed   firewall.PortSet                           // keys of claims, and held ports
 	suspects  map[uint64]sockets.Listener
 }
 
@@ -355,16 +358,26 @@ func (e *evaluation) localUpstreams() firewall.PortSet {
 
 // sharedBy tells when several users listen on one registered port: at most one of them is the sidecar.
 func (e *evaluation) sharedBy(port uint16) string {
-	uids := e.uids[port]
-	if len(uids) < 2 {
+	all := e.byPort[port]
+	if len(all) < 2 {
 		return ""
 	}
-	return fmt.Sprintf("several users listen on it (uids %s)", strings.Trim(fmt.Sprint(slices.Sorted(maps.Keys(uids))), "[]"))
+	if text, known := e.shared[port]; known {
+		return text
+	}
+	uids := map[uint32]bool{}
+	for _, l := range all {
+		if l.Protocol == sockets.TCP {
+			uids[l.UID] = true
+		}
+	}
+	text := ""
+	if len(uids) > 1 {
+		text = fmt.Sprintf("several users listen on it (uids %s)", strings.Trim(fmt.Sprint(slices.Sorted(maps.Keys(uids))), "[]"))
+	}
+	e.shared[port] = text
+	return text
 }
-
-// repeats tells whether an earlier socket of the list has the same protocol, address and user: SO_REUSEPORT groups are
-// one listener to people.
-func (e *evaluation) repeats(l *sockets.Listener) bool { return e.first[keyOf(l)] != l }
 
 // socketKey is what makes a socket another one to people.
 type socketKey struct {
@@ -373,25 +386,25 @@ type socketKey struct {
 	uid      uint32
 }
 
-func keyOf(l *sockets.Listener) socketKey { return socketKey{l.Protocol, l.Addr, l.UID} }
-
-// index sorts the listeners by what they are asked for, so that no question walks a port's sockets for each of them.
-func (e *evaluation) index() {
-	for i := range e.in.Listeners {
-		l := &e.in.Listeners[i]
-		port := l.Addr.Port()
-		e.byPort[port] = append(e.byPort[port], l)
-		if key := keyOf(l); e.first[key] == nil {
-			e.first[key] = l
-		}
-		if l.Protocol != sockets.TCP {
-			continue
-		}
-		if e.uids[port] == nil {
-			e.uids[port] = map[uint32]bool{}
-		}
-		e.uids[port][l.UID] = true
+// repeats tells whether an earlier socket of the list has the same protocol, address and user: SO_REUSEPORT groups are
+// one listener to people. No port's sockets are walked more than once, however many somebody opens.
+func (e *evaluation) repeats(l *sockets.Listener) bool {
+	port := l.Addr.Port()
+	all := e.byPort[port]
+	if len(all) < 2 {
+		return false
 	}
+	first := e.first[port]
+	if first == nil {
+		first = make(map[socketKey]*sockets.Listener, len(all))
+		for _, other := range all {
+			if key := (socketKey{other.Protocol, other.Addr, other.UID}); first[key] == nil {
+				first[key] = other
+			}
+		}
+		e.first[port] = first
+	}
+	return first[socketKey{l.Protocol, l.Addr, l.UID}] != l
 }
 
 func (e *evaluation) owner(l *sockets.Listener) *sockets.Owner {
