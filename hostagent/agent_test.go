@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,7 +48,17 @@ type fakeHost struct {
 	log bytes.Buffer
 }
 
+// baton passes from the test to the agent's next pass: synctest lets only one of them run at a time, but the race
+// detector sees no order in a sleep.
+var baton sync.Mutex
+
+func handOver() {
+	baton.Lock()
+	defer baton.Unlock()
+}
+
 func (h *fakeHost) Services(context.Context) (consul.Answer, error) {
+	handOver()
 	h.asked++
 	return consul.Answer{Registrations: h.regs}, h.fails
 }
@@ -106,8 +117,11 @@ func (h *fakeHost) parts(mode Mode) Parts {
 	return Parts{
 		Policy: policy, CloseDelay: 30 * time.Second, PollInterval: time.Second, Report: true,
 		Registry: h, Firewall: h, Version: "1.2.3",
-		Listen: func(context.Context) ([]sockets.Listener, error) { return h.listeners, h.listenFail },
-		Log:    slog.New(slog.NewTextHandler(&h.log, nil)),
+		Listen: func(context.Context) ([]sockets.Listener, error) {
+			handOver()
+			return h.listeners, h.listenFail
+		},
+		Log: slog.New(slog.NewTextHandler(&h.log, nil)),
 	}
 }
 
@@ -141,6 +155,7 @@ func (h *fakeHost) runParts(t *testing.T, parts Parts, story func(reload chan<- 
 
 // pass lets d go by and the passes of that time end.
 func pass(d time.Duration) {
+	handOver()
 	time.Sleep(d)
 	synctest.Wait()
 }
