@@ -27,12 +27,14 @@ func (a *Agent) checks(consulErr error) consul.Report {
 	for _, s := range a.result.Services {
 		r.Checks = append(r.Checks, serviceCheck(s, ofService[s.ID]))
 	}
-	for i := range r.Checks[1:] {
-		if c := &r.Checks[1+i]; a.listenErr != nil {
-			c.Output = "The listeners cannot be listed now; this is what was seen last.\n" + c.Output
-			if c.Status == consul.Passing {
-				c.Status = consul.Warning
-			}
+	if a.listenErr == nil {
+		return r
+	}
+	for i := range r.Checks[1:] { // all but the firewall's, which does not speak of listeners
+		c := &r.Checks[1+i]
+		c.Output = "The listeners cannot be listed now; this is what was seen last.\n" + c.Output
+		if c.Status == consul.Passing {
+			c.Status = consul.Warning
 		}
 	}
 	return r
@@ -74,7 +76,7 @@ func (a *Agent) firewallCheck() consul.Check {
 		b.WriteString(fromText("from:  ", res.Rules.AllowFrom))
 	case !a.memory.settled:
 		c.Status = consul.Warning
-		b.WriteString("Waiting for two equal answers of Consul before anything is closed.\n")
+		b.WriteString("Waiting for a second whole answer of Consul before anything is closed.\n")
 	default:
 		fmt.Fprintf(&b, "Guarded: %s\nOpen:    %s\n", res.Rules.Guard, res.Rules.Open)
 		b.WriteString(fromText("From:    ", res.Rules.AllowFrom))

@@ -37,11 +37,7 @@ them now. It changes nothing and needs root.`,
 	}
 	s := addSettings(cmd, nil)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := s.load()
-		if err != nil {
-			return err
-		}
-		fw, err := newFirewall(c)
+		fw, err := s.firewall()
 		if err != nil {
 			return err
 		}
@@ -69,11 +65,7 @@ The sidecar range is then as open as the host's own rules leave it.`,
 	s := addSettings(cmd, nil)
 	stop := cmd.Flags().Bool("stop", false, "stop a running hostagent first")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := s.load()
-		if err != nil {
-			return err
-		}
-		fw, err := newFirewall(c)
+		fw, err := s.firewall()
 		if err != nil {
 			return err
 		}

@@ -109,6 +109,15 @@ func portSet(ranges []config.PortRange) firewall.PortSet {
 	return s
 }
 
+// firewall opens the firewall as the configuration says.
+func (s *settings) firewall() (*firewall.Firewall, error) {
+	c, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	return newFirewall(c)
+}
+
 func newFirewall(c *config.Config) (*firewall.Firewall, error) {
 	return firewall.New(firewall.Options{
 		Variant:     firewall.Variant(c.Firewall.IptablesVariant),

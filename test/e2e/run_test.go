@@ -300,3 +300,34 @@ func TestRunRefusesWithoutMode(t *testing.T) {
 		t.Errorf("run without a mode ended with %d:\n%s", code, log)
 	}
 }
+
+// TestFlushIsPutBack: whoever flushes the host's rules or our sets opens the range for check_interval at most.
+func TestFlushIsPutBack(t *testing.T) {
+	for _, variant := range variants() {
+		t.Run(variant, func(t *testing.T) {
+			w := newWorld(t, host.ConsulOptions{})
+			_, port := w.service("web", 8080, "127.0.0.1:8080")
+			_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
+			w.must(err)
+			agent := w.start(usingVariant(variant), "--mode", "guard")
+			w.guarded()
+			for _, flush := range [][]string{
+				{"iptables-" + variant, "-w", "5", "-t", "mangle", "-F"},
+				{"ip6tables-" + variant, "-w", "5", "-t", "mangle", "-F"},
+				{"ipset", "flush", "hostagent-guard"},
+			} {
+				before := len(agent.Log())
+				w.run(flush[0], flush[1:]...)
+				w.eventually(21200, host.Dropped, 8*time.Second) // the shipped check_interval is 5 s
+				w.until("the repair is logged", func() error {
+					if said := agent.Log()[before:]; !strings.Contains(said, "firewall repaired") {
+						return fmt.Errorf("after %v it says %q", flush, said)
+					}
+					return nil
+				})
+				w.reaches(21200, host.Dropped)
+				w.reaches(port, host.Open)
+			}
+		})
+	}
+}
