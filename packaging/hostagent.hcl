@@ -76,6 +76,9 @@ mode = "observe"
 # How much is logged: "debug", "info", "warn" or "error".
 # log_level = "info"
 
+# How log lines are written: "text" (key=value) or "json". In the journal they carry priorities and no time stamps.
+# log_format = "text"
+
 
 # ---- Firewall -------------------------------------------------------------------------------------------------------
 
@@ -141,4 +144,16 @@ mode = "observe"
 
 # Name of the service, a DNS label. The token needs "service:write" on it, and on nothing else.
 #   service_name = "hostagent"
+# }
+
+
+# ---- Metrics --------------------------------------------------------------------------------------------------------
+
+# Metrics for Prometheus, over HTTP at /metrics.
+# metrics {
+# Where they are served, an IP address with a port such as "127.0.0.1:9521". Empty serves none.
+#   address = ""
+
+# Allows an address that is not on loopback. The metrics tell anybody who reaches it what is open and what is wrong here.
+#   allow_network = false
 # }

@@ -26,7 +26,7 @@ consul_timeout = "5s"
 `, `
 10.hcl:2: unknown key "mod"; did you mean "mode"?
 10.hcl:3: unknown key "colour"
-10.hcl:4: unknown key "address"; it belongs into the block "consul"
+10.hcl:4: unknown key "address"; it belongs into the block "consul" or "metrics"
 10.hcl:6: unknown key "consul.adress"; did you mean "address"?
 10.hcl:7: unknown key "consul.scope"; it stands outside the blocks
 10.hcl:8: unknown key "consul.enabled"; it belongs into the block "report"
@@ -201,6 +201,31 @@ log_level = "debug"
 `, `
 10.hcl:1: mode: unknown value ""; write one of "observe", "guard"
 10.hcl:2: log_level: unknown value "loud"; write one of "debug", "info", "warn", "error"
+`},
+		{"metrics", `
+-- 10.hcl --
+metrics {
+  address = ":9521"
+}
+-- 20.hcl --
+metrics {
+  address = "localhost:9521"
+}
+-- 30.hcl --
+metrics {
+  address = "127.0.0.1:0"
+}
+log_format = "jsn"
+-- 40.hcl --
+metrics {
+  address = "0.0.0.0:9521"
+}
+`, `
+10.hcl:2: metrics.address: ":9521" is not an IP address with a port, such as "127.0.0.1:9521" or "[::1]:9521"
+20.hcl:2: metrics.address: "localhost:9521" is not an IP address with a port, such as "127.0.0.1:9521" or "[::1]:9521"
+30.hcl:2: metrics.address: "127.0.0.1:0" names no port from 1 to 65535
+30.hcl:4: log_format: unknown value "jsn"; did you mean "json"?
+40.hcl:2: metrics.address: "0.0.0.0:9521" is no loopback address: whoever reaches it could read the names of this host's services; add allow_network = true to mean it
 `},
 		{"durations", `
 close_delay    = "0s"

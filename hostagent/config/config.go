@@ -51,6 +51,15 @@ const (
 	IptablesLegacy IptablesVariant = "legacy"
 )
 
+// LogFormat is how log lines are written.
+type LogFormat string
+
+// The formats.
+const (
+	LogText LogFormat = "text" // key=value
+	LogJSON LogFormat = "json"
+)
+
 // Accept is where the rule stands that lets the network reach open ports. The zero value is the head of filter INPUT.
 type Accept struct {
 	// None leaves the rule out: the host's own rules admit the open ports.
@@ -76,10 +85,12 @@ type Config struct {
 	PollInterval   time.Duration
 	CheckInterval  time.Duration
 	LogLevel       slog.Level
+	LogFormat      LogFormat
 
 	Firewall Firewall
 	Consul   Consul
 	Report   Report
+	Metrics  Metrics
 
 	// Files are the files that were read, in the order of reading.
 	Files []string
@@ -120,6 +131,14 @@ type Report struct {
 	ServiceName string
 }
 
+// Metrics is the block "metrics".
+type Metrics struct {
+	// Address is where metrics are served; the zero value serves none.
+	Address netip.AddrPort
+	// AllowNetwork lets Address be another than a loopback address.
+	AllowNetwork bool
+}
+
 // Default returns the configuration of a host that sets nothing. Its Mode is empty.
 func Default() *Config {
 	return &Config{
@@ -129,6 +148,7 @@ func Default() *Config {
 		PollInterval:   time.Second,
 		CheckInterval:  5 * time.Second,
 		LogLevel:       slog.LevelInfo,
+		LogFormat:      LogText,
 		Firewall:       Firewall{IptablesVariant: IptablesAuto},
 		Consul:         Consul{Address: "http://127.0.0.1:8500", Timeout: 5 * time.Second},
 		Report:         Report{Enabled: true, ServiceName: "hostagent"},

@@ -26,7 +26,7 @@ import (
 var values = cmp.Options{
 	cmpopts.IgnoreUnexported(Config{}),
 	cmpopts.IgnoreFields(Config{}, "Files"),
-	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}),
 }
 
 // write makes a folder of the files in archive ("-- NAME --" before each; without one, all of it is 10.hcl) and makes it
@@ -84,6 +84,7 @@ close_delay     = "1m"
 poll_interval   = "200ms"
 check_interval  = "10m"
 log_level       = "warn"
+log_format      = "json"
 firewall {
   accept           = "chain MY-INPUT.1"
   iptables_variant = "legacy"
@@ -105,6 +106,10 @@ report {
   enabled      = false
   service_name = "hostagent-2"
 }
+metrics {
+  address       = "192.0.2.1:9521"
+  allow_network = true
+}
 `)
 	prefixes := []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"),
@@ -124,13 +129,15 @@ report {
 		PollInterval:   200 * time.Millisecond,
 		CheckInterval:  10 * time.Minute,
 		LogLevel:       slog.LevelWarn,
+		LogFormat:      LogJSON,
 		Firewall:       Firewall{Accept: Accept{Chain: "MY-INPUT.1"}, IptablesVariant: IptablesLegacy},
 		Consul: Consul{
 			Address: "https://[::1]:8501", TokenFile: "/etc/hostagent/token", CAFile: "ca.pem", CAPath: "/etc/ssl/consul",
 			CertFile: "c.pem", KeyFile: "k.pem", TLSServerName: "client.dc1.consul", InsecureSkipVerify: true,
 			Namespace: "team", Partition: "east", Timeout: 20 * time.Second,
 		},
-		Report: Report{ServiceName: "hostagent-2"},
+		Report:  Report{ServiceName: "hostagent-2"},
+		Metrics: Metrics{Address: netip.MustParseAddrPort("192.0.2.1:9521"), AllowNetwork: true},
 	}
 	if diff := cmp.Diff(want, got, values); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -190,11 +191,16 @@ func unknownKey(prefix, name string, known map[string]setting) string {
 		}
 	}
 	slices.Sort(here) // so that of two words equally near always the same one is named
-	if len(elsewhere) == 1 {
-		if elsewhere[0] == "" {
-			return message + "; it stands outside the blocks"
+	slices.Sort(elsewhere)
+	switch {
+	case len(elsewhere) == 0:
+	case elsewhere[0] == "":
+		return message + "; it stands outside the blocks"
+	default:
+		for i, block := range elsewhere {
+			elsewhere[i] = strconv.Quote(strings.TrimSuffix(block, "."))
 		}
-		return message + fmt.Sprintf("; it belongs into the block %q", strings.TrimSuffix(elsewhere[0], "."))
+		return message + "; it belongs into the block " + strings.Join(elsewhere, " or ")
 	}
 	if guess := closest(name, here); guess != "" {
 		message += fmt.Sprintf("; did you mean %q?", guess)

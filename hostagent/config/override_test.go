@@ -191,6 +191,7 @@ close_delay: "0s" is out of bounds (1s to 1h)
 poll_interval: "0s" is out of bounds (200ms to 10s)
 check_interval: "0s" is out of bounds (1s to 10m)
 log_level: unknown value "INFO+3"; write one of "debug", "info", "warn", "error"
+log_format: unknown value ""; write one of "text", "json"
 firewall.accept: accept is both none and chain "X"
 firewall.iptables_variant: unknown value ""; write one of "auto", "nft", "legacy"
 consul.timeout: "0s" is out of bounds (100ms to 20s)

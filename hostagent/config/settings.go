@@ -73,6 +73,8 @@ func settings() []setting {
 		one("check_interval", kindDuration, func(c *Config) *time.Duration { return &c.CheckInterval },
 			parseDuration, between(time.Second, 10*time.Minute)),
 		one("log_level", kindText, logLevel, parseLogLevel, checkLogLevel),
+		one("log_format", kindText, func(c *Config) *LogFormat { return &c.LogFormat },
+			oneOf(LogText, LogJSON), checkOneOf(LogText, LogJSON)),
 
 		one("firewall.accept", kindText, func(c *Config) *Accept { return &c.Firewall.Accept },
 			parseAccept, checkAccept),
@@ -99,11 +101,16 @@ func settings() []setting {
 			parseBool, anything[bool]),
 		one("report.service_name", kindText, func(c *Config) *string { return &c.Report.ServiceName },
 			asText, checkLabel),
+
+		one("metrics.address", kindText, func(c *Config) *netip.AddrPort { return &c.Metrics.Address },
+			parseMetricsAddress, unlessZero(checkMetricsAddress)),
+		one("metrics.allow_network", kindBool, func(c *Config) *bool { return &c.Metrics.AllowNetwork },
+			parseBool, anything[bool]),
 	}
 }
 
 // blocks returns the names of the blocks.
-func blocks() []string { return []string{"firewall", "consul", "report"} }
+func blocks() []string { return []string{"firewall", "consul", "report", "metrics"} }
 
 // plain is a setting of any printable text.
 func plain(name string, field func(*Config) *string) setting {

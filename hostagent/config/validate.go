@@ -50,6 +50,10 @@ func (c *Config) contradictions() Errors {
 	problems = append(problems, c.overlapsBetween(extra, sidecars, func(r, s PortRange, _ uint16) string {
 		return fmt.Sprintf("%s %q overlaps sidecar_range %q, whose ports need no entry", r.noun(), r, s)
 	})...)
+	if address := c.Metrics.Address; address.IsValid() && !address.Addr().Unmap().IsLoopback() && !c.Metrics.AllowNetwork {
+		problems = append(problems, c.where("metrics.address", 0).problem("metrics.address", fmt.Sprintf(
+			"%q is no loopback address: whoever reaches it could read the names of this host's services; add allow_network = true to mean it", address)))
+	}
 	return append(problems, c.contradictionsInConsul()...)
 }
 

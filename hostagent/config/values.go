@@ -262,6 +262,25 @@ func checkPrefix(prefix netip.Prefix) error {
 	return nil
 }
 
+// parseMetricsAddress takes an IP address with a port; empty means none.
+func parseMetricsAddress(text string) (netip.AddrPort, error) {
+	if text == "" {
+		return netip.AddrPort{}, nil
+	}
+	address, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%s is not an IP address with a port, such as \"127.0.0.1:9521\" or \"[::1]:9521\"", quote(text))
+	}
+	return address, nil
+}
+
+func checkMetricsAddress(address netip.AddrPort) error {
+	if !address.IsValid() || address.Port() == 0 {
+		return fmt.Errorf("%q names no port from 1 to 65535", address)
+	}
+	return nil
+}
+
 // parseAddress takes what Consul's own clients take and returns it as a URL.
 func parseAddress(text string) (string, error) {
 	scheme, rest, hasScheme := strings.Cut(text, "://")
