@@ -110,7 +110,7 @@ func TestAllowFromTakenOver(t *testing.T) {
 				t.Errorf("the same sources again: %v", changes)
 			}
 		}
-		before := f.backend.runs
+		before := f.backend.runs.Load()
 		want = limited("192.0.2.0/24", "10.0.0.0/8")
 		want.Open.Add(21020)
 		want.Open.Remove(21000)
@@ -118,8 +118,8 @@ func TestAllowFromTakenOver(t *testing.T) {
 		if diff := cmp.Diff("hostagent-open +21020 -21000; hostagent-from4 +192.0.2.0/24; hostagent-from6 -fd00::/8", changes.String()); diff != "" {
 			t.Errorf("changes (-want +got):\n%s", diff)
 		}
-		if f.backend.runs != before {
-			t.Errorf("other sources started %d programs", f.backend.runs-before)
+		if f.backend.runs.Load() != before {
+			t.Errorf("other sources started %d programs", f.backend.runs.Load()-before)
 		}
 		if diff := cmp.Diff(expected(want, variant), show(t, f)); diff != "" {
 			t.Errorf("Show (-want +got):\n%s", diff)

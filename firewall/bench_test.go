@@ -176,3 +176,32 @@ func BenchmarkApplyUnchanged(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkDropped reads the counters of the drop rules.
+func BenchmarkDropped(b *testing.B) {
+	f, _ := benchFirewall(b)
+	for b.Loop() {
+		if _, err := f.Dropped(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPublished reads the ports of 500 containers out of table nat.
+func BenchmarkPublished(b *testing.B) {
+	f, _ := benchFirewall(b)
+	var script strings.Builder
+	script.WriteString("*nat\n:DOCKER - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n")
+	for port := range 500 {
+		script.WriteString("-A DOCKER ! -i docker0 -p tcp --dport " + strconv.Itoa(20000+port) + " -j DNAT --to-destination 172.17.0.2:80\n")
+	}
+	pipe(b, script.String()+"COMMIT\n", "iptables-nft-restore", "--noflush")
+	b.Cleanup(func() {
+		pipe(b, "*nat\n-F PREROUTING\n-F DOCKER\n-X DOCKER\nCOMMIT\n", "iptables-nft-restore", "--noflush")
+	})
+	for b.Loop() {
+		if all, err := f.Published(b.Context()); err != nil || len(all) != 500 {
+			b.Fatal(len(all), err)
+		}
+	}
+}

@@ -44,6 +44,15 @@ func (c Changes) Empty() bool { return len(c.Sets) == 0 && len(c.Rules) == 0 && 
 
 // String writes c on one line, "hostagent-open +21000-21002 -21010; ipv4 nft HOSTAGENT-GUARD written", or "nothing".
 func (c Changes) String() string {
+	parts := c.Lines()
+	if parts == nil {
+		return "nothing"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Lines writes c as String does, one part a line: each set, each family's rules, each repair.
+func (c Changes) Lines() []string {
 	var parts []string
 	for i := range c.Sets {
 		parts = append(parts, c.Sets[i].String())
@@ -52,10 +61,7 @@ func (c Changes) String() string {
 	for _, r := range c.Repaired {
 		parts = append(parts, "repaired: "+r)
 	}
-	if parts == nil {
-		return "nothing"
-	}
-	return strings.Join(parts, "; ")
+	return parts
 }
 
 // rulesText names the chains of a family to which the same happened together.

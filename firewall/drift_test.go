@@ -65,11 +65,11 @@ func TestForeignChangeIsNoDrift(t *testing.T) {
 		shell(t, "iptables-"+string(variant)+" -A INPUT -p udp -j ACCEPT")
 		for i, wantRuns := range []bool{true, false} {
 			f.backend.memory.verified = time.Time{}
-			before := f.backend.runs
+			before := f.backend.runs.Load()
 			if changes := mustApply(t, f, sample()); !changes.Empty() {
 				t.Errorf("Apply says: %v", changes)
 			}
-			if ran := f.backend.runs > before; ran != wantRuns {
+			if ran := f.backend.runs.Load() > before; ran != wantRuns {
 				t.Errorf("look %d listed rules: %v", i, ran)
 			}
 		}

@@ -29,7 +29,8 @@ type Options struct {
 }
 
 // Firewall is the kernel's firewall in the network namespace of the calling thread, as far as it is hostagent's. Its
-// methods may be called from several goroutines; they run one after another. It holds no resource that needs closing.
+// methods may be called from several goroutines. Dropped and Published run at once, the others one after another. It holds
+// no resource that needs closing.
 type Firewall struct {
 	mu      sync.Mutex
 	sources sourceMemo
@@ -117,6 +118,9 @@ func (f *Firewall) Remove(ctx context.Context) (Changes, error) {
 
 // Degradations returns what cannot be guarded on this host, one sentence each; none is the rule.
 func (f *Firewall) Degradations() []string { return slices.Clone(f.backend.notes) }
+
+// Backend names what holds the rules and sets, "iptables-nft 1.8.9 + ipset", as New found it.
+func (f *Firewall) Backend() string { return f.backend.name }
 
 // prepare refuses what cannot be applied, takes port 0 out, because no segment carries it, and makes sources canonical.
 func (f *Firewall) prepare(ctx context.Context, want *Ruleset) error {

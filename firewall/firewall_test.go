@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func TestApplyTwiceChangesNothing(t *testing.T) {
 		if changes := mustApply(t, f, sample()); changes.Empty() || changes.Repaired != nil {
 			t.Errorf("the first Apply says: %v", changes)
 		}
-		before := f.backend.runs
+		before := f.backend.runs.Load()
 		if changes := mustApply(t, f, sample()); !changes.Empty() {
 			t.Errorf("the second Apply says: %v", changes)
 		}
@@ -94,7 +95,7 @@ func TestApplyTwiceChangesNothing(t *testing.T) {
 		changed.Open.Add(21099)
 		changed.Guard = portRange(21000, 21511)
 		mustApply(t, f, changed)
-		if ran := f.backend.runs - before; ran != 0 {
+		if ran := f.backend.runs.Load() - before; ran != 0 {
 			t.Errorf("three Applies without other rules started %d programs", ran)
 		}
 		if diff := cmp.Diff(expected(changed, variant), show(t, f)); diff != "" {
@@ -433,7 +434,7 @@ func TestMissingTools(t *testing.T) {
 		!strings.Contains(err.Error(), "install the iptables package") {
 		t.Errorf("error: %v", err)
 	}
-	if tool := findTool(context.Background(), "no-such-variant", IPv4, time.Second, new(int)); tool != nil {
+	if tool := findTool(context.Background(), "no-such-variant", IPv4, time.Second, new(atomic.Int64)); tool != nil {
 		t.Errorf("found %+v", tool)
 	}
 }

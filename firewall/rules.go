@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -168,24 +169,31 @@ func prefixed(prefix string, rules []string) []string {
 
 // table is one table of one family as iptables-save prints it, cut down to what concerns us.
 type table struct {
-	chains  map[string]bool     // the names of all chains
-	ours    map[string][]string // the rules of our chains, as listed
-	jumps   []JumpState         // rules that lead to our chains, wherever they stand
-	foreign int                 // rules of others, and policies other than ACCEPT
+	chains  map[string]bool         // the names of all chains
+	ours    map[string][]string     // the rules of our chains, as listed
+	rules   map[string][]listedRule // the rules of every chain
+	jumps   []JumpState             // rules that lead to our chains, wherever they stand
+	foreign int                     // rules of others, and policies other than ACCEPT
 	// incompatible is what the program says where it cannot show the table as iptables rules.
 	incompatible string
 }
 
-// parseSave reads the output of iptables-save; tables by name.
+// listedRule is a rule by its words, "-A" and its chain first, and how many packets it matched where that was asked for.
+type listedRule struct {
+	words   []string
+	packets uint64
+}
+
+// parseSave reads the output of iptables-save, with counters or without; tables by name.
 func parseSave(output string) map[string]*table {
 	tables := map[string]*table{}
 	var t *table
 	var positions map[string]int
 	for line := range strings.Lines(output) {
-		line = strings.TrimRight(line, "\r\n")
+		line, packets := cutCounters(strings.TrimRight(line, "\r\n"))
 		switch {
 		case strings.HasPrefix(line, "*"):
-			t = &table{chains: map[string]bool{}, ours: map[string][]string{}}
+			t = &table{chains: map[string]bool{}, ours: map[string][]string{}, rules: map[string][]listedRule{}}
 			positions = map[string]int{}
 			tables[line[1:]] = t
 		case strings.HasPrefix(line, "# Table `"):
@@ -199,11 +207,26 @@ func parseSave(output string) map[string]*table {
 		case strings.HasPrefix(line, "-A "):
 			if rule := words(line); len(rule) > 1 {
 				positions[rule[1]]++
+				t.rules[rule[1]] = append(t.rules[rule[1]], listedRule{rule, packets})
 				t.parseRule(rule, line, positions[rule[1]])
 			}
 		}
 	}
 	return tables
+}
+
+// cutCounters takes "[packets:bytes] " off the head of a listed rule.
+func cutCounters(line string) (rest string, packets uint64) {
+	counters, rest, found := strings.Cut(line, "] ")
+	if !found || !strings.HasPrefix(counters, "[") {
+		return line, 0
+	}
+	text, _, _ := strings.Cut(counters[1:], ":")
+	packets, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return line, 0
+	}
+	return rest, packets
 }
 
 func (t *table) parseChain(fields []string) {

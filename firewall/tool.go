@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -61,12 +62,12 @@ type tool struct {
 	family                 Family
 	command, save, restore string // paths
 	lockTimeout            time.Duration
-	runs                   *int // counts the programs started
+	runs                   *atomic.Int64 // counts the programs started
 }
 
 // findTool looks for the programs of a variant: under the variant's own names, then under the plain ones where these
 // are that variant. It returns nil where there are none.
-func findTool(ctx context.Context, variant Variant, family Family, lockTimeout time.Duration, runs *int) *tool {
+func findTool(ctx context.Context, variant Variant, family Family, lockTimeout time.Duration, runs *atomic.Int64) *tool {
 	for _, name := range []string{family.program() + "-" + string(variant), family.program()} {
 		t := &tool{variant: variant, family: family, lockTimeout: lockTimeout, runs: runs}
 		t.command, t.save, t.restore = lookPath(name), lookPath(name+"-save"), lookPath(name+"-restore")
@@ -85,14 +86,24 @@ func findTool(ctx context.Context, variant Variant, family Family, lockTimeout t
 
 // plainVariant asks a program called iptables which variant it is. Those before 1.8 do not say; they are legacy.
 func plainVariant(ctx context.Context, command string) (Variant, error) {
-	version, err := exec.CommandContext(ctx, command, "--version").Output()
+	variant, _, err := askVersion(ctx, command)
+	return variant, err
+}
+
+// askVersion asks an iptables program for its variant and its version, such as 1.8.9; that is empty where it says none.
+func askVersion(ctx context.Context, command string) (Variant, string, error) {
+	output, err := exec.CommandContext(ctx, command, "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("cannot run %s --version: %w", command, err)
+		return "", "", fmt.Errorf("cannot run %s --version: %w", command, err)
 	}
-	if bytes.Contains(version, []byte("nf_tables")) {
-		return VariantNFT, nil
+	version := ""
+	if fields := strings.Fields(string(output)); len(fields) > 1 {
+		version = oneLine(strings.TrimPrefix(fields[1], "v"))
 	}
-	return VariantLegacy, nil
+	if bytes.Contains(output, []byte("nf_tables")) {
+		return VariantNFT, version, nil
+	}
+	return VariantLegacy, version, nil
 }
 
 // lookPath finds a program in PATH, or where administrators' programs are: a user's PATH may leave those out.
@@ -117,22 +128,34 @@ func (t *tool) lockSeconds() int {
 func (t *tool) list(ctx context.Context) (map[string]*table, error) {
 	all := map[string]*table{}
 	for _, name := range ourTables() {
-		if t.exists(name) {
-			output, err := t.run(ctx, "", t.save, "-t", name)
-			if err != nil {
-				return nil, fmt.Errorf("cannot list table %s of %s: %w", name, t.family, err)
-			}
-			all[name] = parseSave(output)[name]
+		listed, err := t.listTable(ctx, name)
+		if err != nil {
+			return nil, err
 		}
-		if all[name] == nil {
-			all[name] = &table{}
-		}
-		if text := all[name].incompatible; text != "" {
-			return nil, fmt.Errorf("cannot list table %s of %s: %s (nft rules that iptables cannot show stand in it; "+
-				"move them to a table of another name)", name, t.family, text)
-		}
+		all[name] = listed
 	}
 	return all, nil
+}
+
+// listTable reads one table, with further options of iptables-save; one that is not there is empty. It changes nothing,
+// loads no kernel module and needs no lock.
+func (t *tool) listTable(ctx context.Context, name string, options ...string) (*table, error) {
+	if !t.exists(name) {
+		return &table{}, nil
+	}
+	output, err := t.run(ctx, "", t.save, append(options, "-t", name)...)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list table %s of %s: %w", name, t.family, err)
+	}
+	listed := parseSave(output)[name]
+	if listed == nil {
+		return &table{}, nil
+	}
+	if listed.incompatible != "" {
+		return nil, fmt.Errorf("cannot list table %s of %s: %s (nft rules that iptables cannot show stand in it; "+
+			"move them to a table of another name)", name, t.family, listed.incompatible)
+	}
+	return listed, nil
 }
 
 // listAll reads every table, for the choice of a variant.
@@ -186,7 +209,7 @@ func (t *tool) find(table, chain, rule string) (bool, error) {
 	if t.family == IPv6 {
 		protocol = iptables.ProtocolIPv6
 	}
-	*t.runs += 2 // New asks for the version
+	t.runs.Add(2) // New asks for the version
 	program, err := iptables.New(iptables.IPFamily(protocol), iptables.Path(t.command), iptables.Timeout(t.lockSeconds()))
 	if err != nil {
 		return false, fmt.Errorf("cannot use %s: %w", t.command, err)
@@ -212,7 +235,7 @@ func (t *tool) apply(ctx context.Context, script string) error {
 }
 
 func (t *tool) run(ctx context.Context, input, path string, args ...string) (string, error) {
-	*t.runs++
+	t.runs.Add(1)
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,8 @@ type xtables struct {
 	tools  []*tool // the chosen variant's, one for each family
 	others []*tool // the other variant's, as far as they are to be had
 	notes  []string
-	runs   int // how many programs were started
+	name   string       // for people: the variant and its version
+	runs   atomic.Int64 // how many programs were started
 
 	memory *memory // nil: nothing is known about the kernel
 	// verifyEvery is how long what was seen in the kernel is taken for granted. listEvery is how long legacy rules go
@@ -69,6 +71,11 @@ func newXtables(ctx context.Context, opts Options) (*xtables, error) {
 	if len(x.tools) < len(families) {
 		return nil, missingTools(variant, families, x.tools)
 	}
+	x.name = "iptables-" + string(variant)
+	if _, version, _ := askVersion(ctx, x.tools[0].command); version != "" {
+		x.name += " " + version
+	}
+	x.name += " + ipset"
 	return x, nil
 }
 
