@@ -3,23 +3,32 @@
 package sockets
 
 import (
+	"fmt"
 	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hostagent/hostagent/test/host"
 )
 
 // many opens n listeners in this process.
 func many(b *testing.B, n int) {
 	b.Helper()
-	var limit unix.Rlimit
-	check(b, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
-	if need := uint64(n) + 100; limit.Cur < need {
-		limit.Cur, limit.Max = need, max(limit.Max, need)
-		check(b, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
-	}
+	raiseFiles(b, uint64(n)+100)
 	for range n {
 		open(b, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
+	}
+}
+
+// raiseFiles lets this process have need files.
+func raiseFiles(b *testing.B, need uint64) {
+	b.Helper()
+	var limit unix.Rlimit
+	check(b, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	if limit.Cur < need {
+		limit.Cur, limit.Max = need, max(limit.Max, need)
+		check(b, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 	}
 }
 
@@ -64,6 +73,39 @@ func BenchmarkOwners(b *testing.B) {
 		for b.Loop() {
 			_, err := owners.Lookup(b.Context(), suspects)
 			check(b, err)
+		}
+	})
+}
+
+// BenchmarkConnections counts 100 connections to a range of ports, alone and beside 5,000 to other ports, each of which
+// has both its sockets in the namespace.
+func BenchmarkConnections(b *testing.B) {
+	h := newHost(b)
+	raiseFiles(b, 2*5200)
+	listenOn(b, h, "tcp", ":21000")
+	for range 100 {
+		connect(b, h.Net, 1, "tcp4", host.IPv4+":21000")
+	}
+	count := func(b *testing.B) {
+		check(b, h.InHost(func() error {
+			for b.Loop() {
+				if got, err := Connections(b.Context(), 21000, 21255); err != nil || got[21000] != 100 {
+					return fmt.Errorf("got %v, %w", got, err)
+				}
+			}
+			return nil
+		}))
+	}
+	b.Run("others=0", count)
+	for port := 8001; port <= 8050; port++ { // each has a queue of its own
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		listenOn(b, h, "tcp4", address)
+		connect(b, h.Local, 100, "tcp4", address)
+	}
+	b.Run("others=5000", count)
+	b.Run("others=5000/peer=ss", func(b *testing.B) {
+		for b.Loop() {
+			check(b, h.InHost(exec.Command("ss", "-Htn", "state", "established", "sport", ">=", ":21000", "and", "sport", "<=", ":21255").Run))
 		}
 	})
 }

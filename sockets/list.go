@@ -23,13 +23,20 @@ const (
 
 	// States of sockets, bits of inet_diag_req_v2's idiag_states (include/net/tcp_states.h). A bound UDP socket
 	// that is not connected is in TCP_CLOSE.
-	stateClose  = 1 << 7
-	stateListen = 1 << 10
+	stateEstablished = 1 << 1
+	stateClose       = 1 << 7
+	stateListen      = 1 << 10
 
 	// The kernel puts at most 32 KiB into one message of a dump (netlink_dump in net/netlink/af_netlink.c).
 	messageBuffer = 32 << 10
 
 	requestLen = 56 // struct inet_diag_req_v2
+
+	// The filter that may follow a request, INET_DIAG_REQ_BYTECODE, and its operations, INET_DIAG_BC_S_GE and _S_LE.
+	attrBytecode    = 1
+	opSourceAtLeast = 2
+	opSourceAtMost  = 3
+
 	messageLen = 72 // struct inet_diag_msg, before its attributes
 
 	// Attributes of a socket; both come without being asked for (inet_diag_msg_attrs_fill in net/ipv4/inet_diag.c).
@@ -42,7 +49,12 @@ type query struct {
 	protocol Protocol
 	family   uint8
 	states   uint32
+	// ports are the local ports that the kernel limits the dump to; nil is all.
+	ports *portRange
 }
+
+// portRange is the ports from first to last.
+type portRange struct{ first, last uint16 }
 
 // List returns the TCP listeners and the bound, unconnected UDP sockets of the calling thread's network namespace, IPv4
 // and IPv6, ordered by protocol, port, address and cookie. MPTCP listeners are among the TCP ones. It needs no privilege,
@@ -52,21 +64,33 @@ func List(ctx context.Context) ([]Listener, error) {
 	var all []Listener
 	buffer := make([]byte, messageBuffer)
 	for _, q := range []query{
-		{TCP, unix.AF_INET, stateListen},
-		{TCP, unix.AF_INET6, stateListen},
-		{UDP, unix.AF_INET, stateClose},
-		{UDP, unix.AF_INET6, stateClose},
+		{protocol: TCP, family: unix.AF_INET, states: stateListen},
+		{protocol: TCP, family: unix.AF_INET6, states: stateListen},
+		{protocol: UDP, family: unix.AF_INET, states: stateClose},
+		{protocol: UDP, family: unix.AF_INET6, states: stateClose},
 	} {
-		whole := all
-		err := retry(ctx, func() (err error) {
-			all, err = q.appendTo(ctx, whole, buffer)
+		before := len(all)
+		err := q.run(ctx, buffer, func() { all = all[:before] }, func(socket []byte) error {
+			l, err := parse(q.protocol, socket)
+			if err == nil {
+				all = append(all, l)
+			}
 			return err
 		})
-		if err := q.explain(err); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
 	return tidy(all), nil
+}
+
+// run dumps the sockets that q asks for and calls each with every struct inet_diag_msg, which it must not keep. Before each
+// attempt it calls begin: what each got of an attempt before that is void. A kernel without IPv6 has no such sockets.
+func (q query) run(ctx context.Context, buffer []byte, begin func(), each func(socket []byte) error) error {
+	return q.explain(retry(ctx, func() error {
+		begin()
+		return q.dump(ctx, buffer, each)
+	}))
 }
 
 // explain says what an error of q means. None is the answer of a kernel without IPv6.
@@ -101,12 +125,12 @@ func retry(ctx context.Context, try func() error) error {
 	return err
 }
 
-// appendTo appends the sockets that q asks for to listeners; buffer is where the kernel's messages are put. The socket is
-// new for each dump, because a kept one would pin its namespace and might hold the rest of a failed dump.
-func (q query) appendTo(ctx context.Context, listeners []Listener, buffer []byte) ([]Listener, error) {
+// dump is one attempt of run; buffer is where the kernel's messages are put. The socket is new for each, because a kept
+// one would pin its namespace and might hold the rest of a failed dump.
+func (q query) dump(ctx context.Context, buffer []byte, each func(socket []byte) error) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return listeners, fmt.Errorf("cannot open a sock_diag socket: %w", err)
+		return fmt.Errorf("cannot open a sock_diag socket: %w", err)
 	}
 	defer unix.Close(fd)
 	wait := answerTimeout
@@ -116,74 +140,87 @@ func (q query) appendTo(ctx context.Context, listeners []Listener, buffer []byte
 	timeout := unix.NsecToTimeval(int64(wait))
 	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)); err != nil {
-		return listeners, fmt.Errorf("cannot bound the wait for an answer: %w", err)
+		return fmt.Errorf("cannot bound the wait for an answer: %w", err)
 	}
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	request.AddRawData(q.serialize())
 	if err := unix.Sendto(fd, request.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return listeners, err
+		return err
 	}
 	for done := false; !done; {
 		if ctx.Err() != nil {
-			return listeners, ctx.Err()
+			return ctx.Err()
 		}
 		// With MSG_TRUNC the length is that of the whole message, also of one that did not fit.
 		n, _, err := unix.Recvfrom(fd, buffer, unix.MSG_TRUNC)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			return listeners, fmt.Errorf("no answer from the kernel within %v: %w", wait, context.DeadlineExceeded)
+			return fmt.Errorf("no answer from the kernel within %v: %w", wait, context.DeadlineExceeded)
 		case err != nil:
-			return listeners, err
+			return err
 		case n > len(buffer):
-			return listeners, fmt.Errorf("cannot read a kernel message of %d bytes", n)
+			return fmt.Errorf("cannot read a kernel message of %d bytes", n)
 		}
-		if listeners, done, err = appendMessages(listeners, q.protocol, buffer[:n]); err != nil {
-			return listeners, err
+		if done, err = eachSocket(buffer[:n], each); err != nil {
+			return err
 		}
 	}
-	return listeners, nil
+	return nil
 }
 
-// appendMessages appends the sockets in a datagram of netlink messages to listeners, and tells whether the dump is over.
-// A dump that the kernel calls inconsistent is an EINTR.
-func appendMessages(listeners []Listener, protocol Protocol, datagram []byte) (all []Listener, done bool, err error) {
+// eachSocket calls each with the sockets in a datagram of netlink messages, and tells whether the dump is over. A dump
+// that the kernel calls inconsistent is an EINTR.
+func eachSocket(datagram []byte, each func(socket []byte) error) (done bool, err error) {
 	native := binary.NativeEndian
 	for len(datagram) >= unix.SizeofNlMsghdr {
 		length := int(native.Uint32(datagram))
 		if length < unix.SizeofNlMsghdr || length > len(datagram) {
-			return listeners, false, fmt.Errorf("cannot parse a kernel message of %d bytes: %d are left", length, len(datagram))
+			return false, fmt.Errorf("cannot parse a kernel message of %d bytes: %d are left", length, len(datagram))
 		}
 		body := datagram[unix.SizeofNlMsghdr:length]
 		if native.Uint16(datagram[6:])&unix.NLM_F_DUMP_INTR != 0 {
-			return listeners, false, fmt.Errorf("the dump was interrupted: %w", unix.EINTR)
+			return false, fmt.Errorf("the dump was interrupted: %w", unix.EINTR)
 		}
 		switch native.Uint16(datagram[4:]) {
 		case unix.NLMSG_DONE, unix.NLMSG_ERROR: // both carry a negative errno, or 0
 			if len(body) < 4 {
-				return listeners, true, nil
+				return true, nil
 			}
 			if code := int32(native.Uint32(body)); code != 0 {
-				return listeners, true, unix.Errno(-code)
+				return true, unix.Errno(-code)
 			}
-			return listeners, true, nil
+			return true, nil
 		case nl.SOCK_DIAG_BY_FAMILY:
-			l, err := parse(protocol, body)
-			if err != nil {
-				return listeners, false, err
+			if err := each(body); err != nil {
+				return false, err
 			}
-			listeners = append(listeners, l)
 		}
 		aligned := (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
 		datagram = datagram[min(aligned, len(datagram)):]
 	}
-	return listeners, false, nil
+	return false, nil
 }
 
-// serialize returns q as a struct inet_diag_req_v2, without a filter on addresses.
+// serialize returns q as a struct inet_diag_req_v2, followed by a filter on local ports where q has one.
 func (q query) serialize() []byte {
-	b := make([]byte, requestLen)
+	b := make([]byte, requestLen, requestLen+unix.SizeofRtAttr+16)
 	b[0], b[1] = q.family, uint8(q.protocol)
-	binary.NativeEndian.PutUint32(b[4:], q.states)
+	native := binary.NativeEndian
+	native.PutUint32(b[4:], q.states)
+	if q.ports == nil {
+		return b
+	}
+	// A struct inet_diag_bc_op is its code, the way to go on where it holds, and where it does not; the port that it
+	// compares with is in a second one behind it. A way 4 bytes past the end refuses the socket (inet_diag_bc_run in
+	// net/ipv4/inet_diag.c).
+	operation := func(code, yes uint8, no, port uint16) {
+		b = native.AppendUint16(append(b, code, yes), no)
+		b = native.AppendUint16(append(b, 0, 0), port)
+	}
+	b = native.AppendUint16(b, unix.SizeofRtAttr+16)
+	b = native.AppendUint16(b, attrBytecode)
+	operation(opSourceAtLeast, 8, 16+4, q.ports.first)
+	operation(opSourceAtMost, 8, 8+4, q.ports.last)
 	return b
 }
 

@@ -307,8 +307,10 @@ func TestListEndsWithItsContext(t *testing.T) {
 func TestInterruptedDump(t *testing.T) {
 	open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
 	ctx := &endsAfter{Context: t.Context(), looks: 0}
-	if got, err := (query{TCP, unix.AF_INET, stateListen}).appendTo(ctx, nil, make([]byte, messageBuffer)); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, %v; want %v", got, err, context.Canceled)
+	q := query{protocol: TCP, family: unix.AF_INET, states: stateListen}
+	err := q.dump(ctx, make([]byte, messageBuffer), func([]byte) error { t.Error("got a socket"); return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -161,10 +160,10 @@ func TestExplain(t *testing.T) {
 		err   error
 		want  string
 	}{
-		{query{TCP, unix.AF_INET, 0}, nil, ""},
-		{query{TCP, unix.AF_INET6, 0}, unix.ENOENT, ""},
-		{query{UDP, unix.AF_INET, 0}, unix.ENOENT, "cannot list udp sockets: no such file or directory: load the kernel module udp_diag"},
-		{query{TCP, unix.AF_INET6, 0}, unix.EPERM, "cannot list tcp sockets: operation not permitted"},
+		{query{protocol: TCP, family: unix.AF_INET}, nil, ""},
+		{query{protocol: TCP, family: unix.AF_INET6}, unix.ENOENT, ""},
+		{query{protocol: UDP, family: unix.AF_INET}, unix.ENOENT, "cannot list udp sockets: no such file or directory: load the kernel module udp_diag"},
+		{query{protocol: TCP, family: unix.AF_INET6}, unix.EPERM, "cannot list tcp sockets: operation not permitted"},
 	} {
 		if diff := cmp.Diff(test.want, text(test.query.explain(test.err))); diff != "" {
 			t.Errorf("%+v, %v (-want +got):\n%s", test.query, test.err, diff)
@@ -190,24 +189,31 @@ func netlinkMessage(kind, flags uint16, body []byte) []byte {
 	return append(append(b, make([]byte, 8)...), body...)
 }
 
-func FuzzAppendMessages(f *testing.F) {
+func FuzzEachSocket(f *testing.F) {
 	f.Add(netlinkMessage(20, 0, make([]byte, messageLen)))
 	f.Add(netlinkMessage(3, 0, []byte{0, 0, 0, 0}))
 	f.Add(netlinkMessage(2, 0, binary.NativeEndian.AppendUint32(nil, ^uint32(0))))
 	f.Add(netlinkMessage(20, 0x10, nil))
 	f.Fuzz(func(t *testing.T, datagram []byte) {
-		all, done, err := appendMessages(nil, TCP, datagram)
-		if len(all) > len(datagram)/(unix.SizeofNlMsghdr+messageLen) {
-			t.Errorf("%d sockets out of %d bytes", len(all), len(datagram))
+		read := func() (n int, done bool, failed bool) {
+			done, err := eachSocket(datagram, func(socket []byte) error {
+				n++
+				_, _, err := parseConnection(socket)
+				return err
+			})
+			return n, done, err != nil
 		}
-		if again, doneAgain, errAgain := appendMessages(nil, TCP, datagram); !slices.Equal(all, again) ||
-			done != doneAgain || (err == nil) != (errAgain == nil) {
-			t.Errorf("the same bytes give %v, %t, %v and %v, %t, %v", all, done, err, again, doneAgain, errAgain)
+		n, done, failed := read()
+		if n > len(datagram)/unix.SizeofNlMsghdr {
+			t.Errorf("%d sockets out of %d bytes", n, len(datagram))
+		}
+		if nAgain, doneAgain, failedAgain := read(); n != nAgain || done != doneAgain || failed != failedAgain {
+			t.Errorf("the same bytes give %d, %t, %t and %d, %t, %t", n, done, failed, nAgain, doneAgain, failedAgain)
 		}
 	})
 }
 
-func TestAppendMessages(t *testing.T) {
+func TestEachSocket(t *testing.T) {
 	socket := make([]byte, messageLen)
 	socket[0] = unix.AF_INET
 	errno := func(code int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(code)) }
@@ -225,13 +231,18 @@ func TestAppendMessages(t *testing.T) {
 		{"interrupted", netlinkMessage(20, unix.NLM_F_DUMP_INTR, socket), 0, false, unix.EINTR},
 		{"something else", netlinkMessage(unix.NLMSG_NOOP, 0, nil), 0, false, nil},
 	} {
-		all, done, err := appendMessages(nil, TCP, test.datagram)
-		if len(all) != test.sockets || done != test.done || !errors.Is(err, test.err) {
-			t.Errorf("%s: %d sockets, %t, %v; want %d, %t, %v", test.name, len(all), done, err, test.sockets, test.done, test.err)
+		sockets := 0
+		done, err := eachSocket(test.datagram, func(msg []byte) error {
+			sockets++
+			_, err := parse(TCP, msg)
+			return err
+		})
+		if sockets != test.sockets || done != test.done || !errors.Is(err, test.err) {
+			t.Errorf("%s: %d sockets, %t, %v; want %d, %t, %v", test.name, sockets, done, err, test.sockets, test.done, test.err)
 		}
 	}
 	for _, short := range [][]byte{netlinkMessage(20, 0, socket[:10]), netlinkMessage(20, 0, socket)[:40], {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}} {
-		if _, _, err := appendMessages(nil, TCP, short); err == nil {
+		if _, err := eachSocket(short, func(msg []byte) error { _, err := parse(TCP, msg); return err }); err == nil {
 			t.Errorf("a broken message of %d bytes is no error", len(short))
 		}
 	}
