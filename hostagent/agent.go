@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -36,6 +38,13 @@ type owners interface {
 	Lookup(context.Context, []sockets.Listener) (sockets.Result, error)
 }
 
+// watcher counts what the loop does. Its methods are called from the loop and must return at once.
+type watcher interface {
+	Stepped(step string, took time.Duration)
+	Repaired()
+	ConsulFailed(kind consul.Kind)
+}
+
 // Parts is what an Agent is made of: the operator's settings and the edges of the program.
 type Parts struct {
 	Policy       Policy
@@ -44,11 +53,21 @@ type Parts struct {
 	Report       bool // write checks to Consul
 
 	Registry registry
+	Source   Source // what Registry stands for, "" for the agent; for Look only
 	Firewall kernel // nil only in observe mode, where the host has none
 	Listen   func(context.Context) ([]sockets.Listener, error)
 	Owners   owners
-	Log      *slog.Logger
-	Version  string // for the life check
+	Host     func(context.Context) *Host // nil: not looked at
+	// Connections counts the connections from the network to each local port from first to last; nil: not counted.
+	Connections func(ctx context.Context, first, last uint16) (map[uint16]int, error)
+	Log         *slog.Logger
+	Watch       watcher // nil: nobody counts
+
+	// What the status and the life check say of the program.
+	Version      string
+	Backend      string   // what holds the rules
+	Address      string   // of the Consul agent
+	Degradations []string // what this host cannot do, one sentence each
 }
 
 // Every step of a pass has a deadline, so that a hanging one delays the others but never stops them. The Consul
@@ -60,12 +79,14 @@ const (
 	stopDeadline   = 2 * time.Second
 
 	factsEvery   = 30 * time.Second // how often the agent is asked about itself
+	hostEvery    = time.Minute      // how often the kernel's settings and other allocators are looked at
 	afreshEvery  = 5 * time.Second  // how often owners and standing checks are looked at while nothing else changes
 	troubleEvery = time.Minute      // how often a lasting trouble is logged
 	maxBackoff   = 5 * time.Second  // between tries of an agent that does not answer
 )
 
-// Agent runs the pass in a loop: collect, Evaluate, Apply, Report. Make one with NewAgent; Run may be called once.
+// Agent runs the pass in a loop: collect, Evaluate, Apply, Report. Make one with NewAgent; Run may be called once, and
+// Status from any goroutine.
 type Agent struct {
 	parts  Parts
 	memory *memory
@@ -77,13 +98,16 @@ type Agent struct {
 	nextTry   time.Time // of the agent, after failures
 	failures  int
 	listeners []sockets.Listener
-	looked    bool  // the listeners were listed at least once
-	input     Input // that result was made of, without owners
+	host      *Host
+	hostNext  time.Time // when the host is looked at again
+	looked    bool      // the listeners were listed at least once
+	input     Input     // that result was made of, without owners
 	result    Result
 	resultAt  time.Time
 	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	enforced  firewall.PortSet
 	adopted   bool // the state of an earlier run was looked at
+	toldAhead bool // what guard mode is about to change was logged
 	removed   bool // observe mode: nothing of ours is left
 	applyErr  error
 	listenErr error
@@ -91,16 +115,31 @@ type Agent struct {
 	ranged    bool             // this run has taken a sidecar range over
 	reported  string           // the service that holds our checks, "" while there is none
 	news      news
+
+	// For Status.
+	view       atomic.Pointer[view]
+	started    time.Time
+	passes     int
+	answerAt   time.Time // of the last whole answer
+	applyAt    time.Time // the kernel was last seen or made to be as wanted
+	changeAt   time.Time // it was last changed
+	repairs    int
+	incomplete string // what kept owners out of sight
+
+	found standing // what an earlier run left
 }
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	return &Agent{parts: parts, memory: newMemory(), news: newNews(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), news: newNews(), result: Result{Range: DefaultSidecarRange()}}
+	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
+	return a
 }
 
 // Run passes until ctx ends, then says so in Consul and returns nil; the rules stay in place. Parts that arrive on
 // reload take effect at the next pass, which they start.
 func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
+	a.started = time.Now()
 	a.parts.Log.Info("started", "mode", a.parts.Policy.Mode, "version", a.parts.Version)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -124,10 +163,11 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 func (a *Agent) replace(parts Parts) {
 	if parts.Policy.Mode != a.parts.Policy.Mode {
 		a.parts.Log.Info("mode changed", "from", a.parts.Policy.Mode, "to", parts.Policy.Mode)
-		a.enforced, a.removed, a.adopted = firewall.PortSet{}, false, false
+		a.enforced, a.removed, a.adopted, a.toldAhead = firewall.PortSet{}, false, false, false
+		a.found = standing{}
 	}
 	a.parts = parts
-	a.nextTry, a.factsNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}
+	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
@@ -139,7 +179,13 @@ func (a *Agent) pass(ctx context.Context) {
 	defer cancel()
 	start := time.Now()
 	consulErr := a.askConsul(ctx, start)
+	if !errors.Is(consulErr, errWaiting) {
+		a.stepped("consul", start)
+	}
+	listing := time.Now()
 	a.listenErr = a.look(ctx)
+	a.lookAtHost(ctx, listing)
+	a.stepped("listeners", listing)
 	if stopped() != nil {
 		return
 	}
@@ -147,23 +193,50 @@ func (a *Agent) pass(ctx context.Context) {
 	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
 	changed := false
 	if a.looked { // a host without any listener would be half a view
-		a.applyErr = a.adopt(context.WithoutCancel(ctx))
-		changed = a.evaluate(ctx, start, consulErr)
-		if a.applyErr == nil {
-			a.applyErr = a.apply(context.WithoutCancel(ctx))
-		}
-		a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
-		a.news.tell(a.parts.Log, a.parts.Policy.Mode, &a.result, a.memory.answers > 0)
+		changed = a.decide(ctx, start, consulErr)
 	}
+	var reportErr error
 	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
+		reporting := time.Now()
 		written, err := a.report(ctx, consulErr)
+		a.stepped("report", reporting)
 		if stopped() == nil {
 			a.news.trouble(a.parts.Log, start, "report", err)
 		}
+		reportErr = err
 		a.steady = calm && err == nil && written == 0
 	}
+	a.stepped("pass", start)
+	a.publish(start, consulErr, reportErr)
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "services", len(a.result.Services),
 		"listeners", len(a.listeners), "open", a.result.Rules.Open.Len(), "findings", len(a.result.Findings))
+}
+
+// decide evaluates, makes the kernel equal the result and tells what is new. It returns whether anything was looked at
+// anew.
+func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bool {
+	a.applyErr = a.adopt(context.WithoutCancel(ctx))
+	evaluating := time.Now()
+	changed := a.evaluate(ctx, start, consulErr)
+	a.stepped("evaluate", evaluating)
+	if a.applyErr == nil {
+		a.tellAhead(ctx)
+		applying := time.Now()
+		a.applyErr = a.apply(context.WithoutCancel(ctx))
+		a.stepped("apply", applying)
+	}
+	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
+	if changed {
+		a.news.tell(a.parts.Log, a.parts.Policy.Mode, &a.result, a.memory.answers > 0)
+	}
+	return changed
+}
+
+// stepped tells the watcher how long a step took that began at start.
+func (a *Agent) stepped(step string, start time.Time) {
+	if a.parts.Watch != nil {
+		a.parts.Watch.Stepped(step, time.Since(start))
+	}
 }
 
 // errWaiting stands for a try that is put off after failures.
@@ -177,6 +250,7 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	}
 	answer, err := a.parts.Registry.Services(ctx)
 	if err != nil {
+		a.consulFailed(ctx, err)
 		a.memory.miss()
 		wait := min(a.parts.PollInterval<<min(a.failures, 6), maxBackoff)
 		a.nextTry = now.Add(wait/2 + rand.N(wait/2+1))
@@ -190,9 +264,16 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 		a.memory.miss()
 		return a.factsErr
 	}
-	a.regs = answer.Registrations
+	a.regs, a.answerAt = answer.Registrations, now
 	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay, 2*a.parts.PollInterval)
 	return a.factsErr
+}
+
+// consulFailed tells the watcher of a request that brought no whole answer, unless hostagent itself is ending.
+func (a *Agent) consulFailed(ctx context.Context, err error) {
+	if kind := consul.KindOf(err); a.parts.Watch != nil && kind != "" && ctx.Err() == nil {
+		a.parts.Watch.ConsulFailed(kind)
+	}
 }
 
 // askFacts asks the agent about itself now and then. What it told before stands when it does not answer; where the
@@ -202,6 +283,7 @@ func (a *Agent) askFacts(ctx context.Context, now time.Time) {
 		return
 	}
 	facts, err := a.parts.Registry.Agent(ctx)
+	a.consulFailed(ctx, err)
 	switch {
 	case err == nil:
 		a.facts, a.factsErr, a.factsNext = facts, nil, now.Add(factsEvery)
@@ -224,6 +306,18 @@ func (a *Agent) look(ctx context.Context) error {
 	return nil
 }
 
+// lookAtHost brings what else bears on the range up to date, now and then. What is as before keeps its place in memory, so
+// that nothing is evaluated anew for it.
+func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
+	if a.parts.Host == nil || now.Before(a.hostNext) {
+		return
+	}
+	if host := a.parts.Host(ctx); !reflect.DeepEqual(host, a.host) {
+		a.host = host
+	}
+	a.hostNext = now.Add(hostEvery)
+}
+
 // evaluate brings the result up to date and tells whether it looked at anything anew: Evaluate is pure, so on a host
 // where nothing happens its result stands for a while.
 func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bool {
@@ -236,6 +330,8 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Settled:       a.memory.settled,
 		AdoptedGuard:  a.memory.adoptedGuard,
 		Enforced:      a.enforced,
+		Unknown:       a.memory.answers == 0,
+		Host:          a.host,
 		SSH:           a.ssh,
 		Policy:        a.parts.Policy,
 	}
@@ -248,7 +344,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	if now.Sub(a.resultAt) < afreshEvery && in.equal(&a.input) {
 		return false
 	}
-	a.result, _ = evaluateWithOwners(ctx, in, a.parts.Owners)
+	a.result, a.incomplete = evaluateWithOwners(ctx, in, a.parts.Owners)
 	a.input, a.resultAt = in, now
 	a.ssh = a.result.SSH
 	a.ranged = a.ranged || a.result.RangeTaken
@@ -270,15 +366,22 @@ func evaluateWithOwners(ctx context.Context, in Input, owners owners) (result Re
 	if len(result.Suspects) == 0 || owners == nil {
 		return result, ""
 	}
+	in.Owners, incomplete = lookup(ctx, owners, result.Suspects)
+	return Evaluate(in), incomplete
+}
+
+// lookup finds the owners of listeners, by cookie, and tells what kept some out of sight.
+func lookup(ctx context.Context, owners owners, listeners []sockets.Listener) (byCookie map[uint64]sockets.Owner, incomplete string) {
+	if owners == nil || len(listeners) == 0 {
+		return nil, ""
+	}
 	ctx, cancel := context.WithTimeout(ctx, ownersDeadline)
 	defer cancel()
-	found, err := owners.Lookup(ctx, result.Suspects)
-	incomplete = found.Incomplete
-	if err != nil {
-		incomplete = err.Error() // a deadline: what was found until then is used
+	found, err := owners.Lookup(ctx, listeners)
+	if err != nil { // a deadline: what was found until then is used
+		return found.ByCookie, err.Error()
 	}
-	in.Owners = found.ByCookie
-	return Evaluate(in), incomplete
+	return found.ByCookie, found.Incomplete
 }
 
 // adopt looks once, before anything is changed, at what an earlier run left in the kernel.
@@ -296,7 +399,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.memory.adopt(guard, open)
 		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
 	}
-	a.adopted = true
+	a.adopted, a.found = true, standing{guard: state.Guard(), open: state.Open()}
 	return nil
 }
 
@@ -314,19 +417,31 @@ func (a *Agent) apply(ctx context.Context) error {
 		return errors.New("cannot tell the sidecar range: the agent's is refused or unknown, so the rules of an earlier run stand; set sidecar_range")
 	}
 	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)
-	if !changes.Empty() {
-		message := "firewall changed"
-		if len(changes.Repaired) > 0 {
-			message = "firewall repaired: somebody else had changed it"
-		}
-		a.parts.Log.Info(message, "changes", changes)
-	}
+	a.tellChanges(changes)
 	if err != nil {
 		a.enforced = firewall.PortSet{} // nobody knows now what the kernel holds
 		return err
 	}
 	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
+	a.applyAt = time.Now()
 	return nil
+}
+
+// tellChanges logs and counts what an Apply did.
+func (a *Agent) tellChanges(changes firewall.Changes) {
+	if changes.Empty() {
+		return
+	}
+	a.changeAt = time.Now()
+	message := "firewall changed"
+	if len(changes.Repaired) > 0 {
+		message = "firewall repaired: somebody else had changed it"
+		a.repairs++
+		if a.parts.Watch != nil {
+			a.parts.Watch.Repaired()
+		}
+	}
+	a.parts.Log.Info(message, "changes", changes)
 }
 
 // disown removes what an earlier guard run left.

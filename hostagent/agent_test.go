@@ -37,6 +37,7 @@ type fakeHost struct {
 	exists     bool
 	applies    int
 	removes    int
+	applied    firewall.Changes
 	applyFail  error
 	plan       firewall.Changes
 	removeFail error
@@ -81,7 +82,7 @@ func (h *fakeHost) Apply(_ context.Context, want firewall.Ruleset) (firewall.Cha
 		return firewall.Changes{}, h.applyFail
 	}
 	h.rules, h.exists = want, true
-	return firewall.Changes{}, nil
+	return h.applied, nil
 }
 
 func (h *fakeHost) Plan(context.Context, firewall.Ruleset) (firewall.Changes, error) {
@@ -607,6 +608,35 @@ func TestListenFailureKeepsTheLastList(t *testing.T) {
 		if n := strings.Count(h.log.String(), line); n != 1 {
 			t.Errorf("%q was logged %d times, want once:\n%s", line, n, h.log.String())
 		}
+	}
+}
+
+// TestFindingLines: each finding is one line when it opens, changes and is resolved, always with the same keys.
+func TestFindingLines(t *testing.T) {
+	h := newFakeHost()
+	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000", "tcp 0.0.0.0:21007")
+	parts := h.parts(ModeGuard)
+	h.runParts(t, parts, func(reload chan<- Parts) {
+		pass(time.Second)
+		pass(time.Minute)
+		h.listeners = base().Listeners
+		pass(time.Second)
+	})
+	var got []string
+	for line := range strings.Lines(h.log.String()) {
+		if _, text, found := strings.Cut(line, `msg="finding `); found {
+			text, _, _ = strings.Cut(text, " message=")
+			got = append(got, strings.TrimSpace(text))
+		}
+	}
+	want(t, "the lines", `opened" id=exposed-listener severity=warning state=open service=web service_id=web port=8080 listener="tcp 0.0.0.0:8080"
+opened" id=squatted-port severity=warning state=open service="" service_id="" port=21007 listener="tcp 0.0.0.0:21007"
+changed" id=squatted-port severity=warning state=mitigated service="" service_id="" port=21007 listener="tcp 0.0.0.0:21007"
+resolved" id=exposed-listener severity=warning state=open service=web service_id=web port=8080 listener="tcp 0.0.0.0:8080"
+resolved" id=squatted-port severity=warning state=mitigated service="" service_id="" port=21007 listener="tcp 0.0.0.0:21007"`,
+		strings.Join(got, "\n"))
+	if !strings.Contains(h.log.String(), "severity_before=warning state_before=open") {
+		t.Errorf("a change does not tell what was before:\n%s", h.log.String())
 	}
 }
 

@@ -40,11 +40,17 @@ func Evaluate(in Input) Result {
 		l := &in.Listeners[i]
 		e.byPort[l.Addr.Port()] = append(e.byPort[l.Addr.Port()], l)
 	}
+	if in.Host != nil {
+		e.published = publishedPorts(in.Host.Published)
+	}
 	e.chooseRange()
-	e.collectClaims()
-	e.judgeClaims()
-	e.judgeRange()
-	e.judgeServices()
+	if !in.Unknown {
+		e.collectClaims()
+		e.judgeClaims()
+		e.judgeRange()
+		e.judgeServices()
+	}
+	e.judgeHost()
 	if in.Filtered != "" {
 		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
 	}
@@ -67,6 +73,8 @@ type evaluation struct {
 	claims    map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
 	claimed   firewall.PortSet                           // keys of claims, and held ports
 	suspects  map[uint64]sockets.Listener
+	predicted bool             // some registration is none yet: no agent made it
+	published firewall.PortSet // ports that nat rules send elsewhere
 }
 
 // claim is a registration that asks for its port to be open.
@@ -136,45 +144,6 @@ func ruleset(in Input, sidecars PortRange, protected, claimed firewall.PortSet) 
 	}
 }
 
-// maxRange is the largest sidecar range that is taken from an agent: 16 times Consul's own.
-const maxRange = 4096
-
-func (e *evaluation) chooseRange() {
-	standing := e.in.PreviousRange
-	switch {
-	case e.in.Policy.SidecarRange != nil:
-		e.res.Range, e.res.RangeTaken = *e.in.Policy.SidecarRange, true
-		return
-	case !e.in.Agent.RangeKnown:
-		e.res.Range = standing
-		return
-	}
-	low, high := e.in.Agent.SidecarMin, e.in.Agent.SidecarMax
-	if low <= 0 && high <= 0 {
-		e.res.RangeTaken = true
-		return // disabled: only explicit ports
-	}
-	reason := ""
-	var reported PortRange
-	switch {
-	case low < 1 || high > 65535 || low > high:
-		reason = "it is no range of ports"
-	case high-low+1 > maxRange:
-		reason = fmt.Sprintf("it holds %d ports, more than %d", high-low+1, maxRange)
-	default:
-		reported = PortRange{First: uint16(low), Last: uint16(high)}
-		if hit := reported.Ports().Intersect(e.protected); hit.Len() > 0 {
-			reason = "it holds the protected ports " + hit.String()
-		}
-	}
-	if reason == "" {
-		e.res.Range, e.res.RangeTaken = reported, true
-		return
-	}
-	e.res.Range = standing
-	e.find(Finding{ID: catalog.RangeRefused}, "reported", fmt.Sprintf("%d-%d", low, high), "reason", reason, "range", standing.String())
-}
-
 // find adds a finding of the catalog's severity, its sentences filled from pairs. Values are cleaned by Render.
 func (e *evaluation) find(f Finding, pairs ...string) {
 	entry, ok := catalog.Lookup(f.ID)
@@ -200,6 +169,7 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 func (e *evaluation) collectClaims() {
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
+		e.predicted = e.predicted || r.Predicted
 		switch {
 		case e.in.Policy.counts(r):
 			e.collect(r)
@@ -220,6 +190,7 @@ func (e *evaluation) collectClaims() {
 	for port := range allowed.All() {
 		opening := Opening{Port: port, Held: len(e.claims[port]) == 0}
 		for _, c := range e.claims[port] {
+			opening.Predicted = opening.Predicted || c.reg.Predicted
 			opening.IDs = append(opening.IDs, c.reg.ID)
 			opening.Services = append(opening.Services, c.service())
 		}
@@ -280,7 +251,7 @@ func (e *evaluation) judgeClaims() {
 			e.find(Finding{ID: catalog.DuplicatePort, Port: port}, "port", strconv.Itoa(int(port)), "services", list(ids))
 		}
 		for _, c := range claims {
-			if e.served(c) {
+			if c.reg.Predicted || e.served(c) {
 				continue
 			}
 			e.find(Finding{ID: catalog.SidecarNotListening, Service: c.service(), ServiceID: c.reg.ID, Port: port},
@@ -297,86 +268,6 @@ func (e *evaluation) served(c claim) bool {
 	return slices.ContainsFunc(ports, func(port uint16) bool {
 		return slices.ContainsFunc(e.byPort[port], func(l *sockets.Listener) bool { return l.Protocol == sockets.TCP })
 	})
-}
-
-// judgeRange finds who else sits in the sidecar range.
-func (e *evaluation) judgeRange() {
-	local := e.localUpstreams()
-	type holder struct {
-		protocol sockets.Protocol
-		port     uint16
-		uid      uint32
-	}
-	told := map[holder]bool{} // one finding for each, however many addresses: anybody can bind thousands of 127.x.y.z
-	for _, exposed := range []bool{true, false} {
-		for i := range e.in.Listeners {
-			l := &e.in.Listeners[i]
-			port := l.Addr.Port()
-			who := holder{l.Protocol, port, l.UID}
-			if l.Exposed() != exposed || !e.res.Range.Contains(port) || told[who] {
-				continue
-			}
-			reason := ""
-			switch {
-			case l.Protocol != sockets.TCP:
-				reason = "sidecars do not speak " + strings.ToUpper(l.Protocol.String())
-			case local.Has(port) && !exposed:
-			case !e.claimed.Has(port):
-				reason = "no registered sidecar explains it"
-			default:
-				reason = e.sharedBy(port)
-			}
-			if reason == "" {
-				continue
-			}
-			told[who] = true
-			owner := e.owner(l)
-			f := Finding{ID: catalog.SquattedPort, Port: port, Listener: l, Owner: owner}
-			if l.Protocol == sockets.TCP && e.in.Enforced.Has(port) {
-				f.State = Mitigated // the network does not reach it, but a sidecar cannot have the port either
-			}
-			e.find(f,
-				"listener", address(l), "reason", reason, "process", cmp.Or(processNames(owner), "its process"), "range", e.res.Range.String())
-		}
-	}
-}
-
-// localUpstreams are the ports on which registered proxies listen locally for other services.
-func (e *evaluation) localUpstreams() firewall.PortSet {
-	var ports firewall.PortSet
-	for i := range e.in.Registrations {
-		if p := e.in.Registrations[i].Proxy; p != nil {
-			for _, u := range p.Upstreams {
-				if u.Port > 0 && u.Port <= 65535 {
-					ports.Add(uint16(u.Port))
-				}
-			}
-		}
-	}
-	return ports
-}
-
-// sharedBy tells when several users listen on one registered port: at most one of them is the sidecar.
-func (e *evaluation) sharedBy(port uint16) string {
-	all := e.byPort[port]
-	if len(all) < 2 {
-		return ""
-	}
-	if text, known := e.shared[port]; known {
-		return text
-	}
-	uids := map[uint32]bool{}
-	for _, l := range all {
-		if l.Protocol == sockets.TCP {
-			uids[l.UID] = true
-		}
-	}
-	text := ""
-	if len(uids) > 1 {
-		text = fmt.Sprintf("several users listen on it (uids %s)", strings.Trim(fmt.Sprint(slices.Sorted(maps.Keys(uids))), "[]"))
-	}
-	e.shared[port] = text
-	return text
 }
 
 // socketKey is what makes a socket another one to people.

@@ -14,6 +14,7 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -558,6 +559,13 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	in.Listeners = listeners("tcp 0.0.0.0:8080", "tcp 0.0.0.0:21007")
 	in.Registrations = append(in.Registrations, sidecar("api", 21000), sidecar("ssh", 22),
 		consul.Registration{ID: "gw", Name: "gw", Kind: consul.KindIngressGateway})
+	for port := 21000; port < 21255; port++ {
+		in.Registrations = append(in.Registrations, app(fmt.Sprint(port), port))
+	}
+	in.Host = &Host{
+		Facts:     facts.Facts{EphemeralFirst: 20000, EphemeralLast: 60000, RouteLocalnet: []string{"br0"}},
+		Published: []firewall.Published{{First: 21255, Last: 21255, To: "172.17.0.2:80"}},
+	}
 	seen := map[catalog.ID]bool{}
 	for _, f := range Evaluate(in).Findings {
 		seen[f.ID] = true

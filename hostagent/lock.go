@@ -16,6 +16,9 @@ import (
 // RuntimeDir is where hostagent keeps what does not outlive a boot.
 const RuntimeDir = "/run/hostagent"
 
+// StatusSocket is where a running hostagent answers for its status.
+const StatusSocket = RuntimeDir + "/hostagent.sock"
+
 // Lock is the right to change the firewall of this network namespace: one hostagent a host, on every backend. The
 // kernel gives it back when the process ends, however it ends. Its file is named after the namespace, because that is
 // what rules belong to.

@@ -16,6 +16,7 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -118,18 +119,26 @@ type Input struct {
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
 	SSH           firewall.PortSet         // where root's sshd was seen before
 	Filtered      string                   // why the last answer was not whole, "" if it was
+	Unknown       bool                     // Registrations were never seen: nothing is judged by their absence
+	Host          *Host                    // nil: not looked at
 	Policy        Policy
 }
 
+// Host is what bears on the sidecar range beside listeners. It is read only once it stands in an Input.
+type Host struct {
+	facts.Facts
+	Published []firewall.Published // ports that nat rules send elsewhere
+}
+
 // equal tells whether Evaluate says the same of both where owners and policy are the same: those are not compared.
-// Registrations are equal only where they are the same slice, as those of an unchanged answer are.
+// Registrations and hosts are equal only where they are the same in memory, as those of an unchanged answer are.
 func (in *Input) equal(other *Input) bool {
 	sameRegistrations := len(in.Registrations) == len(other.Registrations) &&
 		(len(in.Registrations) == 0 || &in.Registrations[0] == &other.Registrations[0])
 	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
-		in.Filtered == other.Filtered
+		in.Filtered == other.Filtered && in.Unknown == other.Unknown && in.Host == other.Host
 }
 
 // State says what stands between a finding and its harm.
@@ -162,6 +171,8 @@ type Opening struct {
 	Services []string // destination service or gateway names, sorted
 	IDs      []string // ids of the registrations, sorted
 	Held     bool     // no registration of the last answer holds it any more
+	// Predicted tells that no agent has assigned the port yet: it is what one would.
+	Predicted bool
 }
 
 // Service is one mesh service of this host, as Evaluate sees it.
@@ -174,9 +185,10 @@ type Service struct {
 
 // Sidecar is a registered proxy of a Service.
 type Sidecar struct {
-	ID     string
-	Port   int // as registered: may be no port at all
-	Opened bool
+	ID        string
+	Port      int // as registered: may be no port at all
+	Opened    bool
+	Predicted bool // no agent has assigned Port yet
 }
 
 // Result is what Evaluate decides.

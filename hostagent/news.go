@@ -14,7 +14,7 @@ import (
 
 // news remembers what was logged, so that each change is one line and a lasting trouble one line a minute.
 type news struct {
-	findings map[string]Finding // by text: what identifies a finding to a reader
+	findings map[findingKey]Finding
 	open     firewall.PortSet
 	guard    firewall.PortSet
 	troubles map[string]trouble // by the step that fails
@@ -27,7 +27,7 @@ type trouble struct {
 }
 
 func newNews() news {
-	return news{findings: map[string]Finding{}, troubles: map[string]trouble{}}
+	return news{findings: map[findingKey]Finding{}, troubles: map[string]trouble{}}
 }
 
 // tell logs what differs from the result before. Until a first whole answer nothing is known, so nothing is news.
@@ -44,31 +44,103 @@ func (n *news) tell(log *slog.Logger, mode Mode, result *Result, known bool) {
 			"guarded", guard.String())
 		n.open, n.guard, n.told = open, guard, true
 	}
-	current := map[string]Finding{}
-	lines := 0
-	for _, f := range result.Findings {
-		key := string(f.ID) + "\x00" + string(f.State) + "\x00" + f.ServiceID + "\x00" + f.Message
+	n.tellFindings(log, result.Findings)
+}
+
+// tellFindings logs each finding that opened, changed or was resolved, in this order, a line each. The keys of these lines
+// are API, as the finding ids are.
+func (n *news) tellFindings(log *slog.Logger, findings []Finding) {
+	type line struct {
+		level slog.Level
+		text  string
+		attrs []slog.Attr
+	}
+	var lines []line
+	current := make(map[findingKey]Finding, len(findings))
+	for _, f := range findings {
+		key := keyOf(&f)
+		for _, taken := current[key]; taken; _, taken = current[key] {
+			key.nth++
+		}
 		current[key] = f
-		if _, ok := n.findings[key]; ok {
-			continue
-		}
-		if lines++; lines <= maxLines {
-			log.Log(context.Background(), level(f.Severity), "finding opened", "id", f.ID, "severity", f.Severity, "state", f.State,
-				"service", f.Service, "message", f.Message, "remedy", f.Remedy)
+		before, known := n.findings[key]
+		switch {
+		case !known:
+			lines = append(lines, line{level(f.Severity), "finding opened", findingAttrs(&f)})
+		case before.Severity != f.Severity || before.State != f.State || before.Message != f.Message:
+			attrs := append(findingAttrs(&f), slog.String("severity_before", before.Severity.String()), slog.String("state_before", string(before.State)))
+			lines = append(lines, line{level(f.Severity), "finding changed", attrs})
 		}
 	}
+	var resolved []Finding
 	for key, f := range n.findings {
-		if _, ok := current[key]; ok {
-			continue
-		}
-		if lines++; lines <= maxLines {
-			log.Info("finding resolved", "id", f.ID, "service", f.Service, "message", f.Message)
+		if _, ok := current[key]; !ok {
+			resolved = append(resolved, f)
 		}
 	}
-	if lines > maxLines {
-		log.Warn("more findings opened or were resolved", "count", lines-maxLines, "remedy", "see hostagent scan")
+	sortFindings(resolved)
+	for i := range resolved {
+		lines = append(lines, line{slog.LevelInfo, "finding resolved", findingAttrs(&resolved[i])})
+	}
+	for _, l := range lines[:min(len(lines), maxLines)] {
+		log.LogAttrs(context.Background(), l.level, l.text, l.attrs...)
+	}
+	if more := len(lines) - maxLines; more > 0 {
+		log.Warn("more findings opened, changed or were resolved", "count", more, "remedy", "see hostagent status")
 	}
 	n.findings = current
+}
+
+// tellPlan logs what guard mode is about to change.
+func (n *news) tellPlan(log *slog.Logger, plan *Plan) {
+	for _, o := range plan.Opens[:min(len(plan.Opens), maxLines)] {
+		log.Info("guard mode opens a port", "port", o.Port, "services", openingText(o))
+	}
+	for i := range plan.Cuts[:min(len(plan.Cuts), maxLines)] {
+		c := &plan.Cuts[i]
+		attrs := []slog.Attr{slog.String("listener", address(&c.Listener)), slog.String("process", catalog.Clean(processNames(c.Owner)))}
+		if c.Owner != nil {
+			attrs = append(attrs, slog.String("user", catalog.Clean(c.Owner.User)), slog.String("unit", catalog.Clean(c.Owner.Unit)))
+		}
+		if c.Connections >= 0 {
+			attrs = append(attrs, slog.Int("connections", c.Connections))
+		}
+		log.LogAttrs(context.Background(), slog.LevelWarn, "guard mode cuts off a listener: new connections from the network are dropped", attrs...)
+	}
+	if plan.Closes.Len() > 0 || plan.Releases.Len() > 0 {
+		log.Info("guard mode closes ports", "closes", plan.Closes.String(), "releases", plan.Releases.String(),
+			"opens", len(plan.Opens), "cuts_off", len(plan.Cuts))
+	}
+}
+
+// findingKey is what makes a finding the same one from pass to pass, whatever its state and its sentences.
+type findingKey struct {
+	id        catalog.ID
+	serviceID string
+	port      uint16
+	listener  socketKey
+	nth       int // of several that differ in their sentences only
+}
+
+func keyOf(f *Finding) findingKey {
+	key := findingKey{id: f.ID, serviceID: f.ServiceID, port: f.Port}
+	if l := f.Listener; l != nil {
+		key.listener = socketKey{l.Protocol, l.Addr, l.UID}
+	}
+	return key
+}
+
+func findingAttrs(f *Finding) []slog.Attr {
+	listener := ""
+	if f.Listener != nil {
+		listener = address(f.Listener)
+	}
+	return []slog.Attr{
+		slog.String("id", string(f.ID)), slog.String("severity", f.Severity.String()), slog.String("state", string(f.State)),
+		slog.String("service", catalog.Clean(f.Service)), slog.String("service_id", catalog.Clean(f.ServiceID)),
+		slog.Int("port", int(f.Port)), slog.String("listener", listener),
+		slog.String("message", f.Message), slog.String("remedy", f.Remedy),
+	}
 }
 
 // maxLines is how many lines about findings one pass may log: whoever may register services can make thousands.
@@ -100,3 +172,11 @@ func (n *news) trouble(log *slog.Logger, now time.Time, step string, err error) 
 
 // last returns the failure of a step that still lasts, nil if there is none.
 func (n *news) last(step string) error { return n.troubles[step].err }
+
+// standing returns err, or, while a step waits for its next try, what it failed with before.
+func (n *news) standing(step string, err error) error {
+	if errors.Is(err, errWaiting) {
+		return n.last(step)
+	}
+	return err
+}

@@ -48,8 +48,18 @@ func TestLookSaysWhatItCouldNotSee(t *testing.T) {
 	want(t, "the range", "21000-21255", scan.Range.String())
 
 	h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
-	if _, err := Look(t.Context(), h.parts("")); err == nil {
-		t.Error("a scan without Consul is no failure")
+	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp 127.0.0.1:8081", "tcp [::]:21000", "udp 0.0.0.0:21000")
+	scan, err = Look(t.Context(), h.parts(""))
+	if err != nil || scan.Source != SourceNone || len(scan.Errors) != 1 {
+		t.Errorf("a scan without Consul gives %+v, %v", scan, err)
+	}
+	var reachable []string
+	for _, r := range scan.Network {
+		reachable = append(reachable, address(&r.Listener))
+	}
+	want(t, "who can be reached", "tcp 0.0.0.0:8080\ntcp [::]:21000\nudp 0.0.0.0:21000", strings.Join(reachable, "\n"))
+	if len(scan.Findings) > 0 {
+		t.Errorf("services that are not known make findings: %s", dump(scan.Result))
 	}
 	h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no service:read")}
 	if scan, err := Look(t.Context(), h.parts("")); err != nil || scan.Findings[0].ID != "registrations-filtered" {

@@ -62,7 +62,7 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 	s := Service{ID: r.ID, Name: r.Name}
 	for _, p := range proxies {
 		opened := p.Port > 0 && p.Port <= 65535 && slices.ContainsFunc(e.claims[uint16(p.Port)], func(c claim) bool { return c.reg == p })
-		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: opened})
+		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: opened, Predicted: p.Predicted})
 	}
 	calls := e.calls(r, proxies)
 	for _, port := range sortedPorts(calls) {

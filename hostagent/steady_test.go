@@ -99,6 +99,8 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Enforced":      firewall.Ports(21000),
 		"SSH":           firewall.Ports(22),
 		"Filtered":      "no rights",
+		"Unknown":       true,
+		"Host":          &Host{},
 	}
 	for field := range reflect.TypeFor[Input]().Fields() {
 		if slices.Contains([]string{"Owners", "Policy"}, field.Name) {

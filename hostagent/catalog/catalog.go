@@ -22,6 +22,10 @@ const (
 	UnconfirmedClaim      ID = "unconfirmed-claim"
 	SidecarNotListening   ID = "sidecar-not-listening"
 	RangeRefused          ID = "range-refused"
+	RangeShared           ID = "range-shared"
+	RangeEphemeralOverlap ID = "range-ephemeral-overlap"
+	RangeNearlyFull       ID = "range-nearly-full"
+	RouteLocalnet         ID = "route-localnet"
 	RegistrationsFiltered ID = "registrations-filtered"
 )
 
@@ -49,6 +53,12 @@ func (s Severity) String() string {
 
 // MarshalText writes s as its lower-case word.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (s *Severity) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseSeverity(string(text))
+	return err
+}
 
 // ParseSeverity reads "info", "warning" or "critical".
 func ParseSeverity(text string) (Severity, error) {
@@ -131,6 +141,37 @@ func Entries() []Entry {
 			Remedy:  "set ports { sidecar_min_port, sidecar_max_port } in the agent's configuration to a small range of their own, or sidecar_range in hostagent's",
 			Why: "Consul accepts any range from 20 to 65535. Closing such a range would cut ssh and everything else off, so a " +
 				"range is accepted only up to 4,096 ports and free of protected ones.",
+		},
+		{
+			ID: RangeShared, Severity: Warning,
+			Title:   "sidecar range shared with another allocator",
+			Message: "{who} hands out ports of the sidecar range: {ports}",
+			Remedy:  "{fix}",
+			Why: "Consul assigns sidecar ports without looking whether they are free. Where something else assigns from the same " +
+				"ports, the one that comes second fails to start, and a task on a sidecar's port receives its traffic.",
+		},
+		{
+			ID: RangeEphemeralOverlap, Severity: Warning,
+			Title:   "sidecar range inside the kernel's ephemeral ports",
+			Message: "the kernel may take {ports} of the sidecar range as source ports of outgoing connections (net.ipv4.ip_local_port_range is {ephemeral})",
+			Remedy:  "sysctl -w net.ipv4.ip_local_reserved_ports={reserved}, and the same line in /etc/sysctl.d for the next boot",
+			Why: "A port that an outgoing connection happens to use cannot be listened on: a sidecar that is given it fails to start, " +
+				"now and then and without a trace. Reserved ports are never used as source ports.",
+		},
+		{
+			ID: RangeNearlyFull, Severity: Warning,
+			Title:   "sidecar range nearly full",
+			Message: "{used} of the {size} ports of the sidecar range {range} are registered",
+			Remedy:  "widen ports { sidecar_min_port, sidecar_max_port } in the Consul agent's configuration before the range is used up",
+			Why:     "When no port is left, Consul refuses to register the sidecar but keeps its service, which then runs without one.",
+		},
+		{
+			ID: RouteLocalnet, Severity: Warning,
+			Title:   "loopback addresses routed from the network",
+			Message: "the kernel takes packets for 127.0.0.0/8 from {interfaces}: neighbours there can reach what listens on loopback only",
+			Remedy:  "sysctl -w {sysctl}=0, unless what set it needs it; then drop packets for 127.0.0.0/8 that do not come from lo",
+			Why: "Applications of the mesh listen on loopback because nobody else can call them there. With route_localnet a host of " +
+				"the same network segment, or a container on the bridge, can.",
 		},
 		{
 			ID: RegistrationsFiltered, Severity: Critical,

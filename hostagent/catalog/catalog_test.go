@@ -43,6 +43,10 @@ func TestSeverityText(t *testing.T) {
 		if err != nil || got != s {
 			t.Errorf("ParseSeverity(%q) = %v, %v", s, got, err)
 		}
+		var read Severity = 7
+		if text, err := s.MarshalText(); err != nil || read.UnmarshalText(text) != nil || read != s {
+			t.Errorf("%v reads back as %v", s, read)
+		}
 	}
 	if _, err := ParseSeverity("Warning"); err == nil {
 		t.Error("ParseSeverity accepts capitals")

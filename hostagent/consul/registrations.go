@@ -37,6 +37,7 @@ type Registration struct {
 	Socket    string // SocketPath: a sidecar that listens on a unix socket
 	Native    bool   // connect { native = true }
 	Proxy     *Proxy // of a connect-proxy or gateway
+	Predicted bool   // the port is what an agent would assign
 }
 
 // Proxy is the mesh half of a registration.

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"net/netip"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// Document is a scan as JSON. SchemaVersion grows when a field changes meaning or goes; fields may be added without.
+type Document struct {
+	SchemaVersion int               `json:"schema_version"`
+	Version       string            `json:"hostagent_version"`
+	Source        Source            `json:"source"`
+	Node          string            `json:"node"`
+	Datacenter    string            `json:"datacenter"`
+	ConsulVersion string            `json:"consul_version"`
+	SidecarRange  string            `json:"sidecar_range"`
+	Openings      []DocumentOpening `json:"openings"`
+	Services      []DocumentService `json:"services"`
+	Findings      []DocumentFinding `json:"findings"`
+	Network       []DocumentSocket  `json:"network_listeners"`
+	Errors        []string          `json:"errors"`
+	Notes         []string          `json:"notes"`
+}
+
+// DocumentOpening is a port that guard mode opens.
+type DocumentOpening struct {
+	Port          uint16   `json:"port"`
+	Services      []string `json:"services"`
+	Registrations []string `json:"registrations"`
+	Held          bool     `json:"held"`
+	Predicted     bool     `json:"predicted"`
+}
+
+// DocumentService is a mesh service of the host.
+type DocumentService struct {
+	ID        string             `json:"id"`
+	Name      string             `json:"name"`
+	Sidecars  []DocumentSidecar  `json:"sidecars"`
+	Listeners []DocumentListener `json:"listeners"`
+}
+
+// DocumentSidecar is a registered proxy of a service. Port is as registered, even where it is no port.
+type DocumentSidecar struct {
+	ID        string `json:"id"`
+	Port      int    `json:"port"`
+	Opened    bool   `json:"opened"`
+	Predicted bool   `json:"predicted"`
+}
+
+// DocumentListener is a socket.
+type DocumentListener struct {
+	Protocol string `json:"protocol"`
+	Address  string `json:"address"`
+	Port     uint16 `json:"port"`
+	UID      uint32 `json:"uid"`
+	Exposed  bool   `json:"exposed"`
+}
+
+// DocumentProcess is a process that holds a socket. There are no command lines: they hold passwords.
+type DocumentProcess struct {
+	PID  int32  `json:"pid"`
+	Name string `json:"name"`
+	Exe  string `json:"exe"`
+}
+
+// DocumentSocket is a listener that the network can reach, with all that is known of who holds it.
+type DocumentSocket struct {
+	Listener  DocumentListener  `json:"listener"`
+	User      string            `json:"user"`
+	Unit      string            `json:"unit"`
+	Container string            `json:"container"`
+	Processes []DocumentProcess `json:"processes"`
+	Guarded   bool              `json:"guarded"`
+}
+
+// DocumentFinding is a Finding with all that is known of its socket.
+type DocumentFinding struct {
+	ID        catalog.ID        `json:"id"`
+	Severity  catalog.Severity  `json:"severity"`
+	State     State             `json:"state"`
+	Service   string            `json:"service"`
+	ServiceID string            `json:"service_id"`
+	Port      uint16            `json:"port"`
+	Listener  *DocumentListener `json:"listener"`
+	User      string            `json:"user"`
+	Unit      string            `json:"unit"`
+	Container string            `json:"container"`
+	Processes []DocumentProcess `json:"processes"`
+	Message   string            `json:"message"`
+	Remedy    string            `json:"remedy"`
+}
+
+// Document writes s for programs. No list in it is null.
+func (s *Scan) Document(version string) Document {
+	d := Document{
+		SchemaVersion: 1, Version: version, Source: s.Source,
+		Node: s.Agent.Node, Datacenter: s.Agent.Datacenter, ConsulVersion: s.Agent.Version,
+		SidecarRange: s.Range.String(),
+		Openings:     documentOpenings(s.Openings), Services: []DocumentService{}, Findings: documentFindings(s.Findings),
+		Network: []DocumentSocket{}, Errors: []string{}, Notes: append([]string{}, s.Notes...),
+	}
+	for _, r := range s.Network {
+		socket := DocumentSocket{Listener: *documentListener(&r.Listener), Guarded: r.Guarded}
+		socket.User, socket.Unit, socket.Container, socket.Processes = documentOwner(r.Owner)
+		d.Network = append(d.Network, socket)
+	}
+	for _, err := range s.Errors {
+		d.Errors = append(d.Errors, catalog.CleanTo(err.Error(), maxNote))
+	}
+	for _, service := range s.Services {
+		ds := DocumentService{ID: service.ID, Name: service.Name, Sidecars: []DocumentSidecar{}, Listeners: []DocumentListener{}}
+		for _, p := range service.Sidecars {
+			ds.Sidecars = append(ds.Sidecars, DocumentSidecar(p))
+		}
+		for i := range service.Listeners {
+			ds.Listeners = append(ds.Listeners, *documentListener(&service.Listeners[i]))
+		}
+		d.Services = append(d.Services, ds)
+	}
+	return d
+}
+
+func documentOpenings(openings []Opening) []DocumentOpening {
+	out := make([]DocumentOpening, len(openings))
+	for i, o := range openings {
+		out[i] = DocumentOpening{
+			Port: o.Port, Services: append([]string{}, o.Services...), Registrations: append([]string{}, o.IDs...),
+			Held: o.Held, Predicted: o.Predicted,
+		}
+	}
+	return out
+}
+
+func documentFindings(findings []Finding) []DocumentFinding {
+	out := make([]DocumentFinding, len(findings))
+	for i, f := range findings {
+		out[i] = documentFinding(f)
+	}
+	return out
+}
+
+func documentFinding(f Finding) DocumentFinding {
+	d := DocumentFinding{
+		ID: f.ID, Severity: f.Severity, State: f.State, Service: f.Service, ServiceID: f.ServiceID, Port: f.Port,
+		Listener: documentListener(f.Listener), Message: f.Message, Remedy: f.Remedy,
+	}
+	d.User, d.Unit, d.Container, d.Processes = documentOwner(f.Owner)
+	return d
+}
+
+func documentOwner(o *sockets.Owner) (user, unit, container string, processes []DocumentProcess) {
+	processes = []DocumentProcess{}
+	if o == nil {
+		return "", "", "", processes
+	}
+	for _, p := range o.Processes {
+		processes = append(processes, DocumentProcess{PID: p.PID, Name: p.Name, Exe: p.Exe})
+	}
+	return o.User, o.Unit, o.Container, processes
+}
+
+func documentListener(l *sockets.Listener) *DocumentListener {
+	if l == nil {
+		return nil
+	}
+	return &DocumentListener{
+		Protocol: l.Protocol.String(), Address: l.Addr.Addr().String(), Port: l.Addr.Port(), UID: l.UID, Exposed: l.Exposed(),
+	}
+}
+
+// PlanDocument is a plan as JSON, under the same rules as Document. Ports are texts as in "21000-21002, 21010", or "none".
+type PlanDocument struct {
+	SchemaVersion int               `json:"schema_version"`
+	Version       string            `json:"hostagent_version"`
+	Source        Source            `json:"source"`
+	Mode          Mode              `json:"mode"`
+	Node          string            `json:"node"`
+	Datacenter    string            `json:"datacenter"`
+	SidecarRange  string            `json:"sidecar_range"`
+	Opens         []DocumentOpening `json:"opens"`
+	Keeps         []DocumentOpening `json:"keeps"`
+	Closes        string            `json:"closes"`
+	Releases      string            `json:"releases"`
+	AllowFrom     []string          `json:"allow_from"`
+	Cuts          []DocumentCut     `json:"cuts"`
+	Firewall      []string          `json:"firewall"`
+	Findings      []DocumentFinding `json:"findings"`
+	Errors        []string          `json:"errors"`
+	Notes         []string          `json:"notes"`
+}
+
+// DocumentCut is a listener that guard mode would cut off. Connections is -1 where they cannot be counted.
+type DocumentCut struct {
+	Listener    DocumentListener  `json:"listener"`
+	User        string            `json:"user"`
+	Unit        string            `json:"unit"`
+	Container   string            `json:"container"`
+	Processes   []DocumentProcess `json:"processes"`
+	Connections int               `json:"connections"`
+}
+
+// Document writes p for programs. No list in it is null.
+func (p *Plan) Document(version string) PlanDocument {
+	scan := p.Scan.Document(version)
+	d := PlanDocument{
+		SchemaVersion: 1, Version: version, Source: scan.Source, Mode: p.Mode, Node: scan.Node, Datacenter: scan.Datacenter,
+		SidecarRange: scan.SidecarRange, Opens: documentOpenings(p.Opens), Keeps: documentOpenings(p.Keeps),
+		Closes: p.Closes.String(), Releases: p.Releases.String(), AllowFrom: prefixTexts(p.Rules.AllowFrom),
+		Cuts: []DocumentCut{}, Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
+		Errors: scan.Errors, Notes: scan.Notes,
+	}
+	for _, c := range p.Cuts {
+		cut := DocumentCut{Listener: *documentListener(&c.Listener), Connections: c.Connections}
+		cut.User, cut.Unit, cut.Container, cut.Processes = documentOwner(c.Owner)
+		d.Cuts = append(d.Cuts, cut)
+	}
+	return d
+}
+
+func prefixTexts(prefixes []netip.Prefix) []string {
+	texts := make([]string, len(prefixes))
+	for i, prefix := range prefixes {
+		texts[i] = prefix.String()
+	}
+	return texts
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+// view is what the loop leaves for readers after each pass. It is never changed once it is stored, and what it points to
+// is only read.
+type view struct {
+	policy       Policy
+	version      string
+	backend      string
+	address      string // of the Consul agent
+	degradations []string
+	started      time.Time
+	passes       int
+	passAt       time.Time
+	passTook     time.Duration
+
+	agent      consul.Agent
+	answers    int
+	answerAt   time.Time
+	consulErr  error
+	listenErr  error
+	reportErr  error
+	settled    bool
+	applyAt    time.Time
+	changeAt   time.Time
+	applyErr   error
+	repairs    int
+	result     Result
+	incomplete string // what kept owners out of sight
+}
+
+// publish leaves a view of the pass that began at start for readers.
+func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
+	a.passes++
+	a.view.Store(a.viewOf(start, time.Since(start), consulErr, reportErr))
+}
+
+func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
+	return &view{
+		policy: a.parts.Policy, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
+		degradations: a.parts.Degradations,
+		started:      a.started, passes: a.passes, passAt: start, passTook: took,
+		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
+		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
+		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
+		result: a.result, incomplete: a.incomplete,
+	}
+}
+
+// Status is what a running hostagent says of itself, for programs. SchemaVersion grows when a field changes meaning or
+// goes; fields may be added without. No list in it is null; a time that never was is null.
+type Status struct {
+	SchemaVersion int               `json:"schema_version"`
+	Version       string            `json:"hostagent_version"`
+	GoVersion     string            `json:"go_version"`
+	Mode          Mode              `json:"mode"`
+	Started       *time.Time        `json:"started"`
+	Pass          StatusPass        `json:"pass"`
+	Consul        StatusConsul      `json:"consul"`
+	Listeners     StatusStep        `json:"listeners"`
+	Firewall      StatusFirewall    `json:"firewall"`
+	Report        StatusStep        `json:"report"`
+	SidecarRange  string            `json:"sidecar_range"`
+	Openings      []DocumentOpening `json:"openings"`
+	Findings      []DocumentFinding `json:"findings"`
+	Degradations  []string          `json:"degradations"`
+}
+
+// StatusPass is the loop. Duration is that of the last pass in seconds.
+type StatusPass struct {
+	Count    int        `json:"count"`
+	Last     *time.Time `json:"last"`
+	Duration float64    `json:"duration_seconds"`
+}
+
+// StatusStep tells whether a step fails at present; Error is empty where it does not.
+type StatusStep struct {
+	Error string `json:"error"`
+}
+
+// StatusConsul is the local Consul agent, as far as it told. Error says why the last whole answer stands.
+type StatusConsul struct {
+	Address         string     `json:"address"`
+	Node            string     `json:"node"`
+	Datacenter      string     `json:"datacenter"`
+	Version         string     `json:"version"`
+	WholeAnswers    int        `json:"whole_answers"`
+	LastWholeAnswer *time.Time `json:"last_whole_answer"`
+	Error           string     `json:"error"`
+}
+
+// StatusFirewall is what the kernel holds, or in observe mode would hold. Guarded and Open are ports as in "21000-21002, 21010",
+// or "none". Settled is false until enough whole answers were seen to close anything.
+type StatusFirewall struct {
+	Backend    string     `json:"backend"`
+	Guarded    string     `json:"guarded"`
+	Open       string     `json:"open"`
+	AllowFrom  []string   `json:"allow_from"`
+	Settled    bool       `json:"settled"`
+	LastApply  *time.Time `json:"last_apply"`
+	LastChange *time.Time `json:"last_change"`
+	Repairs    int        `json:"repairs"`
+	Error      string     `json:"error"`
+}
+
+// Status tells how the agent is. It may be called at any time from any goroutine and never waits for a pass; before the
+// first one has ended most of it is empty.
+func (a *Agent) Status() Status {
+	v := a.view.Load()
+	s := Status{
+		SchemaVersion: 1, Version: v.version, GoVersion: runtime.Version(), Mode: v.policy.Mode, Started: when(v.started),
+		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
+		Consul: StatusConsul{
+			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
+			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(v.consulErr),
+		},
+		Listeners: StatusStep{Error: errorText(v.listenErr)},
+		Firewall: StatusFirewall{
+			Backend: v.backend, Guarded: v.result.Rules.Guard.String(), Open: v.result.Rules.Open.String(), AllowFrom: prefixTexts(v.policy.AllowFrom),
+			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
+		},
+		Report:       StatusStep{Error: errorText(v.reportErr)},
+		SidecarRange: v.result.Range.String(),
+		Openings:     documentOpenings(v.result.Openings), Findings: documentFindings(v.result.Findings),
+		Degradations: append([]string{}, v.degradations...),
+	}
+	if v.incomplete != "" {
+		s.Degradations = append(s.Degradations, v.incomplete)
+	}
+	for i, text := range s.Degradations {
+		s.Degradations[i] = catalog.CleanTo(text, maxNote)
+	}
+	slices.Sort(s.Degradations)
+	return s
+}
+
+func when(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Millisecond)
+	return &t
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return catalog.CleanTo(err.Error(), maxNote)
+}

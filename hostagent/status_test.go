@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+// counter is a watcher.
+type counter struct {
+	steps  []string
+	kinds  []consul.Kind
+	repair int
+}
+
+func (c *counter) Stepped(step string, _ time.Duration) { c.steps = append(c.steps, step) }
+func (c *counter) Repaired()                            { c.repair++ }
+func (c *counter) ConsulFailed(kind consul.Kind)        { c.kinds = append(c.kinds, kind) }
+
+// watched runs an agent for a story that may ask it for its status.
+func (h *fakeHost) watched(t *testing.T, parts Parts, story func(a *Agent)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		agent := NewAgent(parts)
+		if text, err := json.Marshal(agent.Status()); err != nil || strings.Count(string(text), "null") != 5 {
+			t.Errorf("before the first pass only the five times are null: %s, %v", text, err)
+		}
+		go func() { done <- agent.Run(ctx, nil) }()
+		synctest.Wait()
+		story(agent)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
+	})
+}
+
+// statusText is what matters of a status, times as seconds since the start.
+func statusText(s Status) string {
+	seconds := func(t *time.Time) string {
+		if t == nil {
+			return "never"
+		}
+		return fmt.Sprint(t.Sub(*s.Started))
+	}
+	var open []string
+	for _, o := range s.Openings {
+		open = append(open, fmt.Sprintf("%d %s", o.Port, strings.Join(o.Services, ",")))
+	}
+	return fmt.Sprintf("%s %s, pass %d at %s; answer %s %q; apply %s, change %s, repairs %d, %q; guard %s open %s settled %t (%s); %d findings; %s",
+		s.Mode, s.Firewall.Backend, s.Pass.Count, seconds(s.Pass.Last), seconds(s.Consul.LastWholeAnswer), s.Consul.Error,
+		seconds(s.Firewall.LastApply), seconds(s.Firewall.LastChange), s.Firewall.Repairs, s.Firewall.Error,
+		s.Firewall.Guarded, s.Firewall.Open, s.Firewall.Settled, strings.Join(open, "; "), len(s.Findings), strings.Join(s.Degradations, "; "))
+}
+
+func TestStatusFollowsTheLoop(t *testing.T) {
+	h := newFakeHost()
+	parts := h.parts(ModeGuard)
+	parts.Backend, parts.Degradations = "fake", []string{"no IPv6"}
+	watch := &counter{}
+	parts.Watch = watch
+	h.watched(t, parts, func(a *Agent) {
+		pass(0)
+		want(t, "at the first pass", `guard fake, pass 1 at 0s; answer 0s ""; apply 0s, change never, repairs 0, ""; guard none open 21000 settled false (21000 web); 0 findings; no IPv6`, statusText(a.Status()))
+		h.applied = firewall.Changes{Sets: []firewall.SetChange{{Set: "hostagent-guard"}}, Repaired: []string{"a set was flushed"}}
+		pass(2500 * time.Millisecond)
+		h.applied = firewall.Changes{}
+		h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000")
+		h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
+		pass(10 * time.Second)
+		got := a.Status()
+		if got.Consul.Error != "refused" || got.Pass.Count != 13 {
+			t.Errorf("while Consul is down, between two tries: %s", statusText(got))
+		}
+		got.Pass = StatusPass{Last: got.Started}
+		want(t, "while Consul is down", `guard fake, pass 0 at 0s; answer 2s "refused"; apply 12s, change 2s, repairs 2, ""; guard 21000-21255 open 21000 settled true (21000 web); 1 findings; no IPv6`, statusText(got))
+	})
+	if watch.repair != 2 || !slices.Contains(watch.kinds, consul.KindUnreachable) {
+		t.Errorf("counted %d repairs and %v", watch.repair, watch.kinds)
+	}
+	slices.Sort(watch.steps)
+	want(t, "the steps", "apply consul evaluate listeners pass report", strings.Join(slices.Compact(watch.steps), " "))
+}
+
+func TestStatusTellsWhatFails(t *testing.T) {
+	h := newFakeHost()
+	h.applyFail, h.reportFail = errors.New("no lock\x1b[2J"), errors.New("403")
+	h.watched(t, h.parts(ModeGuard), func(a *Agent) {
+		pass(3 * time.Second)
+		h.listenFail = errors.New("interrupted")
+		pass(time.Second)
+		got := a.Status()
+		want(t, "the errors", `no lock\u001b[2J|cannot report to Consul: 403|interrupted|`,
+			strings.Join([]string{got.Firewall.Error, got.Report.Error, got.Listeners.Error, got.Consul.Error}, "|"))
+		if got.Firewall.LastApply != nil {
+			t.Error("a failed apply has a time")
+		}
+	})
+}
