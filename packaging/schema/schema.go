@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package schema holds the JSON schemas of what hostagent prints for programs. They are files so that others can use them
+// without this package.
+package schema
+
+import "embed"
+
+//go:embed *.schema.json
+var files embed.FS
+
+// Files returns the schemas: scan.schema.json, plan.schema.json and status.schema.json, and common.schema.json, which they
+// refer to.
+func Files() embed.FS { return files }
