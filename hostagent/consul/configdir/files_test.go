@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package configdir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+)
+
+func TestListFiles(t *testing.T) {
+	elsewhere := folderOf(t, map[string]string{"real.hcl": `service { name = "real" }`, "real.txt": "", "zz.json": "{}"})
+	folder := folderOf(t, map[string]string{
+		"b.hcl": "", "a.json": "{}", ".hidden.hcl": "", ".hcl": "", "c.HCL": "?", "d.hcl~": "?", "e.json.bak": "?", "f.txt": "?", "README": "?",
+	})
+	link := func(target, name string) {
+		if err := os.Symlink(target, filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link(filepath.Join(elsewhere, "real.hcl"), "g.txt")  // its target's name counts
+	link(filepath.Join(elsewhere, "real.txt"), "h.hcl")  // and here too
+	link(filepath.Join(elsewhere, "zz.json"), "00.json") // its own name gives it its place
+	link(filepath.Join(elsewhere, "none.hcl"), "i.hcl")  // nowhere
+	link(elsewhere, "j.hcl")                             // a folder
+	link(filepath.Join(folder, "k.hcl"), "k.hcl")        // itself
+	if err := os.Mkdir(filepath.Join(folder, "l.hcl"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"m.hcl", "m.txt"} {
+		if err := syscall.Mkfifo(filepath.Join(folder, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Read(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{}
+	for _, path := range c.Files {
+		got = append(got, strings.NewReplacer(folder, "", elsewhere, "elsewhere").Replace(path))
+	}
+	want := []string{"/.hcl", "/.hidden.hcl", "elsewhere/zz.json", "/a.json", "/b.hcl", "elsewhere/real.hcl", "/i.hcl", "/k.hcl", "/m.hcl"}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	wantProblems := []string{
+		"i.hcl: is a symbolic link that leads nowhere: no such file or directory",
+		"k.hcl: is a symbolic link that leads nowhere: EvalSymlinks: too many links",
+		"m.hcl: is not a regular file; Consul would wait for it or fail",
+	}
+	if diff := gocmp.Diff(wantProblems, problemLines(folder, c.Problems)); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+func TestReadNothing(t *testing.T) {
+	folder := folderOf(t, map[string]string{"a.txt": "", "a.hcl": ""})
+	for _, tt := range []struct {
+		path, want string
+		is         error
+	}{
+		{filepath.Join(folder, "none"), "it cannot be read: no such file or directory", fs.ErrNotExist},
+		{filepath.Join(folder, "no\nne"), `no\nne": it cannot be read`, fs.ErrNotExist},
+		{filepath.Join(folder, "a.txt"), "Consul takes only names that end in .hcl or .json", nil},
+		{filepath.Join(folder, "a.hcl", "x"), "it cannot be read: not a directory", syscall.ENOTDIR},
+	} {
+		c, err := Read(folder, tt.path)
+		if err == nil || c != nil || !strings.HasPrefix(err.Error(), "cannot read ") || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: got %v", tt.path, err)
+		}
+		if tt.is != nil && !errors.Is(err, tt.is) {
+			t.Errorf("%q: %v is not %v", tt.path, err, tt.is)
+		}
+	}
+	if c, err := Read(t.TempDir()); err != nil || len(c.Files)+len(c.Services)+len(c.Problems) != 0 {
+		t.Errorf("an empty folder: %v, %v", c, err)
+	}
+	if c, err := Read(); err != nil || len(c.Files) != 0 {
+		t.Errorf("no path: %v, %v", c, err)
+	}
+}
+
+func TestReadOneUnreadable(t *testing.T) {
+	folder := folderOf(t, map[string]string{"a.hcl": "", "big.hcl": strings.Repeat("#", maxFileSize+1), "c.hcl": `service { name = "c" }`})
+	c, err := Read(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := gocmp.Diff([]string{"big.hcl: is larger than 8 MiB"}, problemLines(folder, c.Problems)); diff != "" || len(c.Services) != 1 {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"a.hcl", "c.hcl"} {
+		if err := os.Remove(filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c, err := Read(folder); err == nil || !strings.HasPrefix(err.Error(), "cannot read any file: ") {
+		t.Errorf("nothing but unreadable files: %v, %v", c, err)
+	}
+	// The largest that is read ends the test's patience long before a real folder does.
+	if err := os.WriteFile(filepath.Join(folder, "full.hcl"), []byte(strings.Repeat("#", maxFileSize)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Read(filepath.Join(folder, "full.hcl")); err != nil || len(c.Problems) != 0 {
+		t.Errorf("a file of %d bytes: %v, %v", maxFileSize, err, c)
+	}
+}
+
+// TestUnreadable has no file at hand that root cannot read.
+func TestUnreadable(t *testing.T) {
+	err := unreadable(&fs.PathError{Op: "open", Path: "/etc/consul.d/a.hcl", Err: syscall.EACCES})
+	if want := "cannot be read: permission denied; run as root, or as the user that Consul runs as"; err.Error() != want || !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestTooManyFiles(t *testing.T) {
+	folder := folderOf(t, map[string]string{"a.hcl": ""})
+	path := filepath.Join(folder, "a.hcl")
+	paths := make([]string, maxFiles+1)
+	for i := range paths {
+		paths[i] = path
+	}
+	c, err := Read(paths...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{fmt.Sprintf("a.hcl: is beyond the first %d files; it and what follows were not read", maxFiles)}
+	if diff := gocmp.Diff(want, problemLines(folder, c.Problems)); diff != "" || len(c.Files) != maxFiles {
+		t.Errorf("%d files, problems (-want +got):\n%s", len(c.Files), diff)
+	}
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package configdir
+
+import (
+	"math"
+	"strconv"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+// serviceOf takes out of a definition what this package hands on.
+func serviceOf(path string, o *object) Service {
+	s := Service{
+		File: path, Line: o.line,
+		ID: o.text("id"), Name: o.text("name"), Kind: o.text("kind"),
+		Address: o.text("address"), Port: int(o.number("port")), SocketPath: o.text("socket_path"),
+	}
+	if proxy := o.object("proxy"); proxy != nil {
+		s.Proxy = proxyOf(proxy)
+	}
+	if connect := o.object("connect"); connect != nil {
+		s.Native = connect.flag("native")
+		if sidecar := connect.object("sidecar_service"); sidecar != nil {
+			inner := serviceOf(path, sidecar)
+			s.Sidecar = &inner
+		}
+	}
+	return s
+}
+
+func proxyOf(o *object) *consul.Proxy {
+	p := &consul.Proxy{
+		DestinationName: o.text("destination_service_name"), DestinationID: o.text("destination_service_id"),
+		LocalServiceAddress: o.text("local_service_address"), LocalServicePort: int(o.number("local_service_port")),
+		LocalServiceSocket: o.text("local_service_socket_path"),
+		BindPort:           openPort(held[any](o.object("config"), "bind_port")),
+	}
+	for _, v := range o.list("upstreams") {
+		if u, ok := v.held.(*object); ok {
+			p.Upstreams = append(p.Upstreams, consul.Upstream{
+				Name: u.text("destination_name"), Address: u.text("local_bind_address"), Port: int(u.number("local_bind_port")),
+			})
+		}
+	}
+	return p
+}
+
+// openPort reads a port from a value of an open type, as weakly as Consul does when it makes Envoy's configuration; what
+// it could not use is 0.
+func openPort(held any) int {
+	switch v := held.(type) {
+	case int64:
+		if v >= math.MinInt32 && v <= math.MaxInt32 {
+			return int(v)
+		}
+	case float64:
+		if math.Abs(v) <= math.MaxInt32 {
+			return int(v)
+		}
+	case string:
+		if n, err := strconv.ParseInt(v, 0, 32); err == nil {
+			return int(n)
+		}
+	}
+	return 0
+}

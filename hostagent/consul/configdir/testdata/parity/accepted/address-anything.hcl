@@ -1,0 +1,6 @@
+service {
+  name    = "web"
+  address = "not an address"
+  port    = 8080
+  connect { sidecar_service {} }
+}

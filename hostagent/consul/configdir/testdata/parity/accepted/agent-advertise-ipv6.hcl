@@ -1,0 +1,2 @@
+bind_addr      = "::1"
+advertise_addr = "fd00::1"

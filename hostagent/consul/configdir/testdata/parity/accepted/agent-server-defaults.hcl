@@ -1,0 +1,3 @@
+server    = true
+bootstrap = true
+node_name = " spaces "

@@ -1,0 +1,3 @@
+node_name  = "first"
+datacenter = "dc-a"
+ports { grpc = 8502 }

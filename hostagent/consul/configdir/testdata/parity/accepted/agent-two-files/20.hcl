@@ -1,0 +1,2 @@
+node_name = "second"
+ports { dns = -1 }

@@ -1,0 +1,5 @@
+check {
+  name   = "node"
+  ttl    = "10s"
+  status = "good"
+}

@@ -1,0 +1,6 @@
+service {
+  id   = ""
+  name = "web"
+  port = 8080
+  connect { sidecar_service {} }
+}

@@ -1,0 +1,5 @@
+service {
+  name = "web"
+  kind = "destination"
+  port = 8080
+}

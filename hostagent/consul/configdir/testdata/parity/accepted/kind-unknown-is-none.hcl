@@ -1,0 +1,5 @@
+service {
+  name = "web"
+  kind = "application"
+  port = 8080
+}

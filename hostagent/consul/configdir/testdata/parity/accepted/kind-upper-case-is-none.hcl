@@ -1,0 +1,5 @@
+service {
+  name = "web"
+  kind = "Connect-Proxy"
+  port = 8080
+}

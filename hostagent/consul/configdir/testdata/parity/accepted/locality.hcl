@@ -1,0 +1,8 @@
+service {
+  name = "web"
+  port = 8080
+  locality {
+    region = "eu-1"
+    zone   = "a"
+  }
+}

@@ -1,0 +1,4 @@
+service {
+  name = "db"
+  port = 5432
+}

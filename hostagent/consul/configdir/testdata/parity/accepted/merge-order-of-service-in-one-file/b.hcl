@@ -1,0 +1,5 @@
+service {
+  name = "third"
+  port = 3
+  connect { sidecar_service {} }
+}

@@ -1,0 +1,5 @@
+service {
+  name = "ten"
+  port = 10
+  connect { sidecar_service {} }
+}

@@ -1,0 +1,5 @@
+service {
+  name = "nine"
+  port = 9
+  connect { sidecar_service {} }
+}

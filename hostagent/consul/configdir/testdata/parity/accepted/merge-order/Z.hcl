@@ -1,0 +1,6 @@
+# Capital letters come first.
+service {
+  name = "capital"
+  port = 3
+  connect { sidecar_service {} }
+}

@@ -1,0 +1,5 @@
+service {
+  name = "b"
+  port = 2
+  connect { sidecar_service {} }
+}

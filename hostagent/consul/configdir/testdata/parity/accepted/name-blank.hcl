@@ -1,0 +1,4 @@
+service {
+  name = " "
+  port = 8080
+}

@@ -1,0 +1,5 @@
+service {
+  name = "consul"
+  id   = "consul-ui"
+  port = 8500
+}

@@ -1,0 +1,4 @@
+service {
+  name = "we\u0062\t\"x\""
+  port = 8080
+}

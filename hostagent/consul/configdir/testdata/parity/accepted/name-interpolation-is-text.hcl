@@ -1,0 +1,5 @@
+service {
+  name = "${env.NAME}-web"
+  port = 8080
+  connect { sidecar_service {} }
+}

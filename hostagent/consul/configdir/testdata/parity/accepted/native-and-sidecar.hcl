@@ -1,0 +1,8 @@
+service {
+  name = "pay"
+  port = 8443
+  connect {
+    native = true
+    sidecar_service {}
+  }
+}

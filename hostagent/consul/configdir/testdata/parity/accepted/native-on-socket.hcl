@@ -1,0 +1,5 @@
+service {
+  name        = "pay"
+  socket_path = "/run/pay.sock"
+  connect { native = true }
+}

@@ -1,0 +1,5 @@
+service {
+  name = "pay"
+  port = 8443
+  connect { native = true }
+}

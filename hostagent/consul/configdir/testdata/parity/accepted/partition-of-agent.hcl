@@ -1,0 +1,6 @@
+partition = "part-a"
+service {
+  name = "web"
+  port = 8080
+  connect { sidecar_service {} }
+}

@@ -1,0 +1,1 @@
+ports { sidecar_min_port = 26005 }

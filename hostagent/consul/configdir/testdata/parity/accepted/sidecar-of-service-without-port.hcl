@@ -1,0 +1,6 @@
+service {
+  name = "batch"
+  connect {
+    sidecar_service {}
+  }
+}

@@ -1,0 +1,7 @@
+service {
+  name        = "web"
+  socket_path = "/run/web.sock"
+  connect {
+    sidecar_service {}
+  }
+}

@@ -1,0 +1,8 @@
+service {
+  name = "web"
+  port = 8080
+  # comment
+  connect {
+    sidecar_service {}
+  }
+}

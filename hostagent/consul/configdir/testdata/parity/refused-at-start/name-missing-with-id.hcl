@@ -1,0 +1,4 @@
+service {
+  id   = "web"
+  port = 8080
+}

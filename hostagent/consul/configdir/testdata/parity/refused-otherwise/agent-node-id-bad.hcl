@@ -1,0 +1,1 @@
+node_id = "host-1"

@@ -1,0 +1,6 @@
+config_entries {
+  bootstrap {
+    kind = "firewall"
+    name = "x"
+  }
+}

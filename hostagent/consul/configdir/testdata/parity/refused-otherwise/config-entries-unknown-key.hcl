@@ -1,0 +1,7 @@
+config_entries {
+  bootstrap {
+    kind    = "service-defaults"
+    name    = "web"
+    prtocol = "http"
+  }
+}

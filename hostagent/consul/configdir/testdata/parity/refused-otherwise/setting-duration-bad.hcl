@@ -1,0 +1,1 @@
+check_update_interval = "5 minutes"

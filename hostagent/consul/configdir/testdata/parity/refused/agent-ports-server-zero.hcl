@@ -1,0 +1,1 @@
+ports { server = 0 }

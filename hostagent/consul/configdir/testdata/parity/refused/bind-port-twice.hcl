@@ -1,0 +1,12 @@
+service {
+  name = "web"
+  port = 8080
+  connect {
+    sidecar_service {
+      proxy {
+        config { bind_port = 21700 }
+        config { bind_port = 21701 }
+      }
+    }
+  }
+}

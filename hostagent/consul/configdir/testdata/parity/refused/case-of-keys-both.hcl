@@ -1,0 +1,8 @@
+service {
+  name = "a"
+  port = 1
+}
+Service {
+  name = "b"
+  port = 2
+}

@@ -1,0 +1,9 @@
+service {
+  name = "web"
+  port = 8080
+  check {
+    tcp      = "127.0.0.1:8080"
+    interval = "10s"
+    ttl      = "10s"
+  }
+}

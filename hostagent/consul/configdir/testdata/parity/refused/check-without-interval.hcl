@@ -1,0 +1,5 @@
+service {
+  name = "web"
+  port = 8080
+  check { http = "http://127.0.0.1:8080" }
+}

@@ -1,0 +1,6 @@
+service {
+  name = "web"
+  port = 8080
+  connect { native = true }
+  connect { sidecar_service {} }
+}

@@ -1,0 +1,6 @@
+service {
+  name = "mesh"
+  kind = "mesh-gateway"
+  port = 8443
+  proxy { destination_service_name = "web" }
+}

@@ -1,0 +1,4 @@
+service {
+  name = "mesh"
+  kind = "mesh-gateway"
+}

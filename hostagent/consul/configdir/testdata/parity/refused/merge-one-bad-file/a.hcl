@@ -1,0 +1,4 @@
+service {
+  name = "a"
+  port = 1
+}

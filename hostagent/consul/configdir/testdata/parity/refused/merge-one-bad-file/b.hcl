@@ -1,0 +1,4 @@
+service {
+  name = "b"
+  port = "2"
+}

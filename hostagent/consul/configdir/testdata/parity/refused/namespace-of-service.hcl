@@ -1,0 +1,5 @@
+service {
+  name      = "web"
+  namespace = "team-a"
+  port      = 8080
+}

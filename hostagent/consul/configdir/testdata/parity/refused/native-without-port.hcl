@@ -1,0 +1,4 @@
+service {
+  name = "pay"
+  connect { native = true }
+}

@@ -1,0 +1,5 @@
+service {
+  name      = "web"
+  partition = "part-a"
+  port      = 8080
+}

@@ -1,0 +1,6 @@
+service {
+  name = "web-envoy"
+  kind = "connect-proxy"
+  port = 20000
+  proxy { destination_service_name = "*" }
+}

@@ -1,0 +1,7 @@
+service {
+  name = "web-envoy"
+  kind = "connect-proxy"
+  port = 20000
+  proxy { destination_service_name = "web" }
+  connect { native = true }
+}

@@ -1,0 +1,5 @@
+service {
+  name = "web-envoy"
+  kind = "connect-proxy"
+  port = 20000
+}

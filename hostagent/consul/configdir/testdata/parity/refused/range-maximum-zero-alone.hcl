@@ -1,0 +1,1 @@
+ports { sidecar_max_port = 0 }

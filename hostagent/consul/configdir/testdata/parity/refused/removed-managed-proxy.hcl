@@ -1,0 +1,9 @@
+service {
+  name = "web"
+  port = 8080
+  connect {
+    proxy {
+      command = ["consul", "connect", "proxy"]
+    }
+  }
+}

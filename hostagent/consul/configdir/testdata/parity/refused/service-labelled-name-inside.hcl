@@ -1,0 +1,4 @@
+service "web" {
+  name = "web"
+  port = 8080
+}

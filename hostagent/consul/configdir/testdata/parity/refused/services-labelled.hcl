@@ -1,0 +1,4 @@
+services "a" {
+  name = "a"
+  port = 1
+}

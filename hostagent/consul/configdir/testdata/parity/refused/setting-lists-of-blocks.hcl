@@ -1,0 +1,6 @@
+ports {
+  http = 8500
+}
+ports {
+  grpc = 8502
+}

@@ -1,0 +1,11 @@
+service {
+  name = "web"
+  port = 8080
+  connect {
+    sidecar_service {
+      connect {
+        sidecar_service {}
+      }
+    }
+  }
+}

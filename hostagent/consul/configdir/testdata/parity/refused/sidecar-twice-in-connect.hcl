@@ -1,0 +1,8 @@
+service {
+  name = "web"
+  port = 8080
+  connect {
+    sidecar_service { port = 21001 }
+    sidecar_service { port = 21002 }
+  }
+}

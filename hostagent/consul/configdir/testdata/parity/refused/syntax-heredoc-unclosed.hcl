@@ -1,0 +1,7 @@
+service {
+  name = "web"
+  meta {
+    text = <<EOF
+hello
+  }
+}

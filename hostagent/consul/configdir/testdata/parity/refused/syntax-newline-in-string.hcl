@@ -1,0 +1,4 @@
+service {
+  name = "we
+b"
+}

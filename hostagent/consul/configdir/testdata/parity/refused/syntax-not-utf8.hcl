@@ -1,0 +1,4 @@
+service {
+  name = "webÿ"
+  port = 8080
+}

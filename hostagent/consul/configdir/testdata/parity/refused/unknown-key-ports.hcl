@@ -1,0 +1,1 @@
+ports { sidecar_port = 21000 }

@@ -1,0 +1,3 @@
+servics {
+  name = "web"
+}

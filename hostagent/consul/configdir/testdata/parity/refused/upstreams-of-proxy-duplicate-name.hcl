@@ -1,0 +1,16 @@
+service {
+  name = "web-proxy"
+  kind = "connect-proxy"
+  port = 20000
+  proxy {
+    destination_service_name = "web"
+    upstreams {
+      destination_name = "db"
+      local_bind_port  = 9191
+    }
+    upstreams {
+      destination_name = "db"
+      local_bind_port  = 9192
+    }
+  }
+}

@@ -1,0 +1,13 @@
+service {
+  name = "web-proxy"
+  kind = "connect-proxy"
+  port = 20000
+  proxy {
+    destination_service_name = "web"
+    upstreams {
+      destination_type = "query"
+      destination_name = "db"
+      local_bind_port  = 9191
+    }
+  }
+}
