@@ -616,7 +616,7 @@ func TestFindingLines(t *testing.T) {
 	h := newFakeHost()
 	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000", "tcp 0.0.0.0:21007")
 	parts := h.parts(ModeGuard)
-	h.runParts(t, parts, func(reload chan<- Parts) {
+	h.runParts(t, parts, func(chan<- Parts) {
 		pass(time.Second)
 		pass(time.Minute)
 		h.listeners = base().Listeners

@@ -16,13 +16,14 @@ import (
 func firewallCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "firewall",
-		Short: "Look at or remove hostagent's rules and sets",
-		Example: `  hostagent firewall show
+		Short: "Plan, look at or remove hostagent's rules and sets",
+		Example: `  hostagent firewall plan
+  hostagent firewall show
   hostagent firewall remove --stop`,
 		Args: subcommandOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(firewallShowCommand(), firewallRemoveCommand())
+	cmd.AddCommand(firewallPlanCommand(), firewallShowCommand(), firewallRemoveCommand())
 	return cmd
 }
 

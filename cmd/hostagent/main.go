@@ -80,8 +80,32 @@ health checks in Consul.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCommand(), scanCommand(), firewallCommand(), configCommand(), versionCommand())
+	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), configCommand(), versionCommand())
+	explainDefaults(root)
 	return root
+}
+
+// explainDefaults gives the commands that cobra makes itself examples, and takes away what is of no use on Linux.
+func explainDefaults(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	examples := map[string]string{
+		"hostagent help":            "  hostagent help firewall plan",
+		"hostagent completion":      "  hostagent completion bash",
+		"hostagent completion bash": "  hostagent completion bash > /etc/bash_completion.d/hostagent",
+		"hostagent completion zsh":  `  hostagent completion zsh > "${fpath[1]}/_hostagent"`,
+		"hostagent completion fish": "  hostagent completion fish > ~/.config/fish/completions/hostagent.fish",
+	}
+	for _, cmd := range root.Commands() {
+		for _, c := range append(cmd.Commands(), cmd) {
+			if example := examples[c.CommandPath()]; example != "" {
+				c.Example = example
+			}
+			if c.Name() == "powershell" {
+				cmd.RemoveCommand(c)
+			}
+		}
+	}
 }
 
 func versionCommand() *cobra.Command {

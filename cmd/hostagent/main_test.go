@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode"
@@ -53,12 +55,12 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 			env.Setenv("SECRET", secret)
-			env.Values["status"], env.Values["started"] = new(int), new(exec.Cmd)
+			env.Values["status"], env.Values["started"], env.Values["quit"] = new(int), new(exec.Cmd), new(func())
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"hostagent": hostagentCommand,
-			"status":    statusCommand,
+			"status":    exitStatusCommand,
 			"agent":     agentCommand,
 			"rude":      rudeCommand,
 			"listen":    listenCommand,
@@ -67,6 +69,9 @@ func TestScripts(t *testing.T) {
 			"signal":    signalCommand,
 			"ended":     endedCommand,
 			"plain":     plainCommand,
+			"fits":      fitsCommand,
+			"fetch":     fetchCommand,
+			"quit":      quitCommand,
 		},
 	})
 }
@@ -171,8 +176,8 @@ func endedCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// statusCommand is "status N": the status with which the last hostagent ended.
-func statusCommand(ts *testscript.TestScript, _ bool, args []string) {
+// exitStatusCommand is "status N": the status with which the last hostagent ended.
+func exitStatusCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if got := strconv.Itoa(*ts.Value("status").(*int)); got != args[0] {
 		ts.Fatalf("hostagent ended with status %s, want %s", got, args[0])
 	}
@@ -185,7 +190,41 @@ func agentCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 1 {
 		folder = ts.MkAbs(args[1])
 	}
-	ts.Check(serve(ts.Defer, args[0], consulAgent(folder)))
+	ctx, cancel := context.WithCancel(context.Background())
+	ts.Defer(cancel)
+	stopped := new(sync.WaitGroup)
+	stop := func(close func()) {
+		stopped.Go(func() {
+			<-ctx.Done()
+			close()
+		})
+	}
+	ts.Check(serve(stop, args[0], consulAgent(folder)))
+	*ts.Value("quit").(*func()) = func() {
+		cancel()
+		stopped.Wait()
+	}
+}
+
+// quitCommand is "quit": the Consul agent ends.
+func quitCommand(ts *testscript.TestScript, _ bool, _ []string) { (*ts.Value("quit").(*func()))() }
+
+// fetchCommand is "fetch URL FILE": what is served there goes into the file.
+func fetchCommand(ts *testscript.TestScript, neg bool, args []string) {
+	client := &http.Client{Timeout: 10 * time.Second}
+	response, err := client.Get(args[0])
+	if neg {
+		if err == nil {
+			response.Body.Close()
+			ts.Fatalf("%s answers with status %d", args[0], response.StatusCode)
+		}
+		return
+	}
+	ts.Check(err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), body, 0o600))
 }
 
 // consulAgent answers as an agent does that allows by default.

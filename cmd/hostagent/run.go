@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -15,9 +16,11 @@ import (
 	"github.com/kardianos/service"
 	"github.com/spf13/cobra"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/status"
 )
 
 var errNoMode = errors.New(`choose a mode; there is no default, so that nothing is cut off by accident:
@@ -41,41 +44,63 @@ Exit status: 0 stopped by a signal, 78 the configuration is wrong and trying aga
 	keys := consulKeys()
 	keys["mode"] = "`mode`: observe or guard"
 	keys["log-level"] = "`level` of the log: debug, info, warn or error"
+	keys["log-format"] = "`format` of the log: text or json"
 	s := addSettings(cmd, keys)
+	completeFlag(cmd, "mode", string(config.ModeObserve), string(config.ModeGuard))
+	completeFlag(cmd, "log-level", "debug", "info", "warn", "error")
+	completeFlag(cmd, "log-format", string(config.LogText), string(config.LogJSON))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), s) }
 	return cmd
 }
 
+// daemon is what outlives a reload of the configuration.
+type daemon struct {
+	settings *settings
+	level    slog.LevelVar
+	servers  servers
+}
+
+// built is what one reading of the configuration makes.
+type built struct {
+	parts    hostagent.Parts
+	firewall *firewall.Firewall // nil in observe mode, where the host has none
+	metrics  netip.AddrPort
+}
+
 // assemble reads the configuration and builds all of a running agent's parts.
-func assemble(s *settings, level *slog.LevelVar, log *slog.Logger) (hostagent.Parts, error) {
-	c, err := s.load()
+func (d *daemon) assemble() (*built, error) {
+	c, err := d.settings.load()
 	if err != nil {
-		return hostagent.Parts{}, &exitError{exitConfig, err}
+		return nil, &exitError{exitConfig, err}
 	}
 	if c.Mode == "" {
-		return hostagent.Parts{}, &exitError{exitConfig, errNoMode}
+		return nil, &exitError{exitConfig, errNoMode}
 	}
+	log := newLogger(d.settings.cmd.ErrOrStderr(), c.LogFormat, &d.level)
 	p, err := parts(c, log)
 	switch {
 	case consul.KindOf(err) == consul.KindToken:
-		return hostagent.Parts{}, err // at boot the token's file may be written after hostagent starts
+		return nil, err // at boot the token's file may be written after hostagent starts
 	case err != nil:
-		return hostagent.Parts{}, &exitError{exitConfig, err}
+		return nil, &exitError{exitConfig, err}
 	}
-	fw, err := newFirewall(c)
+	b := &built{parts: p, metrics: c.Metrics.Address}
+	b.firewall, err = newFirewall(c)
 	switch {
 	case err == nil:
-		p.Firewall = fw
-		for _, note := range fw.Degradations() {
-			log.Warn("degraded", "reason", note)
-		}
+		b.parts.Firewall, b.parts.Backend, b.parts.Degradations = b.firewall, b.firewall.Backend(), b.firewall.Degradations()
+		b.parts.Host = lookAtHost(b.firewall)
 	case c.Mode == config.ModeGuard:
-		return hostagent.Parts{}, err
+		return nil, err
 	default:
-		log.Warn("degraded", "reason", "rules of an earlier guard run cannot be seen or removed", "error", err)
+		b.parts.Degradations = []string{fmt.Sprintf("rules of an earlier guard run cannot be seen or removed: %v", err)}
 	}
-	level.Set(c.LogLevel)
-	return p, nil
+	for _, reason := range b.parts.Degradations {
+		log.Warn("degraded", "reason", reason)
+	}
+	b.parts.Watch = d.servers.metrics
+	d.level.Set(c.LogLevel)
+	return b, nil
 }
 
 func runAgent(ctx context.Context, s *settings) error {
@@ -88,9 +113,9 @@ func runAgent(ctx context.Context, s *settings) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // first of all: a reload during a slow start must not end the process
 
-	level := new(slog.LevelVar)
-	log := slog.New(slog.NewTextHandler(s.cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-	p, err := assemble(s, level, log)
+	d := &daemon{settings: s}
+	d.servers.metrics = status.NewMetrics(d.servers.sources())
+	first, err := d.assemble()
 	if err != nil {
 		return err
 	}
@@ -103,13 +128,15 @@ func runAgent(ctx context.Context, s *settings) error {
 	}
 	defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
 
+	agent := hostagent.NewAgent(first.parts)
+	d.servers.start(agent, first)
+	defer d.servers.close()
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	program := &program{
-		run:      func(reload <-chan hostagent.Parts) error { return hostagent.NewAgent(p).Run(ctx, reload) },
-		assemble: func() (hostagent.Parts, error) { return assemble(s, level, log) },
-		cancel:   cancel, log: log, hangup: hangup,
-		done: make(chan error, 1),
+		run:    func(reload <-chan hostagent.Parts) error { return agent.Run(ctx, reload) },
+		daemon: d, log: first.parts.Log, cancel: cancel, hangup: hangup, done: make(chan error, 1),
 	}
 	svc, err := service.New(program, &service.Config{Name: "hostagent", Option: service.KeyValue{"RunWait": program.wait}})
 	if err != nil {
@@ -120,12 +147,12 @@ func runAgent(ctx context.Context, s *settings) error {
 
 // program is what package service starts and stops, under whatever manages services on this host.
 type program struct {
-	run      func(<-chan hostagent.Parts) error
-	assemble func() (hostagent.Parts, error)
-	cancel   context.CancelFunc
-	log      *slog.Logger
-	hangup   <-chan os.Signal
-	done     chan error
+	run    func(<-chan hostagent.Parts) error
+	daemon *daemon
+	log    *slog.Logger // of the last good configuration
+	cancel context.CancelFunc
+	hangup <-chan os.Signal
+	done   chan error
 }
 
 // Start begins to run and returns.
@@ -158,11 +185,13 @@ func (p *program) Stop(service.Service) error {
 // reloadOn reads the configuration again at each signal; one that is wrong is shown, and the old one stays.
 func (p *program) reloadOn(hangup <-chan os.Signal, reload chan<- hostagent.Parts) {
 	for range hangup {
-		parts, err := p.assemble()
+		next, err := p.daemon.assemble()
 		if err != nil {
 			p.log.Error("configuration not reloaded, the old one stays", "error", err)
 			continue
 		}
-		reload <- parts
+		p.log = next.parts.Log
+		reload <- next.parts
+		p.daemon.servers.change(next)
 	}
 }

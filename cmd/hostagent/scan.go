@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -26,36 +27,50 @@ func scanCommand() *cobra.Command {
 		Long: `Looks once at the services of the local Consul agent and at the listeners of this host, and prints what is wrong.
 It changes nothing and needs no root; what it cannot see without root, it says.
 
-Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look.`,
+With --consul-config it asks no agent but reads the service definitions that one would be started with; the ports of
+sidecars are then those that it would assign. With neither it lists who listens where the network can reach it.
+
+Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look, or knows not all services.`,
 		Example: `  hostagent scan
-  sudo hostagent scan                      also names the processes of other users
+  sudo hostagent scan                           also names the processes of other users
+  hostagent scan --consul-config /etc/consul.d  without an agent
   hostagent scan --format json | jq '.findings[].message'
-  hostagent scan --fail-on critical        for a cron job that is quiet about warnings`,
+  hostagent scan --fail-on critical             for a cron job that is quiet about warnings`,
 		Args: noArguments,
 	}
 	s := addSettings(cmd, consulKeys())
-	format := cmd.Flags().String("format", "table", "`format`: table or json")
+	definitions := addDefinitions(cmd)
+	format := addFormat(cmd)
 	failOn := cmd.Flags().String("fail-on", "warning", "`severity` from which findings make the exit status 1: info, warning, critical or never")
+	completeFlag(cmd, "fail-on", failOnWords()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		threshold, err := parseFailOn(*failOn)
 		if err != nil {
 			return err
 		}
-		if err := checkChoice("format", *format, "table", "json"); err != nil {
+		if err := format.check(); err != nil {
 			return err
 		}
-		scan, err := look(cmd, s)
+		parts, problems, err := lookParts(s, definitions)
 		if err != nil {
 			return err
 		}
+		scan, err := hostagent.Look(cmd.Context(), parts)
+		if err != nil {
+			return err
+		}
+		scan.Errors = append(scan.Errors, problems...)
 		text := ""
-		if *format == "json" {
+		if format.json() {
 			text, err = jsonText(scan.Document(version()))
 		} else {
 			text = newScreen(cmd.OutOrStdout()).table(scan)
 		}
 		if err := errors.Join(err, output(cmd, text)); err != nil {
 			return err
+		}
+		if err := errors.Join(scan.Errors...); err != nil {
+			return unknownServices(scan, err)
 		}
 		if worst, any := scan.Worst(); any && worst >= threshold {
 			return &exitError{status: exitFindings}
@@ -68,8 +83,10 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 // never is above every severity.
 const never = catalog.Critical + 1
 
+func failOnWords() []string { return []string{"info", "warning", "critical", "never"} }
+
 func parseFailOn(text string) (catalog.Severity, error) {
-	if err := checkChoice("fail-on", text, "info", "warning", "critical", "never"); err != nil {
+	if err := checkChoice("fail-on", text, failOnWords()...); err != nil {
 		return 0, err
 	}
 	if text == "never" {
@@ -78,30 +95,49 @@ func parseFailOn(text string) (catalog.Severity, error) {
 	return catalog.ParseSeverity(text)
 }
 
-func look(cmd *cobra.Command, s *settings) (*hostagent.Scan, error) {
+// lookParts builds what a command needs that looks once and changes nothing. Problems are definitions that were refused.
+func lookParts(s *settings, definitions *[]string) (p hostagent.Parts, problems []error, err error) {
 	c, err := s.load()
 	if err != nil {
-		return nil, err
+		return p, nil, err
 	}
-	p, err := parts(c, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
+	if p, err = parts(c, slog.New(slog.DiscardHandler)); err != nil {
+		return p, nil, err
 	}
 	fw, err := newFirewall(c)
-	p.Firewall = fw
 	if err != nil {
 		p.Firewall = unseen{err: err}
+	} else {
+		p.Firewall, p.Host = fw, lookAtHost(fw)
 	}
-	return hostagent.Look(cmd.Context(), p)
+	if len(*definitions) == 0 {
+		return p, nil, nil
+	}
+	p.Source = hostagent.SourceFiles
+	p.Registry, problems, err = readDefinitions(*definitions)
+	return p, problems, err
+}
+
+// unknownServices is the end of a command that could not see all registrations.
+func unknownServices(scan *hostagent.Scan, err error) error {
+	const usual = "/etc/consul.d"
+	if info, statErr := os.Stat(usual); scan.Source == hostagent.SourceNone && statErr == nil && info.IsDir() {
+		err = fmt.Errorf("%w\n--consul-config %s reads the definitions there instead", err, usual)
+	}
+	return &exitError{exitFailure, err}
 }
 
 // unseen stands for a firewall that cannot be looked at. The reason (no root, no iptables) becomes a note of the scan.
 type unseen struct {
-	*firewall.Firewall // nil: a scan calls nothing but Show
+	*firewall.Firewall // nil: looking calls nothing but Show and Plan
 	err                error
 }
 
 func (u unseen) Show(context.Context) (firewall.State, error) { return firewall.State{}, u.err }
+
+func (u unseen) Plan(context.Context, firewall.Ruleset) (firewall.Changes, error) {
+	return firewall.Changes{}, u.err
+}
 
 func jsonText(v any) (string, error) {
 	var b strings.Builder

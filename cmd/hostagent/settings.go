@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -78,8 +81,24 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 	}
 	return hostagent.Parts{
 		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
-		Registry: client, Listen: sockets.List, Owners: sockets.NewOwners(), Log: log, Version: version(),
+		Registry: client, Listen: sockets.List, Owners: sockets.NewOwners(), Connections: sockets.Connections, Host: lookAtHost(nil),
+		Log: log, Version: version(), Address: client.Address(),
 	}, nil
+}
+
+// lookAtHost returns what reads a hostagent.Host; fw may be nil.
+func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
+	return func(ctx context.Context) *hostagent.Host {
+		host := &hostagent.Host{Facts: facts.Read(ctx, facts.Options{})}
+		if fw == nil {
+			return host
+		}
+		var err error
+		if host.Published, err = fw.Published(ctx); err != nil {
+			host.Notes = append(host.Notes, fmt.Sprintf("ports that nat rules send elsewhere may be missing: %v", err))
+		}
+		return host
+	}
 }
 
 func policy(c *config.Config) hostagent.Policy {

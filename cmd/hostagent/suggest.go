@@ -8,24 +8,24 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hostagent/hostagent/hostagent/config"
 )
 
-// nearest returns the candidate that a mistyped word was most likely meant to be, "" where none is near.
+// nearest returns the candidate that a mistyped word was most likely meant to be, "" where none is near. A part of a name,
+// such as "token-file", is near.
 func nearest(word string, candidates []string) string {
-	best, least := "", max(2, len(word)/3)+1
+	if near := config.Closest(word, candidates); near != "" || len(word) < 3 {
+		return near
+	}
 	for _, candidate := range candidates {
-		distance := levenshtein.Distance(word, candidate, nil)
-		if len(word) > 2 && strings.Contains(candidate, word) {
-			distance = 1 // a part of the name, such as "token-file"
-		}
-		if distance < least {
-			best, least = candidate, distance
+		if strings.Contains(candidate, word) {
+			return candidate
 		}
 	}
-	return best
+	return ""
 }
 
 // flagError names the flag that was meant by an unknown one. It repeats no value: pflag would, of "-token=…".
@@ -58,6 +58,13 @@ func checkChoice(flag, value string, choices ...string) error {
 		meant = fmt.Sprintf("; did you mean %q?", near)
 	}
 	return fmt.Errorf("--%s: %q is not one of %s%s", flag, value, strings.Join(choices, ", "), meant)
+}
+
+// completeFlag lets shells complete a flag's value from a closed list.
+func completeFlag(cmd *cobra.Command, flag string, choices ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag does not exist: a mistake in this program
+	}
 }
 
 // subcommandOnly refuses a word that is no subcommand, and names the one that may have been meant.

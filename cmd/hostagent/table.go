@@ -55,13 +55,36 @@ func (s *screen) table(scan *hostagent.Scan) string {
 	return s.text.String()
 }
 
-// paint gives text the colour of f's severity; without a finding it stays as it is.
-func (s *screen) paint(f *hostagent.Finding, text string) string {
-	if !s.colour || f == nil {
+// gap writes an empty line, unless one stands there already.
+func (s *screen) gap() {
+	if !strings.HasSuffix(s.text.String(), "\n\n") {
+		s.text.WriteByte('\n')
+	}
+}
+
+// finding writes a finding that is no row of a table.
+func (s *screen) finding(severity catalog.Severity, id, state, message, remedy string) {
+	s.text.WriteString(s.paint(severity, findingText(severity, id, state)) + "\n")
+	s.wrapped("  ", message)
+	s.wrapped("  remedy: ", remedy)
+}
+
+// findingText is "warning squatted-port (mitigated)".
+func findingText(severity catalog.Severity, id, state string) string {
+	text := severity.String() + " " + id
+	if state != string(hostagent.Open) {
+		text += " (" + state + ")"
+	}
+	return text
+}
+
+// paint gives text the colour of a severity.
+func (s *screen) paint(severity catalog.Severity, text string) string {
+	if !s.colour {
 		return text
 	}
 	var code string
-	switch f.Severity {
+	switch severity {
 	case catalog.Critical:
 		code = "31;1"
 	case catalog.Warning:
@@ -73,16 +96,20 @@ func (s *screen) paint(f *hostagent.Finding, text string) string {
 }
 
 // wrapped writes text behind an indent, broken between words to the screen's width.
-func (s *screen) wrapped(indent, text string) {
+func (s *screen) wrapped(indent, text string) { s.wrappedAfter(0, indent, text) }
+
+// wrappedAfter is wrapped on a line on which some columns are taken.
+func (s *screen) wrappedAfter(taken int, indent, text string) {
 	s.text.WriteString(indent)
-	column, first := len(indent), true
+	taken += len(indent)
+	column, first := taken, true
 	for word := range strings.FieldsSeq(text) {
 		length := utf8.RuneCountInString(word)
 		switch {
 		case first:
 		case s.width > 0 && column+1+length > s.width:
-			s.text.WriteString("\n" + strings.Repeat(" ", len(indent)))
-			column = len(indent)
+			s.text.WriteString("\n" + strings.Repeat(" ", taken))
+			column = taken
 		default:
 			s.text.WriteByte(' ')
 			column++
@@ -101,7 +128,12 @@ type row struct {
 
 func heading(scan *hostagent.Scan) string {
 	where := "this host"
-	if scan.Agent.Node != "" {
+	switch {
+	case scan.Source == hostagent.SourceNone:
+		return "services are not known: these listeners of this host can be reached from the network, firewalls of others aside"
+	case scan.Source == hostagent.SourceFiles:
+		where = "service definitions, no agent asked: sidecar ports are those that one would assign"
+	case scan.Agent.Node != "":
 		where = fmt.Sprintf("node %s, datacenter %s, Consul %s", catalog.Clean(scan.Agent.Node), catalog.Clean(scan.Agent.Datacenter), catalog.Clean(scan.Agent.Version))
 	}
 	return fmt.Sprintf("%s, sidecar range %s", where, scan.Range)
@@ -124,13 +156,17 @@ func tableRows(scan *hostagent.Scan) []row {
 		case f.Port != 0:
 			listener = fmt.Sprintf("tcp port %d", f.Port)
 		}
-		state := ""
-		if f.State != hostagent.Open {
-			state = " (" + string(f.State) + ")"
-		}
 		rows = append(rows, row{finding: f, cells: [4]string{
-			cmp.Or(catalog.Clean(f.Service), none), listener, processText(f), f.Severity.String() + " " + string(f.ID) + state,
+			cmp.Or(catalog.Clean(f.Service), none), listener, processText(f.Listener, f.Owner), findingText(f.Severity, string(f.ID), string(f.State)),
 		}})
+	}
+	for i := range scan.Network {
+		r := &scan.Network[i]
+		state := "reachable"
+		if r.Guarded {
+			state = "guarded"
+		}
+		rows = append(rows, row{cells: [4]string{none, socketText(&r.Listener), processText(&r.Listener, r.Owner), state}})
 	}
 	for _, service := range scan.Services {
 		if troubled[service.ID] || slices.ContainsFunc(service.Sidecars, func(p hostagent.Sidecar) bool { return troubled[p.ID] }) {
@@ -149,17 +185,17 @@ func tableRows(scan *hostagent.Scan) []row {
 
 func socketText(l *sockets.Listener) string { return l.Protocol.String() + " " + l.Addr.String() }
 
-// processText names who holds a finding's socket, with pids: they help at a terminal.
-func processText(f *hostagent.Finding) string {
-	if f.Listener == nil {
+// processText names who holds a socket, with pids: they help at a terminal.
+func processText(l *sockets.Listener, owner *sockets.Owner) string {
+	if l == nil {
 		return none
 	}
-	if f.Owner == nil || len(f.Owner.Processes) == 0 {
-		return fmt.Sprintf("uid %d", f.Listener.UID)
+	if owner == nil || len(owner.Processes) == 0 {
+		return fmt.Sprintf("uid %d", l.UID)
 	}
-	first := f.Owner.Processes[0]
+	first := owner.Processes[0]
 	text := fmt.Sprintf("%s (pid %d)", catalog.Clean(first.Name), first.PID)
-	if more := len(f.Owner.Processes) - 1; more > 0 {
+	if more := len(owner.Processes) - 1; more > 0 {
 		text += fmt.Sprintf(" +%d", more)
 	}
 	return text
@@ -221,15 +257,24 @@ func (s *screen) line(r row, widths [4]int) {
 		}
 		s.text.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+gap))
 	}
-	s.text.WriteString(s.paint(r.finding, shorten(r.cells[3], widths[3])) + "\n")
+	s.text.WriteString(s.state(r, widths[3]) + "\n")
 }
 
 func (s *screen) list(r row) {
-	s.text.WriteString(s.paint(r.finding, shorten(r.cells[3], s.width)) + "\n")
+	s.text.WriteString(s.state(r, s.width) + "\n")
 	known := slices.DeleteFunc(slices.Clone(r.cells[:3]), func(cell string) bool { return cell == none })
 	if len(known) > 0 {
 		s.wrapped("  ", strings.Join(known, ", "))
 	}
+}
+
+// state is the last cell of a row, in the colour of its finding.
+func (s *screen) state(r row, width int) string {
+	text := shorten(r.cells[3], width)
+	if r.finding == nil {
+		return text
+	}
+	return s.paint(r.finding.Severity, text)
 }
 
 func shorten(text string, width int) string {
@@ -251,6 +296,9 @@ func summary(scan *hostagent.Scan) string {
 		}
 	}
 	found := cmp.Or(strings.Join(parts, ", "), "no findings")
+	if scan.Source == hostagent.SourceNone {
+		return fmt.Sprintf("%s; %s for the network, services not known", found, plural(len(scan.Network), "listener"))
+	}
 	return fmt.Sprintf("%s; %s, %s for the network: %s", found,
 		plural(len(scan.Services), "mesh service"), plural(len(scan.Openings), "sidecar port"), scan.Rules.Open)
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +72,7 @@ func serviceOf(name string, addresses ...string) hostagent.Service {
 
 // scanOf is a scan of a host on which some ports are to be open.
 func scanOf(services []hostagent.Service, findings ...hostagent.Finding) *hostagent.Scan {
-	s := &hostagent.Scan{Agent: consul.Agent{Node: "host-1", Datacenter: "dc1", Version: "1.21.0"}}
+	s := &hostagent.Scan{Source: hostagent.SourceAgent, Agent: consul.Agent{Node: "host-1", Datacenter: "dc1", Version: "1.21.0"}}
 	s.Range = hostagent.DefaultSidecarRange()
 	s.Services, s.Findings = services, findings
 	for port := uint16(21000); int(port) < 21000+len(services); port++ {
@@ -120,19 +119,9 @@ func scans() map[string]*hostagent.Scan {
 
 func TestTable(t *testing.T) {
 	for name, scan := range scans() {
-		for _, width := range []int{0, 60, 80} {
-			t.Run(fmt.Sprintf("%s-%d", name, width), func(t *testing.T) {
-				got := (&screen{width: width}).table(scan)
-				golden(t, fmt.Sprintf("testdata/table/%s-%d.txt", name, width), got)
-				checkLines(t, got, width)
-				colours := (&screen{width: width, colour: true}).table(scan)
-				if diff := cmp.Diff(got, regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(colours, "")); diff != "" {
-					t.Errorf("colours change more than colours (-without +with):\n%s", diff)
-				}
-				if painted := strings.Contains(colours, "\x1b["); painted != (len(scan.Findings) > 0) {
-					t.Errorf("colours stand in the table: %t", painted)
-				}
-			})
+		everyWidth(t, name, func(s *screen) string { return s.table(scan) })
+		if painted := strings.Contains((&screen{colour: true}).table(scan), "\x1b["); painted != (len(scan.Findings) > 0) {
+			t.Errorf("%s: colours stand in the table: %t", name, painted)
 		}
 	}
 }
@@ -174,9 +163,9 @@ func checkLines(t *testing.T, text string, width int) {
 
 func TestColoursOfSeverities(t *testing.T) {
 	s := &screen{colour: true}
-	got := s.paint(nil, "ok")
+	got := s.state(row{cells: [4]string{3: "ok"}}, 10)
 	for _, severity := range []catalog.Severity{catalog.Info, catalog.Warning, catalog.Critical} {
-		got += s.paint(&hostagent.Finding{Severity: severity}, "x")
+		got += s.paint(severity, "x")
 	}
 	if want := "ok\x1b[36mx\x1b[0m\x1b[33mx\x1b[0m\x1b[31;1mx\x1b[0m"; got != want {
 		t.Errorf("painted %q, want %q", got, want)

@@ -152,7 +152,7 @@ func (d *decoder) unknownBlock(block *hclsyntax.Block, known map[string]setting)
 	message := "unknown block " + quote(block.Type)
 	if _, isKey := known[block.Type]; isKey {
 		message = fmt.Sprintf("%q is no block; write \"%s = ...\"", block.Type, block.Type)
-	} else if guess := closest(block.Type, blocks()); guess != "" {
+	} else if guess := Closest(block.Type, blocks()); guess != "" {
 		message += fmt.Sprintf("; did you mean %q?", guess)
 	}
 	d.problem(block.TypeRange.Start.Line, message)
@@ -202,7 +202,7 @@ func unknownKey(prefix, name string, known map[string]setting) string {
 		}
 		return message + "; it belongs into the block " + strings.Join(elsewhere, " or ")
 	}
-	if guess := closest(name, here); guess != "" {
+	if guess := Closest(name, here); guess != "" {
 		message += fmt.Sprintf("; did you mean %q?", guess)
 	}
 	return message

@@ -64,7 +64,7 @@ func unlessZero[T comparable](check func(T) error) func(T) error {
 }
 
 func unknownWord(got string, known []string) error {
-	if guess := closest(got, known); guess != "" {
+	if guess := Closest(got, known); guess != "" {
 		return fmt.Errorf("unknown value %s; did you mean %q?", quote(got), guess)
 	}
 	quoted := make([]string, len(known))
@@ -74,8 +74,8 @@ func unknownWord(got string, known []string) error {
 	return fmt.Errorf("unknown value %s; write one of %s", quote(got), strings.Join(quoted, ", "))
 }
 
-// closest returns the known word that got is most likely a slip of, or nothing.
-func closest(got string, known []string) string {
+// Closest returns the known word, in lower case, that got is most likely a slip of, "" where none is near.
+func Closest(got string, known []string) string {
 	const longest = 40 // the distance costs length times length
 	if len(got) > longest {
 		return ""

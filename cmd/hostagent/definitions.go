@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/consul/configdir"
+)
+
+// addDefinitions gives cmd the flag that names where service definitions are read instead of asking an agent.
+func addDefinitions(cmd *cobra.Command) *[]string {
+	return cmd.Flags().StringArray("consul-config", nil,
+		"`file or folder` of an agent's configuration, repeatable: read service definitions instead of asking the agent")
+}
+
+// definitions stand for the agent that would be started with them.
+type definitions struct {
+	*consul.Client // nil: looking neither reports nor withdraws
+	registrations  []consul.Registration
+	agent          consul.Agent
+}
+
+// readDefinitions reads files and folders. Problems are what an agent would refuse; the rest counts all the same.
+func readDefinitions(paths []string) (d *definitions, problems []error, err error) {
+	config, err := configdir.Read(paths...)
+	if err != nil {
+		return nil, nil, err
+	}
+	regs, more := config.Registrations()
+	for _, problem := range append(config.Problems, more...) {
+		problems = append(problems, problem)
+	}
+	return &definitions{registrations: regs, agent: config.Agent()}, problems, nil
+}
+
+func (d *definitions) Services(context.Context) (consul.Answer, error) {
+	return consul.Answer{Registrations: d.registrations}, nil
+}
+
+func (d *definitions) Agent(context.Context) (consul.Agent, error) { return d.agent, nil }

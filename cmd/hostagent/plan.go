@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+)
+
+func firewallPlanCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Print what guard mode would change now, changing nothing",
+		Long: `Prints what guard mode would change on this host now: ports that would open and for whom, ports that would
+close, and, above all, the listeners that the network would lose by that, with who holds them and how many
+connections from the network they have. It changes nothing. Without root it cannot see rules of hostagent that
+stand already, and says so.
+
+Running connections stay when a port closes; new ones are dropped. Connections that nat rules send to a container
+are not among those counted.
+
+Exit status: 0 nobody would be cut off, 1 a listener would be, 2 it could not tell.`,
+		Example: `  sudo hostagent firewall plan
+  hostagent firewall plan --format json | jq '.cuts[].listener.port'
+  hostagent firewall plan --consul-config /etc/consul.d`,
+		Args: noArguments,
+	}
+	s := addSettings(cmd, consulKeys())
+	definitions := addDefinitions(cmd)
+	format := addFormat(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := format.check(); err != nil {
+			return err
+		}
+		parts, problems, err := lookParts(s, definitions)
+		if err != nil {
+			return err
+		}
+		plan, err := hostagent.LookAhead(cmd.Context(), parts)
+		if err != nil {
+			return err
+		}
+		plan.Errors = append(plan.Errors, problems...)
+		text := ""
+		if format.json() {
+			text, err = jsonText(plan.Document(version()))
+		} else {
+			text = newScreen(cmd.OutOrStdout()).plan(plan)
+		}
+		if err := errors.Join(err, output(cmd, text)); err != nil {
+			return err
+		}
+		if err := errors.Join(plan.Errors...); err != nil {
+			return &exitError{exitFailure, err}
+		}
+		if len(plan.Cuts) > 0 {
+			return &exitError{status: exitFindings}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// plan writes a plan for people: a line a change, led by the mark that a diff would have.
+func (s *screen) plan(p *hostagent.Plan) string {
+	s.wrapped("", heading(p.Scan)+": what guard mode would change now")
+	s.gap()
+	for _, o := range p.Opens {
+		s.marked("+", "open ", fmt.Sprintf("%d  %s", o.Port, openingFor(&o)))
+	}
+	if p.Closes.Len() > 0 {
+		s.marked("-", "close", p.Closes.String())
+	}
+	for i := range p.Cuts {
+		s.marked("!", "cut  ", cutText(&p.Cuts[i]))
+	}
+	if p.Releases.Len() > 0 {
+		s.marked("+", "free ", p.Releases.String()+"  (no longer guarded)")
+	}
+	for _, o := range p.Keeps {
+		s.marked("=", "open ", fmt.Sprintf("%d  %s", o.Port, openingFor(&o)))
+	}
+	if len(p.Rules.AllowFrom) > 0 {
+		s.wrapped("open ports admit ", allowed(p))
+	}
+	s.gap()
+	for _, line := range p.Changes.Lines() {
+		s.wrapped("kernel: ", catalog.CleanTo(line, 2000))
+	}
+	s.gap()
+	for _, f := range p.RangeFindings() {
+		s.finding(f.Severity, string(f.ID), string(f.State), f.Message, f.Remedy)
+	}
+	s.gap()
+	s.wrapped("", planSummary(p))
+	for _, note := range p.Notes {
+		s.wrapped("note: ", note)
+	}
+	return s.text.String()
+}
+
+// marked writes one change.
+func (s *screen) marked(mark, verb, text string) {
+	colours := map[string]string{"+": "32", "-": "33", "!": "31;1"}
+	head := mark + " " + verb
+	if code := colours[mark]; s.colour && code != "" {
+		s.text.WriteString("\x1b[" + code + "m" + head + "\x1b[0m")
+		s.wrappedAfter(len(head), "  ", text)
+		return
+	}
+	s.wrapped(head+"  ", text)
+}
+
+func openingFor(o *hostagent.Opening) string {
+	names := make([]string, len(o.Services))
+	for i, name := range o.Services {
+		names[i] = catalog.Clean(name)
+	}
+	text := strings.Join(names, ", ")
+	if o.Predicted {
+		text += "  (predicted)"
+	}
+	return text
+}
+
+func cutText(c *hostagent.Cut) string {
+	text := socketText(&c.Listener) + "  " + processText(&c.Listener, c.Owner)
+	if c.Owner != nil && c.Owner.Unit != "" {
+		text += ", " + catalog.Clean(c.Owner.Unit)
+	}
+	switch {
+	case c.Connections < 0:
+		return text + ", connections not counted"
+	default:
+		return text + ", " + plural(c.Connections, "connection") + " from the network"
+	}
+}
+
+func allowed(p *hostagent.Plan) string {
+	texts := make([]string, len(p.Rules.AllowFrom))
+	for i, prefix := range p.Rules.AllowFrom {
+		texts[i] = prefix.String()
+	}
+	return strings.Join(texts, ", ") + " only"
+}
+
+func planSummary(p *hostagent.Plan) string {
+	var nothing firewall.PortSet
+	if len(p.Opens) == 0 && p.Closes == nothing && p.Releases == nothing && p.Changes.Empty() {
+		return "nothing would change"
+	}
+	text := fmt.Sprintf("%s to open, %d to close, %s to be cut off", plural(len(p.Opens), "port"), p.Closes.Len(), plural(len(p.Cuts), "listener"))
+	if len(p.Cuts) > 0 {
+		text += ": running connections stay, new ones would be dropped"
+	}
+	return text
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hostagent/hostagent/test/schema"
+)
+
+// fitsCommand is "fits NAME FILE": the file, or stdout, is as the schema of that name describes.
+func fitsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	err := schema.Validate(args[0], ts.ReadFile(args[1]))
+	if (err != nil) != neg {
+		ts.Fatalf("%s against schema %s: %v", args[1], args[0], err)
+	}
+}
+
+// TestSchemasCanFail: the same documents, a little wrong, do not fit.
+func TestSchemasCanFail(t *testing.T) {
+	good, err := json.Marshal(scans()["many"].Document("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate("scan", string(good)); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range [][2]string{
+		{`"schema_version":1`, `"schema_version":2`},
+		{`"state":"open"`, `"state":"ajar"`},
+		{`"severity":"warning"`, `"severity":1`},
+		{`"notes":`, `"nodes":`},
+		{`"node":`, `"extra":1,"node":`},
+		{`"protocol":"tcp"`, `"protocol":"sctp"`},
+		{`"sidecar_range":"21000-21255"`, `"sidecar_range":"21000"`},
+	} {
+		bad := strings.Replace(string(good), change[0], change[1], 1)
+		if bad == string(good) {
+			t.Errorf("the document holds no %s", change[0])
+		} else if schema.Validate("scan", bad) == nil {
+			t.Errorf("with %s it still fits", change[1])
+		}
+	}
+}

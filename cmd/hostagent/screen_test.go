@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/test/schema"
+)
+
+func portRange(first, last uint16) firewall.PortSet {
+	return hostagent.PortRange{First: first, Last: last}.Ports()
+}
+
+func plans() map[string]*hostagent.Plan {
+	many := &hostagent.Plan{
+		Scan: scanOf(nil,
+			finding(hostagent.Finding{ID: catalog.RangeEphemeralOverlap}, "ports", "21000-21255", "ephemeral", "15000 61000", "reserved", "8080,21000-21255"),
+			exposed("web", "[::]:8080", nil, ""), // an application, and so no business of the plan
+		),
+		Opens:    []hostagent.Opening{{Port: 21000, Services: []string{"web"}}, {Port: 21001, Services: []string{hostileName, "api"}, Predicted: true}},
+		Keeps:    []hostagent.Opening{{Port: 21002, Services: []string{"billing"}}},
+		Closes:   portRange(21003, 21255),
+		Releases: portRange(7777, 7777),
+		Cuts: []hostagent.Cut{
+			{Listener: *listener("0.0.0.0:21050"), Owner: process("nc"), Connections: 3},
+			{Listener: *listener("[fd00:1234:5678:9abc::1]:21051"), Owner: process("x\x1b[2J", "y"), Connections: 1},
+			{Listener: *listener("0.0.0.0:21052"), Connections: -1},
+		},
+		Changes: firewall.Changes{
+			Sets:  []firewall.SetChange{{Set: "hostagent-guard", Added: portRange(21003, 21255), Removed: portRange(7777, 7777)}},
+			Rules: []firewall.RuleChange{{Variant: firewall.VariantNFT, Family: firewall.IPv4, Table: "mangle", Chain: "HOSTAGENT-GUARD", Done: "written"}},
+		},
+	}
+	many.Cuts[0].Owner.Unit = "squatter.service"
+	many.Rules.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	many.Notes = []string{"connections: no"}
+	return map[string]*hostagent.Plan{"many": many, "nothing": {Scan: scanOf(nil)}}
+}
+
+func TestPlanScreen(t *testing.T) {
+	for name, plan := range plans() {
+		everyWidth(t, "plan-"+name, func(s *screen) string { return s.plan(plan) })
+		text, err := jsonText(plan.Document("1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate("plan", text); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, text)
+		}
+	}
+}
+
+var statusNow = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func before(d time.Duration) *time.Time {
+	t := statusNow.Add(-d)
+	return &t
+}
+
+func statuses() map[string]hostagent.Status {
+	plan := plans()["many"]
+	document := plan.Document("1")
+	guarding := hostagent.Status{
+		SchemaVersion: 1, Version: "1.2.3", GoVersion: "go1.26", Mode: hostagent.ModeGuard, Started: before(72 * time.Hour),
+		Pass: hostagent.StatusPass{Count: 259000, Last: before(0), Duration: 0.00234},
+		Consul: hostagent.StatusConsul{
+			Address: "http://127.0.0.1:8500", Node: "host\x1b[31m", Datacenter: "dc1", Version: "1.21.0", WholeAnswers: 258000,
+			LastWholeAnswer: before(3 * time.Minute), Error: "cannot ask for /v1/agent/services at the Consul agent http://127.0.0.1:8500: connection refused",
+		},
+		Firewall: hostagent.StatusFirewall{
+			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", AllowFrom: document.AllowFrom,
+			Settled: true, LastApply: before(time.Second), LastChange: before(5 * time.Hour), Repairs: 1, Error: "another program holds the lock",
+		},
+		Report:       hostagent.StatusStep{Error: "429"},
+		Listeners:    hostagent.StatusStep{Error: "interrupted"},
+		SidecarRange: "21000-21255",
+		Openings: append(document.Opens, hostagent.DocumentOpening{
+			Port: 21002, Services: []string{}, Registrations: []string{"old-sidecar-proxy"}, Held: true,
+		}),
+		Findings: plan.Scan.Document("1").Findings, Degradations: []string{"IPv6 is disabled on this host: only IPv4 is guarded"},
+	}
+	observing := hostagent.Status{
+		SchemaVersion: 1, Version: "1.2.3", Mode: hostagent.ModeObserve, Started: before(90 * time.Second),
+		Firewall:     hostagent.StatusFirewall{Guarded: "none", Open: "none", AllowFrom: []string{}},
+		SidecarRange: "none", Openings: []hostagent.DocumentOpening{}, Findings: []hostagent.DocumentFinding{}, Degradations: []string{},
+	}
+	waiting := observing
+	waiting.Mode = hostagent.ModeGuard
+	return map[string]hostagent.Status{"guarding": guarding, "observing": observing, "waiting": waiting, "before": hostagent.NewAgent(hostagent.Parts{
+		Policy: hostagent.Policy{Mode: hostagent.ModeObserve}, Version: "1.2.3", Address: "http://127.0.0.1:8500",
+	}).Status()}
+}
+
+func TestStatusScreen(t *testing.T) {
+	for name, st := range statuses() {
+		everyWidth(t, "status-"+name, func(s *screen) string { return s.status(&st, statusNow) })
+		text, err := jsonText(st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate("status", text); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, text)
+		}
+	}
+}
+
+// everyWidth draws on screens of several widths and compares with golden files, and with colours.
+func everyWidth(t *testing.T, name string, draw func(*screen) string) {
+	t.Helper()
+	for _, width := range []int{0, 60, 80} {
+		t.Run(fmt.Sprintf("%s-%d", name, width), func(t *testing.T) {
+			got := draw(&screen{width: width})
+			golden(t, fmt.Sprintf("testdata/table/%s-%d.txt", name, width), got)
+			checkLines(t, got, width)
+			colours := draw(&screen{width: width, colour: true})
+			if diff := cmp.Diff(got, regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(colours, "")); diff != "" {
+				t.Errorf("colours change more than colours (-without +with):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/status"
+)
+
+func statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Ask the hostagent that runs on this host how it is",
+		Long: `Asks the hostagent that runs on this host for its mode, its last whole answer of Consul, what it holds in the kernel,
+the open ports with their services, its findings, and what it cannot do here. It looks at nothing itself. Only root and
+the group of the socket may ask.
+
+Exit status: 0 it runs and no step of it fails, 1 some step fails, 2 it cannot be asked.`,
+		Example: `  sudo hostagent status
+  sudo hostagent status --format json | jq .consul.last_whole_answer
+  sudo curl --unix-socket ` + hostagent.StatusSocket + ` http://localhost/v1/status`,
+		Args: noArguments,
+	}
+	format := addFormat(cmd)
+	socket := cmd.Flags().String("socket", hostagent.StatusSocket, "`path` of the socket on which it answers")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := format.check(); err != nil {
+			return err
+		}
+		st, err := status.Ask(cmd.Context(), *socket)
+		if err != nil {
+			return err
+		}
+		text := ""
+		if format.json() {
+			text, err = jsonText(st)
+		} else {
+			text = newScreen(cmd.OutOrStdout()).status(&st, time.Now())
+		}
+		if err != nil {
+			return err
+		}
+		if err := output(cmd, text); err != nil {
+			return err
+		}
+		if cmp.Or(st.Consul.Error, st.Listeners.Error, st.Firewall.Error, st.Report.Error) != "" {
+			return &exitError{status: exitFindings}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// status writes st for people. All of it came over a socket, so all of it is cleaned.
+func (s *screen) status(st *hostagent.Status, now time.Time) string {
+	clean := func(text string) string { return catalog.CleanTo(text, 2000) }
+	head := fmt.Sprintf("hostagent %s, %s mode", clean(st.Version), clean(string(st.Mode)))
+	if st.Started != nil {
+		head += ", started " + ago(st.Started, now)
+	}
+	s.wrapped("", head)
+	s.text.WriteByte('\n')
+	node := "nothing known of the agent at " + clean(st.Consul.Address)
+	if st.Consul.Node != "" {
+		node = fmt.Sprintf("node %s, datacenter %s, Consul %s at %s",
+			clean(st.Consul.Node), clean(st.Consul.Datacenter), clean(st.Consul.Version), clean(st.Consul.Address))
+	}
+	s.wrapped("consul:     ", node)
+	s.wrapped("            ", "last whole answer "+ago(st.Consul.LastWholeAnswer, now))
+	s.failure(st.Consul.Error)
+	s.wrapped("pass:       ", fmt.Sprintf("number %d, %s, took %s", st.Pass.Count, ago(st.Pass.Last, now),
+		time.Duration(st.Pass.Duration*float64(time.Second)).Round(100*time.Microsecond)))
+	s.failure(st.Listeners.Error)
+	s.firewall(st, now)
+	if st.Report.Error != "" {
+		s.wrapped("report:     ", "the checks in Consul are not up to date")
+		s.failure(st.Report.Error)
+	}
+	s.wrapped("range:      ", clean(st.SidecarRange))
+	for _, o := range st.Openings {
+		text := fmt.Sprintf("%d  %s", o.Port, clean(strings.Join(o.Services, ", ")))
+		if o.Held {
+			text = fmt.Sprintf("%d  %s (no longer registered, closes after close_delay)", o.Port, clean(strings.Join(o.Registrations, ", ")))
+		}
+		s.wrapped("  port ", text)
+	}
+	for _, text := range st.Degradations {
+		s.wrapped("degraded:   ", clean(text))
+	}
+	s.text.WriteByte('\n')
+	for i := range st.Findings {
+		f := &st.Findings[i]
+		s.finding(f.Severity, clean(string(f.ID)), clean(string(f.State)), clean(f.Message), clean(f.Remedy))
+	}
+	if len(st.Findings) == 0 {
+		s.wrapped("", "no findings")
+	}
+	return s.text.String()
+}
+
+func (s *screen) firewall(st *hostagent.Status, now time.Time) {
+	f := &st.Firewall
+	clean := func(text string) string { return catalog.CleanTo(text, 2000) }
+	holds := "guarded"
+	switch {
+	case st.Mode == hostagent.ModeObserve:
+		holds = "guard mode would guard"
+	case !f.Settled:
+		holds = "nothing is closed before a second whole answer of Consul; guarded"
+	}
+	s.wrapped("firewall:   ", fmt.Sprintf("%s %s, open %s", holds, clean(f.Guarded), clean(f.Open)))
+	if len(f.AllowFrom) > 0 {
+		s.wrapped("            ", "open to "+clean(strings.Join(f.AllowFrom, ", "))+" only")
+	}
+	if st.Mode == hostagent.ModeGuard {
+		s.wrapped("            ", fmt.Sprintf("%s, as wanted %s, last change %s, %s", clean(f.Backend), ago(f.LastApply, now), ago(f.LastChange, now),
+			plural(f.Repairs, "repair")))
+	}
+	s.failure(f.Error)
+}
+
+// failure writes why a step fails, if it does.
+func (s *screen) failure(text string) {
+	if text != "" {
+		s.wrapped("            FAILS: ", catalog.CleanTo(text, 2000))
+	}
+}
+
+// ago says how long before now a moment was.
+func ago(t *time.Time, now time.Time) string {
+	if t == nil {
+		return "never"
+	}
+	d := now.Sub(*t)
+	switch {
+	case d < 2*time.Second:
+		return "just now"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
