@@ -15,6 +15,7 @@ CONSUL_BIN=$(go run ./test/cmd/consul -print)
 export CONSUL_BIN
 
 go test -timeout 14m -parallel 4 ./...
+(cd test/consul && go test ./keys) # is what Consul's keys were taken from still the Consul that is tested with?
 
 [ "$(id -u)" = 0 ] || exit 0
 if [ "$(sysctl -n kernel.apparmor_restrict_unprivileged_userns 2>/dev/null || echo 0)" = 1 ] && [ -z "${CI:-}" ]; then
@@ -29,7 +30,7 @@ chmod 755 "$open"
 cp "$build/hostagent" "$build/app" "$open/"
 ln -L "$CONSUL_BIN" "$open/consul" 2>/dev/null || cp "$CONSUL_BIN" "$open/consul"
 status=0
-for package in cmd/hostagent firewall sockets test/host test/e2e; do
+for package in cmd/hostagent firewall sockets hostagent/facts hostagent/status hostagent/consul/configdir test/host test/e2e; do
   name=$(basename $package)
   go test -c -o "$open/$name.test" "./$package"
   install -d -o nobody "$open/home-$name"

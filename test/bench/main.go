@@ -130,6 +130,11 @@ func figures() []struct {
 			{"find owners of 10 among 2,000 sockets", "Owners/unknown", perOp, 0, nil},
 			{"check known owners of 10 sockets", "Owners/known", perOp, 0, nil},
 		}},
+		{"Scan of a folder of 2,000 service definitions, whole processes", []figure{
+			{"hostagent scan --consul-config", "ScanDefinitions/hostagent", perOp, 200 * ms, []peer{
+				{"consul validate, which looks at no socket", "ScanDefinitions/consul-validate", perOp},
+			}},
+		}},
 		{"Idle for 60 s: hostagent run --mode guard, its default settings, 50 services with sidecars, a real Consul agent", []figure{
 			{"CPU of hostagent and its children, nft", "Idle/nft", percent, 0.2, nil},
 			{"CPU of hostagent and its children, legacy", "Idle/legacy", percent, 0.2, nil},

@@ -36,10 +36,17 @@ type world struct {
 	consul *host.Consul
 }
 
-// newWorld makes a host with a running Consul agent. Everything in it must end within two minutes.
+// newWorld makes a host with a running Consul agent, beside those of other tests. Everything in it must end within two
+// minutes.
 func newWorld(t *testing.T, options host.ConsulOptions) *world {
 	t.Helper()
 	t.Parallel()
+	return newLoneWorld(t, options)
+}
+
+// newLoneWorld is newWorld for a test that runs alone: hosts share /run, and in it there is one status socket.
+func newLoneWorld(t *testing.T, options host.ConsulOptions) *world {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	h, err := host.New(ctx, host.Options{})
