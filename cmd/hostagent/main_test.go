@@ -85,11 +85,19 @@ func (serial) Verbose() bool { return testing.Verbose() }
 
 func (s serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) {
-		if name == "firewall" {
-			netns.RequireRoot(t, "an ordinary user's output has a note about iptables-legacy")
+		if reason, ok := rootOnly()[name]; ok {
+			netns.RequireRoot(t, reason)
 		}
 		f(serial{t})
 	})
+}
+
+// rootOnly tells why some scripts do not run as an ordinary user.
+func rootOnly() map[string]string {
+	return map[string]string{
+		"firewall":      "an ordinary user's output has a note about iptables-legacy",
+		"status_denied": "a user namespace of an ordinary user has no second user",
+	}
 }
 
 // programs makes a folder in which this binary stands under the names of the programs that tests start.

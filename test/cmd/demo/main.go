@@ -85,7 +85,7 @@ func demo(ui net.Listener) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
 	s := &show{Host: h, ctx: bounded}
-	for _, act := range []func() error{s.setUp, s.guard, s.scan, s.firewall, s.prove, s.checks} {
+	for _, act := range []func() error{s.setUp, s.plan, s.guard, s.scan, s.firewall, s.prove, s.checks} {
 		if err := act(); err != nil {
 			return err
 		}
@@ -157,6 +157,8 @@ func (s *show) guard() error {
 	fmt.Print(agent.Log())
 	return nil
 }
+
+func (s *show) plan() error { return s.hostagent("firewall", "plan") }
 
 func (s *show) scan() error { return s.hostagent("scan") }
 
