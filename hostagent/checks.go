@@ -4,6 +4,8 @@ package hostagent
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +15,60 @@ import (
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
+
+// report writes the checks where the agent can take them, and tells how many differed.
+func (a *Agent) report(ctx context.Context, consulErr error) (written int, err error) {
+	if !a.parts.Report && a.reported == "" {
+		return 0, nil
+	}
+	switch kind := consul.KindOf(consulErr); {
+	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTimeout,
+		kind == consul.KindTLS, kind == consul.KindToken:
+		return 0, errWaiting // not tried: the trouble with Consul is told already
+	}
+	if a.reported != "" && (!a.parts.Report || a.reported != a.parts.Policy.OwnService) {
+		// A reload switched reports off, or gave the service another name: what stands under the old one goes.
+		if err := a.parts.Registry.Withdraw(ctx, a.reported); err != nil {
+			return 0, fmt.Errorf("cannot take reports away: %w", err)
+		}
+		a.reported = ""
+	}
+	if !a.parts.Report {
+		return 0, nil
+	}
+	report := a.checks(consulErr)
+	a.reported = report.Service
+	written, err = a.parts.Registry.Report(ctx, report)
+	if written > 0 {
+		a.parts.Log.Debug("checks written", "count", written)
+	}
+	if err != nil {
+		return written, fmt.Errorf("cannot report to Consul: %w", err)
+	}
+	return written, nil
+}
+
+// stop tells Consul that hostagent ends on purpose.
+func (a *Agent) stop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
+	defer cancel()
+	if a.parts.Report && a.memory.answers > 0 {
+		report := a.checks(nil)
+		report.Life.Status = consul.Critical
+		report.Life.Output = "hostagent was stopped: " + stopMeans(a.parts.Policy.Mode) + "."
+		if _, err := a.parts.Registry.Report(ctx, report); err != nil {
+			a.parts.Log.Warn("cannot tell Consul of the stop", "error", err)
+		}
+	}
+	a.parts.Log.Info("stopped", "rules", stopMeans(a.parts.Policy.Mode))
+}
+
+func stopMeans(mode Mode) string {
+	if mode == ModeGuard {
+		return "its rules stay in place: no port opens or closes until it runs again"
+	}
+	return "it had no rules"
+}
 
 // checks is what Consul shows of the last pass. Every output is sorted and free of times, pids and counters: a steady
 // host says the same at every pass, and so writes nothing to the servers.

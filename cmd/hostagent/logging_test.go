@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -50,6 +51,26 @@ func TestLogInTheJournal(t *testing.T) {
 		if diff := cmp.Diff(want, string(got)); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", format, diff)
 		}
+	}
+}
+
+// TestErrorsInTheJournal: what ends the program is an error there too.
+func TestErrorsInTheJournal(t *testing.T) {
+	out, err := os.Create(filepath.Join(t.TempDir(), "stream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	t.Setenv("JOURNAL_STREAM", streamOf(t, out))
+	if status := run([]string{"skan"}, io.Discard, out); status != exitFailure {
+		t.Errorf("status %d", status)
+	}
+	got, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "<3>hostagent: unknown command \"skan\" for \"hostagent\"; did you mean \"scan\"?\n"; string(got) != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

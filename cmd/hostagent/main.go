@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -56,9 +57,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return status
 		}
 	}
+	prefix := "hostagent: "
+	if toJournal(stderr, os.Getenv("JOURNAL_STREAM")) {
+		prefix = priority(slog.LevelError) + prefix
+	}
 	// An error may hold what Consul or a file said; its own line ends are wanted, nothing else of the kind is.
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "hostagent: "+catalog.CleanTo(strings.TrimRight(line, "\n"), 2000))
+		fmt.Fprintln(stderr, prefix+catalog.CleanTo(strings.TrimRight(line, "\n"), 2000))
 	}
 	return status
 }

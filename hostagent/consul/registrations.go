@@ -148,7 +148,7 @@ func registration(s *api.AgentService) Registration {
 		DestinationName: p.DestinationServiceName, DestinationID: p.DestinationServiceID,
 		LocalServiceAddress: p.LocalServiceAddress, LocalServicePort: p.LocalServicePort,
 		LocalServiceSocket: p.LocalServiceSocketPath,
-		BindPort:           portOf(p.Config["bind_port"]),
+		BindPort:           PortOf(p.Config["bind_port"]),
 	}
 	for _, u := range p.Upstreams {
 		r.Proxy.Upstreams = append(r.Proxy.Upstreams, Upstream{Name: u.DestinationName, Address: u.LocalBindAddress, Port: u.LocalBindPort})
@@ -156,10 +156,14 @@ func registration(s *api.AgentService) Registration {
 	return r
 }
 
-// portOf reads a port from opaque proxy configuration, as weakly as Consul does when it makes Envoy's; what it could not
-// use is 0.
-func portOf(v any) int {
+// PortOf reads a port from a value of opaque proxy configuration, as weakly as Consul does when it makes Envoy's; what it
+// could not use is 0.
+func PortOf(v any) int {
 	switch v := v.(type) {
+	case int64: // of HCL; JSON has float64 only
+		if v >= math.MinInt32 && v <= math.MaxInt32 {
+			return int(v)
+		}
 	case float64:
 		if math.Abs(v) <= math.MaxInt32 {
 			return int(v)

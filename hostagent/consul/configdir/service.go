@@ -3,8 +3,6 @@
 package configdir
 
 import (
-	"math"
-	"strconv"
 
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
@@ -34,7 +32,7 @@ func proxyOf(o *object) *consul.Proxy {
 		DestinationName: o.text("destination_service_name"), DestinationID: o.text("destination_service_id"),
 		LocalServiceAddress: o.text("local_service_address"), LocalServicePort: int(o.number("local_service_port")),
 		LocalServiceSocket: o.text("local_service_socket_path"),
-		BindPort:           openPort(held[any](o.object("config"), "bind_port")),
+		BindPort:           consul.PortOf(held[any](o.object("config"), "bind_port")),
 	}
 	for _, v := range o.list("upstreams") {
 		if u, ok := v.held.(*object); ok {
@@ -44,24 +42,4 @@ func proxyOf(o *object) *consul.Proxy {
 		}
 	}
 	return p
-}
-
-// openPort reads a port from a value of an open type, as weakly as Consul does when it makes Envoy's configuration; what
-// it could not use is 0.
-func openPort(held any) int {
-	switch v := held.(type) {
-	case int64:
-		if v >= math.MinInt32 && v <= math.MaxInt32 {
-			return int(v)
-		}
-	case float64:
-		if math.Abs(v) <= math.MaxInt32 {
-			return int(v)
-		}
-	case string:
-		if n, err := strconv.ParseInt(v, 0, 32); err == nil {
-			return int(n)
-		}
-	}
-	return 0
 }

@@ -2,23 +2,7 @@
 
 package configdir
 
-import (
-	"math"
-	"testing"
-)
-
-func TestOpenPort(t *testing.T) {
-	for _, tt := range []struct {
-		held any
-		want int
-	}{
-		{int64(80), 80}, {int64(math.MaxInt64), 0}, {80.9, 80}, {1e300, 0}, {"80", 80}, {"0x50", 80}, {"8e3", 0}, {"", 0}, {true, 0}, {nil, 0},
-	} {
-		if got := openPort(tt.held); got != tt.want {
-			t.Errorf("%v: got %d, want %d", tt.held, got, tt.want)
-		}
-	}
-}
+import "testing"
 
 func TestTLSVersion(t *testing.T) {
 	for old, want := range map[string]string{
