@@ -3,8 +3,8 @@
 package consul
 
 import (
-	"math"
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"testing"

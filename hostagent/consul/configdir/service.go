@@ -3,7 +3,6 @@
 package configdir
 
 import (
-
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
