@@ -75,6 +75,7 @@ type Parts struct {
 const (
 	passDeadline   = 20 * time.Second
 	ownersDeadline = 2 * time.Second
+	hostDeadline   = 3 * time.Second
 	applyDeadline  = 10 * time.Second
 	stopDeadline   = 2 * time.Second
 
@@ -106,9 +107,10 @@ type Agent struct {
 	resultAt  time.Time
 	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	enforced  firewall.PortSet
-	adopted   bool // the state of an earlier run was looked at
-	toldAhead bool // what guard mode is about to change was logged
-	removed   bool // observe mode: nothing of ours is left
+	adopted   bool     // the state of an earlier run was looked at
+	found     standing // what it was
+	toldAhead bool     // what guard mode is about to change was logged
+	removed   bool     // observe mode: nothing of ours is left
 	applyErr  error
 	listenErr error
 	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
@@ -125,8 +127,6 @@ type Agent struct {
 	changeAt   time.Time // it was last changed
 	repairs    int
 	incomplete string // what kept owners out of sight
-
-	found standing // what an earlier run left
 }
 
 // NewAgent returns an Agent that has done nothing yet.
@@ -184,7 +184,6 @@ func (a *Agent) pass(ctx context.Context) {
 	}
 	listing := time.Now()
 	a.listenErr = a.look(ctx)
-	a.lookAtHost(ctx, listing)
 	a.stepped("listeners", listing)
 	if stopped() != nil {
 		return
@@ -206,6 +205,7 @@ func (a *Agent) pass(ctx context.Context) {
 		reportErr = err
 		a.steady = calm && err == nil && written == 0
 	}
+	a.lookAtHost(ctx, start) // for the next pass: no port waits for it
 	a.stepped("pass", start)
 	a.publish(start, consulErr, reportErr)
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "services", len(a.result.Services),
@@ -312,6 +312,8 @@ func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
 	if a.parts.Host == nil || now.Before(a.hostNext) {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, hostDeadline)
+	defer cancel()
 	if host := a.parts.Host(ctx); !reflect.DeepEqual(host, a.host) {
 		a.host = host
 	}

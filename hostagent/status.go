@@ -37,6 +37,7 @@ type view struct {
 	repairs    int
 	result     Result
 	incomplete string // what kept owners out of sight
+	host       *Host
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -53,7 +54,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
 		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
-		result: a.result, incomplete: a.incomplete,
+		result: a.result, incomplete: a.incomplete, host: a.host,
 	}
 }
 
@@ -136,6 +137,9 @@ func (a *Agent) Status() Status {
 	}
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
+	}
+	if v.host != nil {
+		s.Degradations = append(s.Degradations, v.host.Notes...)
 	}
 	for i, text := range s.Degradations {
 		s.Degradations[i] = catalog.CleanTo(text, maxNote)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 )
 
 // counter is a watcher.
@@ -93,6 +94,38 @@ func TestStatusFollowsTheLoop(t *testing.T) {
 	}
 	slices.Sort(watch.steps)
 	want(t, "the steps", "apply consul evaluate listeners pass report", strings.Join(slices.Compact(watch.steps), " "))
+}
+
+// TestHostIsLookedAtNowAndThen: what it says is judged from the next pass on; a look that hangs holds up nothing for long.
+func TestHostIsLookedAtNowAndThen(t *testing.T) {
+	h := newFakeHost()
+	parts := h.parts(ModeGuard)
+	looks, hangs := 0, false
+	parts.Host = func(ctx context.Context) *Host {
+		if looks++; hangs {
+			<-ctx.Done()
+		}
+		return &Host{Facts: facts.Facts{RouteLocalnet: []string{"br0"}, Notes: []string{"cannot ask Nomad"}}}
+	}
+	h.watched(t, parts, func(a *Agent) {
+		pass(0)
+		want(t, "after the first pass", "guard none open 21000", h.state())
+		pass(time.Second)
+		got := a.Status()
+		if len(got.Findings) != 1 || got.Findings[0].ID != "route-localnet" || !slices.Contains(got.Degradations, "cannot ask Nomad") {
+			t.Errorf("after the second pass: %s", statusText(got))
+		}
+		pass(3*time.Minute - time.Second)
+		if looks < 3 || looks > 4 {
+			t.Errorf("looked %d times in three minutes", looks)
+		}
+		hangs = true
+		before := a.Status().Pass.Count
+		pass(time.Minute)
+		if passes := a.Status().Pass.Count - before; passes < 55 {
+			t.Errorf("%d passes in a minute with a look that hangs", passes)
+		}
+	})
 }
 
 func TestStatusTellsWhatFails(t *testing.T) {
