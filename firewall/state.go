@@ -5,6 +5,7 @@ package firewall
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -15,6 +16,8 @@ type State struct {
 	Sets []SetState
 	// Tables are those in which something of ours stands.
 	Tables []TableState
+	// Families are those that this host has.
+	Families []Family
 	// Notes say what could not be looked at, one sentence each.
 	Notes []string
 }
@@ -54,6 +57,74 @@ type JumpState struct {
 
 // Exists tells whether anything of ours is in the kernel.
 func (s State) Exists() bool { return len(s.Sets) > 0 || len(s.Tables) > 0 }
+
+// Guards tells whether the rules that keep the network from guarded ports stand, in one variant and every family of the
+// host: sets alone hold nothing back. Where the accept rule stands plays no part.
+func (s State) Guards() bool {
+	for _, variant := range []Variant{VariantNFT, VariantLegacy} {
+		guards := len(s.Families) > 0
+		for _, family := range s.Families {
+			mangle := s.table(variant, family, mangleTable)
+			guards = guards && mangle.drops("PREROUTING", preroutingChain) && mangle.drops("INPUT", guardChain)
+		}
+		if guards {
+			return true
+		}
+	}
+	return false
+}
+
+func (s State) table(variant Variant, family Family, name string) *TableState {
+	for i := range s.Tables {
+		if t := &s.Tables[i]; t.Variant == variant && t.Family == family && t.Table == name {
+			return t
+		}
+	}
+	return &TableState{}
+}
+
+// drops tells whether parent jumps to chain, and chain drops what is guarded before anything else can let it go.
+func (t *TableState) drops(parent, chain string) bool {
+	jumps := slices.ContainsFunc(t.Jumps, func(j JumpState) bool { return j.Rule == "-A "+parent+" -j "+chain })
+	for _, c := range t.Chains {
+		if c.Name != chain || !jumps {
+			continue
+		}
+		for _, rule := range c.Rules {
+			words := strings.Fields(rule)
+			switch {
+			case !slices.Contains(words, "DROP"):
+				return false
+			case slices.Contains(words, guardSet):
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Limited returns the sources that open ports are limited to, and false where a rule that limits them is missing
+// somewhere.
+func (s State) Limited() ([]netip.Prefix, bool) {
+	var sources []netip.Prefix
+	for _, family := range s.Families {
+		set := family.fromSet()
+		reads := slices.ContainsFunc(s.Tables, func(t TableState) bool {
+			return t.Family == family && t.Table == mangleTable && slices.ContainsFunc(t.Chains, func(c ChainState) bool {
+				return slices.ContainsFunc(c.Rules, func(rule string) bool { return slices.Contains(strings.Fields(rule), set) })
+			})
+		})
+		if !reads {
+			return nil, false
+		}
+		for _, state := range s.Sets {
+			if state.Name == set {
+				sources = append(sources, state.Sources...)
+			}
+		}
+	}
+	return sources, len(s.Families) > 0
+}
 
 // Guard returns the ports of the guard set, empty where there is no such set.
 func (s State) Guard() PortSet { return s.ports(guardSet) }

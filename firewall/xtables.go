@@ -351,6 +351,9 @@ func (x *xtables) show(ctx context.Context) (State, error) {
 			s.Sets = append(s.Sets, SetState{set.name, set.kind(), set.ports, set.sources, int(set.references)})
 		}
 	}
+	for _, t := range x.tools {
+		s.Families = append(s.Families, t.family)
+	}
 	for _, tools := range [][]*tool{x.tools, x.others} {
 		for _, t := range tools {
 			tables, err := t.list(ctx)

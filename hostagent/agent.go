@@ -53,13 +53,13 @@ type Parts struct {
 	Report       bool // write checks to Consul
 
 	Registry registry
-	Source   Source // what Registry stands for, "" for the agent; for Look only
+	Source   Source // what Registry stands for, "" for the agent; only Look and LookAhead mind
 	Firewall kernel // nil only in observe mode, where the host has none
 	Listen   func(context.Context) ([]sockets.Listener, error)
 	Owners   owners
 	Host     func(context.Context) *Host // nil: not looked at
-	// Connections counts the connections from the network to each local port from first to last; nil: not counted.
-	Connections func(ctx context.Context, first, last uint16) (map[uint16]int, error)
+	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
+	Connections func(ctx context.Context, first, last uint16) ([]sockets.Connection, error)
 	Log         *slog.Logger
 	Watch       watcher // nil: nobody counts
 
@@ -109,6 +109,7 @@ type Agent struct {
 	enforced  firewall.PortSet
 	adopted   bool     // the state of an earlier run was looked at
 	found     standing // what it was
+	holds     standing // what the kernel was last seen or made to hold
 	toldAhead bool     // what guard mode is about to change was logged
 	removed   bool     // observe mode: nothing of ours is left
 	applyErr  error
@@ -164,7 +165,7 @@ func (a *Agent) replace(parts Parts) {
 	if parts.Policy.Mode != a.parts.Policy.Mode {
 		a.parts.Log.Info("mode changed", "from", a.parts.Policy.Mode, "to", parts.Policy.Mode)
 		a.enforced, a.removed, a.adopted, a.toldAhead = firewall.PortSet{}, false, false, false
-		a.found = standing{}
+		a.found, a.holds = standing{}, standing{}
 	}
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
@@ -190,6 +191,9 @@ func (a *Agent) pass(ctx context.Context) {
 	}
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
 	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
+	if a.host == nil {
+		a.lookAtHost(ctx, start) // the first time before anything is judged: a container runtime's ports look like squatters
+	}
 	changed := false
 	if a.looked { // a host without any listener would be half a view
 		changed = a.decide(ctx, start, consulErr)
@@ -205,7 +209,7 @@ func (a *Agent) pass(ctx context.Context) {
 		reportErr = err
 		a.steady = calm && err == nil && written == 0
 	}
-	a.lookAtHost(ctx, start) // for the next pass: no port waits for it
+	a.lookAtHost(ctx, start) // later for the next pass: no port waits for it
 	a.stepped("pass", start)
 	a.publish(start, consulErr, reportErr)
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "services", len(a.result.Services),
@@ -332,7 +336,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Settled:       a.memory.settled,
 		AdoptedGuard:  a.memory.adoptedGuard,
 		Enforced:      a.enforced,
-		Unknown:       a.memory.answers == 0,
+		Source:        a.source(),
 		Host:          a.host,
 		SSH:           a.ssh,
 		Policy:        a.parts.Policy,
@@ -351,6 +355,14 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	a.ssh = a.result.SSH
 	a.ranged = a.ranged || a.result.RangeTaken
 	return true
+}
+
+// source tells whether the agent has ever given a whole answer.
+func (a *Agent) source() Source {
+	if a.memory.answers == 0 {
+		return SourceNone
+	}
+	return SourceAgent
 }
 
 // filteredBefore keeps a finding alive while the agent is not asked.
@@ -401,7 +413,8 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.memory.adopt(guard, open)
 		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
 	}
-	a.adopted, a.found = true, standing{guard: state.Guard(), open: state.Open()}
+	a.adopted, a.found = true, standingOf(state)
+	a.holds = a.found
 	return nil
 }
 
@@ -415,8 +428,8 @@ func (a *Agent) apply(ctx context.Context) error {
 	if a.memory.answers == 0 {
 		return nil // opening needs one whole answer; what an earlier run left stands
 	}
-	if !a.ranged && a.memory.adoptedGuard.Len() > 0 {
-		return errors.New("cannot tell the sidecar range: the agent's is refused or unknown, so the rules of an earlier run stand; set sidecar_range")
+	if err := a.applyWaits(); err != nil {
+		return err
 	}
 	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)
 	a.tellChanges(changes)
@@ -426,6 +439,15 @@ func (a *Agent) apply(ctx context.Context) error {
 	}
 	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
 	a.applyAt = time.Now()
+	a.holds = standing{guard: a.result.Rules.Guard, open: a.result.Rules.Open, enforced: a.enforced}
+	return nil
+}
+
+// applyWaits tells why what an earlier run left stands, nil where it need not.
+func (a *Agent) applyWaits() error {
+	if !a.ranged && a.memory.adoptedGuard.Len() > 0 {
+		return errors.New("cannot tell the sidecar range: the agent's is refused or unknown, so the rules of an earlier run stand; set sidecar_range")
+	}
 	return nil
 }
 

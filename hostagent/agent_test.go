@@ -35,6 +35,7 @@ type fakeHost struct {
 
 	rules      firewall.Ruleset
 	exists     bool
+	noRules    bool // the sets stand alone
 	applies    int
 	removes    int
 	applied    firewall.Changes
@@ -93,9 +94,31 @@ func (h *fakeHost) Show(context.Context) (firewall.State, error) {
 	if !h.exists {
 		return firewall.State{}, h.showFail
 	}
-	return firewall.State{Sets: []firewall.SetState{
-		{Name: "hostagent-guard", Ports: h.rules.Guard}, {Name: "hostagent-open", Ports: h.rules.Open},
-	}}, nil
+	state := firewall.State{
+		Sets: []firewall.SetState{
+			{Name: "hostagent-guard", Ports: h.rules.Guard}, {Name: "hostagent-open", Ports: h.rules.Open},
+			{Name: "hostagent-from4", Sources: h.rules.AllowFrom},
+		},
+		Families: []firewall.Family{firewall.IPv4},
+	}
+	if !h.noRules {
+		state.Tables = []firewall.TableState{mangle(len(h.rules.AllowFrom) > 0)}
+	}
+	return state, nil
+}
+
+// mangle is what of the rules tells that they guard.
+func mangle(limits bool) firewall.TableState {
+	table := firewall.TableState{Variant: firewall.VariantNFT, Family: firewall.IPv4, Table: "mangle"}
+	for parent, chain := range map[string]string{"PREROUTING": "HOSTAGENT-PREROUTING", "INPUT": "HOSTAGENT-GUARD"} {
+		rules := []string{"-A " + chain + " -m set --match-set hostagent-guard dst -j DROP"}
+		if limits {
+			rules = append(rules, "-A "+chain+" -m set ! --match-set hostagent-from4 src -j DROP")
+		}
+		table.Chains = append(table.Chains, firewall.ChainState{Name: chain, Rules: rules})
+		table.Jumps = append(table.Jumps, firewall.JumpState{Parent: parent, Position: 1, Rule: "-A " + parent + " -j " + chain})
+	}
+	return table
 }
 
 func (h *fakeHost) Remove(context.Context) (firewall.Changes, error) {

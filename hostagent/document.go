@@ -184,6 +184,7 @@ type PlanDocument struct {
 	Opens         []DocumentOpening `json:"opens"`
 	Keeps         []DocumentOpening `json:"keeps"`
 	Closes        string            `json:"closes"`
+	Later         string            `json:"closes_later"`
 	Releases      string            `json:"releases"`
 	AllowFrom     []string          `json:"allow_from"`
 	Cuts          []DocumentCut     `json:"cuts"`
@@ -193,14 +194,18 @@ type PlanDocument struct {
 	Notes         []string          `json:"notes"`
 }
 
-// DocumentCut is a listener that guard mode would cut off. Connections is -1 where they cannot be counted.
+// DocumentCut is a port that guard mode would cut off: Listener is null where only nat rules are behind it, GoesTo where
+// they send it. Connections is -1 where they cannot be counted.
 type DocumentCut struct {
-	Listener    DocumentListener  `json:"listener"`
+	Port        uint16            `json:"port"`
+	Listener    *DocumentListener `json:"listener"`
+	GoesTo      string            `json:"goes_to"`
 	User        string            `json:"user"`
 	Unit        string            `json:"unit"`
 	Container   string            `json:"container"`
 	Processes   []DocumentProcess `json:"processes"`
 	Connections int               `json:"connections"`
+	Outside     bool              `json:"outside_allow_from"`
 }
 
 // Document writes p for programs. No list in it is null.
@@ -209,12 +214,12 @@ func (p *Plan) Document(version string) PlanDocument {
 	d := PlanDocument{
 		SchemaVersion: 1, Version: version, Source: scan.Source, Mode: p.Mode, Node: scan.Node, Datacenter: scan.Datacenter,
 		SidecarRange: scan.SidecarRange, Opens: documentOpenings(p.Opens), Keeps: documentOpenings(p.Keeps),
-		Closes: p.Closes.String(), Releases: p.Releases.String(), AllowFrom: prefixTexts(p.Rules.AllowFrom),
+		Closes: p.Closes.String(), Later: p.Later.String(), Releases: p.Releases.String(), AllowFrom: prefixTexts(p.Rules.AllowFrom),
 		Cuts: []DocumentCut{}, Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
 		Errors: scan.Errors, Notes: scan.Notes,
 	}
 	for _, c := range p.Cuts {
-		cut := DocumentCut{Listener: *documentListener(&c.Listener), Connections: c.Connections}
+		cut := DocumentCut{Port: c.Port, Listener: documentListener(c.Listener), GoesTo: c.GoesTo, Connections: c.Connections, Outside: c.Outside}
 		cut.User, cut.Unit, cut.Container, cut.Processes = documentOwner(c.Owner)
 		d.Cuts = append(d.Cuts, cut)
 	}

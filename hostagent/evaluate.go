@@ -44,8 +44,8 @@ func Evaluate(in Input) Result {
 		e.published = publishedPorts(in.Host.Published)
 	}
 	e.chooseRange()
-	if !in.Unknown {
-		e.collectClaims()
+	e.collectClaims() // what is held counts while registrations are not known
+	if in.Source != SourceNone {
 		e.judgeClaims()
 		e.judgeRange()
 		e.judgeServices()
@@ -73,7 +73,6 @@ type evaluation struct {
 	claims    map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
 	claimed   firewall.PortSet                           // keys of claims, and held ports
 	suspects  map[uint64]sockets.Listener
-	predicted bool             // some registration is none yet: no agent made it
 	published firewall.PortSet // ports that nat rules send elsewhere
 }
 
@@ -85,6 +84,15 @@ type claim struct {
 
 // service names the service that a claim is for: the destination of a sidecar, otherwise itself.
 func (c claim) service() string { return destination(c.reg) }
+
+// start tells how to start what should listen.
+func (c claim) start() string {
+	if c.reg.Kind != consul.KindConnectProxy {
+		return "start it"
+	}
+	// Consul's own proxy and its Envoy bootstrap want the id of the service there.
+	return "start the sidecar, for example: consul connect proxy -sidecar-for " + shellWord(cmp.Or(c.reg.Proxy.DestinationID, c.service()))
+}
 
 func destination(r *consul.Registration) string {
 	if r.Kind == consul.KindConnectProxy && r.Proxy != nil && r.Proxy.DestinationName != "" {
@@ -169,7 +177,6 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 func (e *evaluation) collectClaims() {
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
-		e.predicted = e.predicted || r.Predicted
 		switch {
 		case e.in.Policy.counts(r):
 			e.collect(r)
@@ -251,11 +258,11 @@ func (e *evaluation) judgeClaims() {
 			e.find(Finding{ID: catalog.DuplicatePort, Port: port}, "port", strconv.Itoa(int(port)), "services", list(ids))
 		}
 		for _, c := range claims {
-			if c.reg.Predicted || e.served(c) {
-				continue
+			if e.in.Source == SourceFiles || e.served(c) {
+				continue // what no agent has registered need not listen
 			}
 			e.find(Finding{ID: catalog.SidecarNotListening, Service: c.service(), ServiceID: c.reg.ID, Port: port},
-				"port", strconv.Itoa(int(port)), "service", c.reg.ID, "destination", c.service())
+				"port", strconv.Itoa(int(port)), "service", c.reg.ID, "start", c.start())
 		}
 	}
 }
@@ -326,6 +333,15 @@ func list(words []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
 	}
 	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}
+
+// shellWord writes text for a command that people paste: one word to a shell, whatever stands in it.
+func shellWord(text string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/@:"
+	if text != "" && strings.Trim(text, plain) == "" && !strings.HasPrefix(text, "-") {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // addresses collects where a service can be called.

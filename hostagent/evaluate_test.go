@@ -352,7 +352,7 @@ warning duplicate-port open "": port 21000 is registered by api-sidecar-proxy an
 		{"range over a protected port", func(in *Input) {
 			in.Agent.SidecarMin, in.Agent.SidecarMax = 20, 200
 			in.PreviousRange = PortRange{First: 21000, Last: 21255}
-		}, healthyWith(`critical range-refused open "": the Consul agent's sidecar range 20-200 is not taken over: it holds the protected ports 22; 21000-21255 stays in force`)},
+		}, healthyWith(`critical range-refused open "": the Consul agent's sidecar range 20-200 is not taken over: it holds protected ports: 22 (protected_ports); 21000-21255 stays in force`)},
 		{"inverted range", func(in *Input) { in.Agent.SidecarMin, in.Agent.SidecarMax = 21255, 21000 },
 			healthyWith(`critical range-refused open "": the Consul agent's sidecar range 21255-21000 is not taken over: it is no range of ports; 21000-21255 stays in force`)},
 		{"range past the last port", func(in *Input) { in.Agent.SidecarMin, in.Agent.SidecarMax = 65000, 70000 },

@@ -106,6 +106,16 @@ type Held struct {
 	Port uint16
 }
 
+// Source is where registrations come from.
+type Source string
+
+// The sources.
+const (
+	SourceAgent Source = "agent" // the local Consul agent
+	SourceFiles Source = "files" // service definitions: what an agent would make of them, though none has
+	SourceNone  Source = "none"  // neither was to be had: services are not known
+)
+
 // Input is all that Evaluate knows. Everything in it but Policy is untrusted.
 type Input struct {
 	Registrations []consul.Registration // of the last whole answer
@@ -119,7 +129,7 @@ type Input struct {
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
 	SSH           firewall.PortSet         // where root's sshd was seen before
 	Filtered      string                   // why the last answer was not whole, "" if it was
-	Unknown       bool                     // Registrations were never seen: nothing is judged by their absence
+	Source        Source                   // of Registrations; with SourceNone nothing is judged by their absence
 	Host          *Host                    // nil: not looked at
 	Policy        Policy
 }
@@ -138,7 +148,7 @@ func (in *Input) equal(other *Input) bool {
 	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
-		in.Filtered == other.Filtered && in.Unknown == other.Unknown && in.Host == other.Host
+		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host
 }
 
 // State says what stands between a finding and its harm.

@@ -98,14 +98,23 @@ func (n *news) tellPlan(log *slog.Logger, plan *Plan) {
 	}
 	for i := range plan.Cuts[:min(len(plan.Cuts), maxLines)] {
 		c := &plan.Cuts[i]
-		attrs := []slog.Attr{slog.String("listener", address(&c.Listener)), slog.String("process", catalog.Clean(processNames(c.Owner)))}
+		attrs := []slog.Attr{slog.Int("port", int(c.Port))}
+		if c.Listener != nil {
+			attrs = append(attrs, slog.String("listener", address(c.Listener)), slog.String("process", catalog.Clean(processNames(c.Owner))))
+		}
+		if c.GoesTo != "" {
+			attrs = append(attrs, slog.String("goes_to", c.GoesTo))
+		}
 		if c.Owner != nil {
 			attrs = append(attrs, slog.String("user", catalog.Clean(c.Owner.User)), slog.String("unit", catalog.Clean(c.Owner.Unit)))
+		}
+		if c.Outside {
+			attrs = append(attrs, slog.String("outside", "allow_from"))
 		}
 		if c.Connections >= 0 {
 			attrs = append(attrs, slog.Int("connections", c.Connections))
 		}
-		log.LogAttrs(context.Background(), slog.LevelWarn, "guard mode cuts off a listener: new connections from the network are dropped", attrs...)
+		log.LogAttrs(context.Background(), slog.LevelWarn, "guard mode cuts off a port: new connections from the network are dropped", attrs...)
 	}
 	if plan.Closes.Len() > 0 || plan.Releases.Len() > 0 {
 		log.Info("guard mode closes ports", "closes", plan.Closes.String(), "releases", plan.Releases.String(),

@@ -5,7 +5,9 @@ package hostagent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -20,22 +22,60 @@ type Plan struct {
 	// Closes are the ports that the network could no longer reach, Releases those that it could again; a port that
 	// would open is in neither.
 	Closes, Releases firewall.PortSet
-	// Cuts are the listeners behind Closes that the network can reach now, firewalls of others aside.
+	// Later are ports that stand open and that nobody has registered any more: they close after close_delay.
+	Later firewall.PortSet
+	// Cuts are what the network can reach now, firewalls of others aside, and would lose.
 	Cuts []Cut
 	// Changes are what would change in the kernel. Where the firewall cannot be looked at it is empty, and everything
 	// above is told as if nothing of hostagent stood there.
 	Changes firewall.Changes
+
+	rules firewall.Ruleset // that would be applied
 }
 
-// Cut is a listener that the network would lose. Its running connections stay; new ones would be dropped.
+// Cut is what the network would lose: a listener, or a port that nat rules send elsewhere, or both. Running connections
+// stay; new ones would be dropped.
 type Cut struct {
-	Listener    sockets.Listener
-	Owner       *sockets.Owner // nil when unknown
-	Connections int            // from the network, now; -1 when they cannot be counted
+	Port        uint16
+	Listener    *sockets.Listener // nil where only nat rules are behind the port
+	Owner       *sockets.Owner    // nil when unknown
+	GoesTo      string            // where nat rules send the port, "" where none does
+	Connections int               // from the network, now; -1 when they cannot be counted
+	// Outside tells that the port is open and only sources outside of Policy.AllowFrom would lose it; Connections are
+	// theirs, and there is at least one.
+	Outside bool
+}
+
+// standing is what hostagent's rules make of the kernel.
+type standing struct {
+	guard, open firewall.PortSet
+	enforced    firewall.PortSet // what the network is kept from: sets alone keep nobody out
+	sources     []netip.Prefix   // to whom open ports are limited, where limited
+	limited     bool
+}
+
+func standingOf(state firewall.State) standing {
+	s := standing{guard: state.Guard(), open: state.Open()}
+	if state.Guards() {
+		s.enforced = s.guard.Minus(s.open)
+		s.sources, s.limited = state.Limited()
+	}
+	return s
+}
+
+// narrows tells whether limiting open ports to sources keeps out somebody who is let in now.
+func (s *standing) narrows(sources []netip.Prefix) bool {
+	if len(sources) == 0 {
+		return false
+	}
+	return !s.limited || slices.ContainsFunc(s.sources, func(now netip.Prefix) bool {
+		return !slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Bits() <= now.Bits() && p.Contains(now.Addr()) })
+	})
 }
 
 // LookAhead makes one pass that changes nothing, as Look does, and tells what guard mode would change. It fails where
-// Look does, and where registrations are not known: a plan from half a view would be a wrong one.
+// Look does, and where guard mode would not change anything itself, because it knows too little: a plan from half a view
+// would be a wrong one.
 func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
@@ -43,13 +83,17 @@ func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if scan.Source == SourceNone {
-		if len(scan.Errors) > 0 {
-			return nil, fmt.Errorf("cannot plan without the registrations: %w", scan.Errors[0])
-		}
-		return nil, fmt.Errorf("cannot plan without the registrations: %s", scan.Findings[0].Message)
+	if err := errors.Join(scan.Errors...); scan.Source == SourceNone {
+		return nil, fmt.Errorf("cannot plan without the registrations: %w", err)
 	}
-	plan := planOf(&scan.Result, scan.listeners, scan.standing.Open(), scan.enforced)
+	switch {
+	case scan.RangeTaken:
+	case !scan.Agent.RangeKnown:
+		return nil, errors.New("cannot plan without the sidecar range, which the Consul agent did not tell; the token needs agent:read on this node, or set sidecar_range")
+	case scan.standing.guard.Len() > 0:
+		return nil, errors.New("cannot plan: the agent's sidecar range is refused, so the rules of an earlier run stand; set sidecar_range")
+	}
+	plan := planOf(&scan.Result, scan.listeners, scan.published, scan.standing)
 	plan.Scan = scan
 	if incomplete := plan.explain(ctx, parts); incomplete != "" && !slices.Contains(scan.Notes, incomplete) {
 		scan.note("%s", incomplete)
@@ -57,63 +101,123 @@ func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	if parts.Firewall == nil {
 		return plan, nil
 	}
-	if plan.Changes, err = parts.Firewall.Plan(ctx, scan.Rules); err != nil {
+	if plan.Changes, err = parts.Firewall.Plan(ctx, plan.rules); err != nil {
 		scan.note("the rules were not planned: %v", err)
 	}
 	return plan, nil
 }
 
-// planOf compares a result, made as if everything were settled, with what stands: the open ports, and those that the
-// kernel keeps the network from.
-func planOf(res *Result, listeners []sockets.Listener, open, enforced firewall.PortSet) *Plan {
-	plan := &Plan{}
+// planOf compares a result, made as if everything were settled, with what stands.
+func planOf(res *Result, listeners []sockets.Listener, published []firewall.Published, now standing) *Plan {
+	plan := &Plan{rules: res.Rules}
 	for _, o := range res.Openings {
-		if open.Has(o.Port) {
+		if now.open.Has(o.Port) {
 			plan.Keeps = append(plan.Keeps, o)
 		} else {
 			plan.Opens = append(plan.Opens, o)
 		}
 	}
-	will := res.Rules.Guard.Minus(res.Rules.Open)
-	plan.Closes = will.Minus(enforced)
-	plan.Releases = enforced.Minus(will).Minus(res.Rules.Open)
-	for _, l := range listeners {
-		if l.Protocol == sockets.TCP && l.Exposed() && plan.Closes.Has(l.Addr.Port()) {
-			plan.Cuts = append(plan.Cuts, Cut{Listener: l, Connections: -1})
-		}
-	}
+	plan.Later = now.open.Intersect(res.Rules.Guard).Minus(res.Rules.Open)
+	plan.rules.Open = res.Rules.Open.Union(plan.Later)
+	will := plan.rules.Guard.Minus(plan.rules.Open)
+	plan.Closes = will.Minus(now.enforced)
+	plan.Releases = now.enforced.Minus(will).Minus(plan.rules.Open)
+	plan.cut(listeners, published, now.narrows(res.Rules.AllowFrom))
 	return plan
 }
 
-// explain finds the owners and counts the connections of what would be cut off, and returns what kept some out of sight.
+// cut collects who would be cut off. Sockets that differ in nothing that people see are one; where sources are narrowed,
+// those on open ports are candidates, until explain has seen who is connected.
+func (p *Plan) cut(listeners []sockets.Listener, published []firewall.Published, narrows bool) {
+	goesTo := map[uint16]string{}
+	for _, nat := range published {
+		ports := publishedPorts([]firewall.Published{nat}).Intersect(p.Closes)
+		for port := range ports.All() {
+			if _, told := goesTo[port]; !told {
+				goesTo[port] = cmp.Or(nat.To, "this host")
+			}
+		}
+	}
+	seen := map[socketKey]bool{}
+	held := map[uint16]bool{}
+	for i := range listeners {
+		l := &listeners[i]
+		port, key := l.Addr.Port(), socketKey{l.Protocol, l.Addr, l.UID}
+		outside := narrows && p.rules.Open.Has(port)
+		if l.Protocol != sockets.TCP || !l.Exposed() || seen[key] || !outside && !p.Closes.Has(port) {
+			continue
+		}
+		seen[key], held[port] = true, true
+		p.Cuts = append(p.Cuts, Cut{Port: port, Listener: l, GoesTo: goesTo[port], Connections: -1, Outside: outside})
+	}
+	for port, to := range goesTo {
+		if !held[port] {
+			p.Cuts = append(p.Cuts, Cut{Port: port, GoesTo: to, Connections: -1})
+		}
+	}
+	slices.SortStableFunc(p.Cuts, func(a, b Cut) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), compareListeners(a.Listener, b.Listener))
+	})
+}
+
+// explain finds the owners and counts the connections of what would be cut off, drops the candidates that nobody from
+// outside is connected to, and returns what kept some out of sight.
 func (p *Plan) explain(ctx context.Context, parts Parts) (incomplete string) {
-	if len(p.Cuts) == 0 {
-		return ""
-	}
-	listeners := make([]sockets.Listener, len(p.Cuts))
+	var listeners []sockets.Listener
 	for i := range p.Cuts {
-		listeners[i] = p.Cuts[i].Listener
-	}
-	owners, incomplete := lookup(ctx, parts.Owners, listeners)
-	var counts map[uint16]int
-	if parts.Connections != nil {
-		byPort := func(a, b sockets.Listener) int { return cmp.Compare(a.Addr.Port(), b.Addr.Port()) }
-		first, last := slices.MinFunc(listeners, byPort).Addr.Port(), slices.MaxFunc(listeners, byPort).Addr.Port()
-		var err error
-		if counts, err = parts.Connections(ctx, first, last); err != nil {
-			incomplete = cmp.Or(incomplete, err.Error())
+		if l := p.Cuts[i].Listener; l != nil {
+			listeners = append(listeners, *l)
 		}
 	}
+	if len(listeners) > 0 && parts.Connections != nil {
+		connections, err := parts.Connections(ctx, p.Cuts[0].Port, p.Cuts[len(p.Cuts)-1].Port)
+		if err != nil {
+			incomplete = err.Error()
+		} else {
+			p.count(connections)
+		}
+	}
+	p.Cuts = slices.DeleteFunc(p.Cuts, func(c Cut) bool { return c.Outside && c.Connections < 1 })
+	owners, unseen := lookup(ctx, parts.Owners, listeners)
 	for i := range p.Cuts {
-		c := &p.Cuts[i]
-		if owner, ok := owners[c.Listener.Cookie]; ok {
-			c.Owner = &owner
-		}
-		if counts != nil {
-			c.Connections = counts[c.Listener.Addr.Port()]
+		if c := &p.Cuts[i]; c.Listener != nil {
+			if owner, ok := owners[c.Listener.Cookie]; ok {
+				c.Owner = &owner
+			}
 		}
 	}
-	return incomplete
+	return cmp.Or(incomplete, unseen)
+}
+
+// count gives each connection to the listener that took it: the one of its very address before one of all addresses.
+// What nat rules send elsewhere has no socket here, so its connections are not known.
+func (p *Plan) count(connections []sockets.Connection) {
+	byPort := map[uint16][]*Cut{}
+	for i := range p.Cuts {
+		if c := &p.Cuts[i]; c.Listener != nil && c.GoesTo == "" {
+			c.Connections = 0
+			byPort[c.Port] = append(byPort[c.Port], c)
+		}
+	}
+	for _, conn := range connections {
+		var took *Cut
+		for _, c := range byPort[conn.Local.Port()] {
+			exact := c.Listener.Addr.Addr().Unmap() == conn.Local.Addr()
+			if exact || took == nil && c.Listener.Covers(conn.Local.Addr()) {
+				took = c
+			}
+			if exact {
+				break
+			}
+		}
+		if took != nil && (!took.Outside || !allows(p.rules.AllowFrom, conn.Peer)) {
+			took.Connections++
+		}
+	}
+}
+
+func allows(sources []netip.Prefix, peer netip.Addr) bool {
+	return slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
 // RangeFindings returns the findings that concern the sidecar range and its registrations: an application that listens
@@ -123,19 +227,20 @@ func (p *Plan) RangeFindings() []Finding {
 	return ofRange
 }
 
-// standing is what the sets of an earlier run hold.
-type standing struct{ guard, open firewall.PortSet }
-
-// tellAhead logs once, when guard mode has begun and the first whole answer is there, what it is about to change.
+// tellAhead logs once, when guard mode has begun and will really change something, what that is.
 func (a *Agent) tellAhead(ctx context.Context) {
-	if a.toldAhead || a.parts.Policy.Mode != ModeGuard || a.memory.answers == 0 {
+	if a.toldAhead || a.parts.Policy.Mode != ModeGuard || a.memory.answers == 0 || a.applyWaits() != nil {
 		return
 	}
 	a.toldAhead = true
 	in := a.input
 	in.Settled, in.SSH = true, a.ssh
 	result := Evaluate(in)
-	plan := planOf(&result, a.listeners, a.found.open, a.found.guard.Minus(a.found.open))
+	var published []firewall.Published
+	if a.host != nil {
+		published = a.host.Published
+	}
+	plan := planOf(&result, a.listeners, published, a.found)
 	if incomplete := plan.explain(ctx, a.parts); incomplete != "" {
 		a.incomplete = cmp.Or(a.incomplete, incomplete)
 	}

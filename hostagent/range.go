@@ -44,7 +44,7 @@ func (e *evaluation) chooseRange() {
 	default:
 		reported = PortRange{First: uint16(low), Last: uint16(high)}
 		if hit := reported.Ports().Intersect(e.protected); hit.Len() > 0 {
-			reason = "it holds the protected ports " + hit.String()
+			reason = "it holds protected ports: " + e.protectedBy(hit)
 		}
 	}
 	if reason == "" {
@@ -52,7 +52,46 @@ func (e *evaluation) chooseRange() {
 		return
 	}
 	e.res.Range = standing
-	e.find(Finding{ID: catalog.RangeRefused}, "reported", fmt.Sprintf("%d-%d", low, high), "reason", reason, "range", standing.String())
+	stays := standing.String()
+	if reported == standing && reported.First != 0 {
+		stays += " without them" // as ruleset makes sure of with any range
+	}
+	e.find(Finding{ID: catalog.RangeRefused}, "reported", fmt.Sprintf("%d-%d", low, high), "reason", reason, "range", stays)
+}
+
+// protectedBy tells why ports are protected, "8500 (Consul's http), 22 (protected_ports)".
+func (e *evaluation) protectedBy(ports firewall.PortSet) string {
+	const most = 4
+	var texts []string
+	for port := range ports.All() {
+		if len(texts) == most {
+			texts = append(texts, "…")
+			break
+		}
+		why := "protected_ports"
+		switch name := e.consulName(port); {
+		case e.in.Policy.Protected.Has(port):
+		case name != "":
+			why = "Consul's " + name
+		case e.res.SSH.Has(port):
+			why = "sshd"
+		}
+		texts = append(texts, fmt.Sprintf("%d (%s)", port, why))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// consulName is Consul's word for what it listens on at port, "" for nothing that is known.
+func (e *evaluation) consulName(port uint16) string {
+	for _, name := range slices.Sorted(maps.Keys(e.in.Agent.Ports)) {
+		if e.in.Agent.Ports[name] == port {
+			return name
+		}
+	}
+	if ports := consulPorts(); len(e.in.Agent.Ports) == 0 && ports.Has(port) {
+		return "own"
+	}
+	return ""
 }
 
 // judgeRange finds who else sits in the sidecar range.
@@ -78,7 +117,7 @@ func (e *evaluation) judgeRange() {
 				reason = "sidecars do not speak " + strings.ToUpper(l.Protocol.String())
 			case local.Has(port) && !exposed:
 			case l.UID == 0 && e.published.Has(port): // the container runtime's own; the nat rule is what is judged
-			case !e.claimed.Has(port) && e.predicted:
+			case !e.claimed.Has(port) && e.in.Source == SourceFiles:
 				reason = "no sidecar would be registered on it"
 			case !e.claimed.Has(port):
 				reason = "no registered sidecar explains it"
@@ -222,17 +261,11 @@ func commas(ports firewall.PortSet) string { return strings.ReplaceAll(ports.Str
 func portsOf(first, last uint16) firewall.PortSet { return PortRange{First: first, Last: last}.Ports() }
 
 // localnetKeys writes the sysctl keys of route_localnet for a few interfaces, and that of all of them, because either is
-// enough for the kernel. sysctl takes a slash for the dot in an interface's name. A name that a shell could read as more
-// than a name is left to the reader.
+// enough for the kernel. sysctl takes a slash for the dot in an interface's name.
 func localnetKeys(interfaces []string) string {
 	keys := []string{"net.ipv4.conf.all.route_localnet"}
 	for _, name := range interfaces[:min(len(interfaces), 5)] {
-		if strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(plainName, r) }) {
-			name = "INTERFACE"
-		}
-		keys = append(keys, "net.ipv4.conf."+strings.ReplaceAll(name, ".", "/")+".route_localnet")
+		keys = append(keys, shellWord("net.ipv4.conf."+strings.ReplaceAll(name, ".", "/")+".route_localnet"))
 	}
-	return strings.Join(slices.Compact(keys), "=0 ")
+	return strings.Join(keys, "=0 ")
 }
-
-const plainName = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@:"

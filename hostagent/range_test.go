@@ -40,7 +40,7 @@ func TestHostFindings(t *testing.T) {
 				EphemeralFirst: 15000, EphemeralLast: 61000, Reserved: []facts.PortSpan{{First: 8080, Last: 8080}, {First: 21000, Last: 21099}},
 			}},
 			want: `range-ephemeral-overlap open: the kernel may take 21100-21255 of the sidecar range as source ports of outgoing connections (net.ipv4.ip_local_port_range is 15000 61000)
-  sysctl -w net.ipv4.ip_local_reserved_ports=8080,21000-21255, and the same line in /etc/sysctl.d for the next boot
+  sysctl -w net.ipv4.ip_local_reserved_ports=8080,21000-21255 ; and for the next boot the line net.ipv4.ip_local_reserved_ports=8080,21000-21255 in a file of /etc/sysctl.d
 `,
 		},
 		{
@@ -89,7 +89,7 @@ squatted-port open: tcp 0.0.0.0:21254 is in the sidecar range and no registered 
 			name: "route_localnet on a VLAN, and on something with a name made for a shell",
 			host: Host{Facts: facts.Facts{RouteLocalnet: []string{"eth0.100", "x$(id)"}}},
 			want: `route-localnet open: the kernel takes packets for 127.0.0.0/8 from eth0.100 and x$(id): neighbours there can reach what listens on loopback only
-  sysctl -w net.ipv4.conf.all.route_localnet=0 net.ipv4.conf.eth0/100.route_localnet=0 net.ipv4.conf.INTERFACE.route_localnet=0, unless what set it needs it; then drop packets for 127.0.0.0/8 that do not come from lo
+  sysctl -w net.ipv4.conf.all.route_localnet=0 net.ipv4.conf.eth0/100.route_localnet=0 'net.ipv4.conf.x$(id).route_localnet'=0, unless what set it needs it; then drop packets for 127.0.0.0/8 that do not come from lo
 `,
 		},
 	} {
@@ -132,9 +132,10 @@ func TestRangeNearlyFull(t *testing.T) {
 	}
 }
 
-// TestPredictedPortsAreNoProof: what an agent would assign is no reason to miss a sidecar there.
-func TestPredictedPortsAreNoProof(t *testing.T) {
+// TestDefinitionsAreNoProof: what no agent has registered is no reason to miss a sidecar.
+func TestDefinitionsAreNoProof(t *testing.T) {
 	in := base()
+	in.Source = SourceFiles
 	for i := range in.Registrations {
 		in.Registrations[i].Predicted = in.Registrations[i].Kind == consul.KindConnectProxy
 	}
@@ -154,11 +155,45 @@ func TestPredictedPortsAreNoProof(t *testing.T) {
 // TestUnknownRegistrationsProveNothing: until a first answer nobody is a squatter.
 func TestUnknownRegistrationsProveNothing(t *testing.T) {
 	in := base()
-	in.Registrations, in.Unknown = nil, true
+	in.Registrations, in.Source = nil, SourceNone
 	in.Listeners = listeners("tcp 0.0.0.0:21007")
 	in.Host = &Host{Facts: facts.Facts{RouteLocalnet: []string{"br0"}}}
 	result := Evaluate(in)
 	if len(result.Findings) != 1 || result.Findings[0].ID != "route-localnet" {
 		t.Errorf("findings without registrations:\n%s", dump(result))
+	}
+}
+
+func TestRefusedRangeNamesWhatIsProtected(t *testing.T) {
+	in := base()
+	in.Agent.Ports["http"], in.Agent.Ports["dns"] = 21000, 21002
+	in.Policy.Protected = firewall.Ports(22, 21001)
+	in.SSH = firewall.Ports(21003)
+	in.Registrations, in.Listeners = nil, nil
+	want := `range-refused open: the Consul agent's sidecar range 21000-21255 is not taken over: it holds protected ports: 21000 (Consul's http), 21001 (protected_ports), 21002 (Consul's dns), 21003 (sshd); 21000-21255 without them stays in force
+  give sidecars a small range of their own: ports { sidecar_min_port, sidecar_max_port } in the agent's configuration, or sidecar_range in hostagent's; or move what is protected out of it
+`
+	result := Evaluate(in)
+	if diff := cmp.Diff(want, remedies(result)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if got := result.Rules.Guard.String(); got != "21004-21255" {
+		t.Errorf("guarded %s", got)
+	}
+}
+
+// TestRemediesAreSafeToPaste: whoever registers a service chooses its id, and remedies are pasted by root.
+func TestRemediesAreSafeToPaste(t *testing.T) {
+	for text, want := range map[string]string{
+		"web-1": "web-1", "": "''", "-help": "'-help'", "a b": "'a b'", "x;reboot": "'x;reboot'", "it's": `'it'\''s'`,
+	} {
+		if got := shellWord(text); got != want {
+			t.Errorf("%q becomes %s, want %s", text, got, want)
+		}
+	}
+	in := base()
+	in.Registrations[1].Proxy.DestinationID, in.Listeners = "x$(reboot)", nil
+	if got := remedies(Evaluate(in)); !strings.Contains(got, "-sidecar-for 'x$(reboot)';") {
+		t.Errorf("the remedy is\n%s", got)
 	}
 }

@@ -13,16 +13,6 @@ import (
 	"github.com/hostagent/hostagent/sockets"
 )
 
-// Source is where a scan has the registrations from.
-type Source string
-
-// The sources.
-const (
-	SourceAgent Source = "agent" // the local Consul agent
-	SourceFiles Source = "files" // service definitions; what an agent would make of them
-	SourceNone  Source = "none"  // neither was to be had: services are not known
-)
-
 // Scan is one pass without its second half: what was found, and what could not be looked at.
 type Scan struct {
 	Result
@@ -37,8 +27,8 @@ type Scan struct {
 	Notes []string
 
 	listeners []sockets.Listener
-	enforced  firewall.PortSet // what the kernel keeps the network from
-	standing  firewall.State
+	published []firewall.Published
+	standing  standing
 }
 
 // Reachable is a socket that other hosts can reach, firewalls aside.
@@ -59,8 +49,8 @@ func (s *Scan) note(format string, args ...any) {
 func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
-	scan := &Scan{Mode: parts.Policy.Mode, Source: cmp.Or(parts.Source, SourceAgent)}
-	in := Input{Settled: true, PreviousRange: DefaultSidecarRange(), Policy: parts.Policy}
+	scan := &Scan{Mode: parts.Policy.Mode}
+	in := Input{Source: cmp.Or(parts.Source, SourceAgent), Settled: true, PreviousRange: DefaultSidecarRange(), Policy: parts.Policy}
 	scan.register(ctx, parts, &in)
 	var err error
 	if in.Listeners, err = parts.Listen(ctx); err != nil {
@@ -70,13 +60,14 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	scan.lookAtFirewall(ctx, parts, &in)
 	if parts.Host != nil {
 		in.Host = parts.Host(ctx)
+		scan.published = in.Host.Published
 		for _, text := range in.Host.Notes {
 			scan.note("%s", text)
 		}
 	}
 	var incomplete string
 	scan.Result, incomplete = evaluateWithOwners(ctx, in, parts.Owners)
-	if in.Unknown {
+	if in.Source == SourceNone {
 		incomplete = cmp.Or(scan.reachable(ctx, parts), incomplete)
 	}
 	if incomplete != "" {
@@ -89,16 +80,17 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 	answer, err := parts.Registry.Services(ctx)
 	switch {
+	case err == nil:
 	case consul.KindOf(err) == consul.KindFiltered:
 		in.Filtered = err.Error()
-	case err != nil:
+		fallthrough
+	default:
 		s.Errors = append(s.Errors, err)
+		in.Source = SourceNone
 	}
-	if err != nil {
-		s.Source, in.Unknown = SourceNone, true
-	}
+	s.Source = in.Source
 	in.Registrations = answer.Registrations
-	if in.Agent, err = parts.Registry.Agent(ctx); err != nil && !in.Unknown {
+	if in.Agent, err = parts.Registry.Agent(ctx); err != nil && in.Source != SourceNone && in.Policy.SidecarRange == nil {
 		s.note("the sidecar range is assumed: %v", err)
 	}
 	s.Agent = in.Agent
@@ -115,17 +107,8 @@ func (s *Scan) lookAtFirewall(ctx context.Context, parts Parts, in *Input) {
 		s.note("the firewall was not looked at: %v", err)
 		return
 	}
-	s.standing = state
-	guard, open := state.Guard(), state.Open()
-	if guard.Len() == 0 {
-		return
-	}
-	// Sets alone hold nothing back: that no rule is missing is what a plan for these very sets says.
-	standing := firewall.Ruleset{Guard: guard, Open: open, Accept: parts.Policy.Accept, AllowFrom: parts.Policy.AllowFrom}
-	if plan, err := parts.Firewall.Plan(ctx, standing); err == nil && len(plan.Rules) == 0 {
-		in.Enforced = guard.Minus(open)
-		s.enforced = in.Enforced
-	}
+	s.standing = standingOf(state)
+	in.Enforced = s.standing.enforced
 }
 
 // reachable lists who listens where the network can reach it, and returns what kept owners out of sight.
@@ -138,7 +121,7 @@ func (s *Scan) reachable(ctx context.Context, parts Parts) (incomplete string) {
 	}
 	owners, incomplete := lookup(ctx, parts.Owners, exposed)
 	for _, l := range exposed {
-		r := Reachable{Listener: l, Guarded: l.Protocol == sockets.TCP && s.enforced.Has(l.Addr.Port())}
+		r := Reachable{Listener: l, Guarded: l.Protocol == sockets.TCP && s.standing.enforced.Has(l.Addr.Port())}
 		if owner, ok := owners[l.Cookie]; ok {
 			r.Owner = &owner
 		}

@@ -36,6 +36,7 @@ type view struct {
 	applyErr   error
 	repairs    int
 	result     Result
+	holds      standing
 	incomplete string // what kept owners out of sight
 	host       *Host
 }
@@ -54,7 +55,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
 		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
-		result: a.result, incomplete: a.incomplete, host: a.host,
+		result: a.result, holds: a.holds, incomplete: a.incomplete, host: a.host,
 	}
 }
 
@@ -127,7 +128,7 @@ func (a *Agent) Status() Status {
 		},
 		Listeners: StatusStep{Error: errorText(v.listenErr)},
 		Firewall: StatusFirewall{
-			Backend: v.backend, Guarded: v.result.Rules.Guard.String(), Open: v.result.Rules.Open.String(), AllowFrom: prefixTexts(v.policy.AllowFrom),
+			Backend: v.backend, AllowFrom: prefixTexts(v.policy.AllowFrom),
 			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
 		},
 		Report:       StatusStep{Error: errorText(v.reportErr)},
@@ -135,6 +136,11 @@ func (a *Agent) Status() Status {
 		Openings:     documentOpenings(v.result.Openings), Findings: documentFindings(v.result.Findings),
 		Degradations: append([]string{}, v.degradations...),
 	}
+	holds := v.holds
+	if v.policy.Mode != ModeGuard { // owns nothing: what it would hold
+		holds = standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open}
+	}
+	s.Firewall.Guarded, s.Firewall.Open = holds.guard.String(), holds.open.String()
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}

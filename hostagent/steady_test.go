@@ -99,7 +99,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Enforced":      firewall.Ports(21000),
 		"SSH":           firewall.Ports(22),
 		"Filtered":      "no rights",
-		"Unknown":       true,
+		"Source":        SourceNone,
 		"Host":          &Host{},
 	}
 	for field := range reflect.TypeFor[Input]().Fields() {

@@ -198,7 +198,7 @@ func FuzzEachSocket(f *testing.F) {
 		read := func() (n int, done bool, failed bool) {
 			done, err := eachSocket(datagram, func(socket []byte) error {
 				n++
-				_, _, err := parseConnection(socket)
+				_, err := parseConnection(socket)
 				return err
 			})
 			return n, done, err != nil

@@ -19,16 +19,16 @@ func firewallPlanCommand() *cobra.Command {
 		Use:   "plan",
 		Short: "Print what guard mode would change now, changing nothing",
 		Long: `Prints what guard mode would change on this host now: ports that would open and for whom, ports that would
-close, and, above all, the listeners that the network would lose by that, with who holds them and how many
-connections from the network they have. It changes nothing. Without root it cannot see rules of hostagent that
+close, and, above all, what the network would lose by that: listeners, with who holds them and how many
+connections from the network they have, and ports of containers. It changes nothing. Without root it cannot see rules of hostagent that
 stand already, and says so.
 
-Running connections stay when a port closes; new ones are dropped. Connections that nat rules send to a container
-are not among those counted.
+Running connections stay when a port closes; new ones are dropped. Connections to ports that nat rules send to a
+container are not counted.
 
-Exit status: 0 nobody would be cut off, 1 a listener would be, 2 it could not tell.`,
+Exit status: 0 nobody would be cut off, 1 somebody would be, 2 it could not tell.`,
 		Example: `  sudo hostagent firewall plan
-  hostagent firewall plan --format json | jq '.cuts[].listener.port'
+  hostagent firewall plan --format json | jq '.cuts[].port'
   hostagent firewall plan --consul-config /etc/consul.d`,
 		Args: noArguments,
 	}
@@ -81,6 +81,9 @@ func (s *screen) plan(p *hostagent.Plan) string {
 	for i := range p.Cuts {
 		s.marked("!", "cut  ", cutText(&p.Cuts[i]))
 	}
+	if p.Later.Len() > 0 {
+		s.marked("-", "later", p.Later.String()+"  (not registered any more, closes after close_delay)")
+	}
 	if p.Releases.Len() > 0 {
 		s.marked("+", "free ", p.Releases.String()+"  (no longer guarded)")
 	}
@@ -131,16 +134,23 @@ func openingFor(o *hostagent.Opening) string {
 }
 
 func cutText(c *hostagent.Cut) string {
-	text := socketText(&c.Listener) + "  " + processText(&c.Listener, c.Owner)
+	text := fmt.Sprintf("tcp port %d", c.Port)
+	if c.Listener != nil {
+		text = socketText(c.Listener) + "  " + processText(c.Listener, c.Owner)
+	}
 	if c.Owner != nil && c.Owner.Unit != "" {
 		text += ", " + catalog.Clean(c.Owner.Unit)
 	}
-	switch {
-	case c.Connections < 0:
-		return text + ", connections not counted"
-	default:
-		return text + ", " + plural(c.Connections, "connection") + " from the network"
+	if c.GoesTo != "" {
+		text += ", which nat rules send to " + catalog.Clean(c.GoesTo)
 	}
+	if c.Connections < 0 {
+		return text + ", connections not counted"
+	}
+	if c.Outside {
+		return text + ", " + plural(c.Connections, "connection") + " from outside of allow_from"
+	}
+	return text + ", " + plural(c.Connections, "connection") + " from the network"
 }
 
 func allowed(p *hostagent.Plan) string {
@@ -156,9 +166,13 @@ func planSummary(p *hostagent.Plan) string {
 	if len(p.Opens) == 0 && p.Closes == nothing && p.Releases == nothing && p.Changes.Empty() {
 		return "nothing would change"
 	}
-	text := fmt.Sprintf("%s to open, %d to close, %s to be cut off", plural(len(p.Opens), "port"), p.Closes.Len(), plural(len(p.Cuts), "listener"))
-	if len(p.Cuts) > 0 {
-		text += ": running connections stay, new ones would be dropped"
-	}
+	text := fmt.Sprintf("%s to open, %d to close, %s", plural(len(p.Opens), "port"), p.Closes.Len(), cutsText(p))
 	return text
+}
+
+func cutsText(p *hostagent.Plan) string {
+	if len(p.Cuts) == 0 {
+		return "nobody to be cut off"
+	}
+	return fmt.Sprintf("%d to be cut off: running connections stay, new ones would be dropped", len(p.Cuts))
 }

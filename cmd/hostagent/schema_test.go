@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	shipped "github.com/hostagent/hostagent/packaging/schema"
 	"github.com/hostagent/hostagent/test/schema"
 )
 
@@ -44,5 +46,33 @@ func TestSchemasCanFail(t *testing.T) {
 		} else if schema.Validate("scan", bad) == nil {
 			t.Errorf("with %s it still fits", change[1])
 		}
+	}
+}
+
+// TestSchemasAgree: what has one name in several schemas is the same in all.
+func TestSchemasAgree(t *testing.T) {
+	seen := map[string]any{}
+	for _, name := range []string{"scan", "plan", "status"} {
+		text, err := shipped.Files().ReadFile(name + ".schema.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var document struct {
+			Defs map[string]any `json:"$defs"`
+		}
+		if err := json.Unmarshal(text, &document); err != nil {
+			t.Fatal(err)
+		}
+		for name, definition := range document.Defs {
+			if other, ok := seen[name]; ok {
+				if diff := cmp.Diff(other, definition); diff != "" {
+					t.Errorf("%s differs:\n%s", name, diff)
+				}
+			}
+			seen[name] = definition
+		}
+	}
+	if len(seen) < 5 {
+		t.Errorf("the schemas share only %d definitions", len(seen))
 	}
 }

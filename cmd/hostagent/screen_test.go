@@ -31,17 +31,20 @@ func plans() map[string]*hostagent.Plan {
 		Keeps:    []hostagent.Opening{{Port: 21002, Services: []string{"billing"}}},
 		Closes:   portRange(21003, 21255),
 		Releases: portRange(7777, 7777),
+		Later:    portRange(21060, 21061),
 		Cuts: []hostagent.Cut{
-			{Listener: *listener("0.0.0.0:21050"), Owner: process("nc"), Connections: 3},
-			{Listener: *listener("[fd00:1234:5678:9abc::1]:21051"), Owner: process("x\x1b[2J", "y"), Connections: 1},
-			{Listener: *listener("0.0.0.0:21052"), Connections: -1},
+			{Port: 21000, Listener: listener("[::]:21000"), Connections: 2, Outside: true},
+			{Port: 21050, Listener: listener("0.0.0.0:21050"), Owner: process("nc"), Connections: 3},
+			{Port: 21051, Listener: listener("[fd00:1234:5678:9abc::1]:21051"), Owner: process("x\x1b[2J", "y"), Connections: 1},
+			{Port: 21052, Listener: listener("0.0.0.0:21052"), GoesTo: "172.17.0.2:80", Connections: -1},
+			{Port: 21053, GoesTo: "172.17.0.3\x1b[2J:80", Connections: -1},
 		},
 		Changes: firewall.Changes{
 			Sets:  []firewall.SetChange{{Set: "hostagent-guard", Added: portRange(21003, 21255), Removed: portRange(7777, 7777)}},
 			Rules: []firewall.RuleChange{{Variant: firewall.VariantNFT, Family: firewall.IPv4, Table: "mangle", Chain: "HOSTAGENT-GUARD", Done: "written"}},
 		},
 	}
-	many.Cuts[0].Owner.Unit = "squatter.service"
+	many.Cuts[1].Owner.Unit = "squatter.service"
 	many.Rules.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 	many.Notes = []string{"connections: no"}
 	return map[string]*hostagent.Plan{"many": many, "nothing": {Scan: scanOf(nil)}}

@@ -130,7 +130,7 @@ func Entries() []Entry {
 			ID: SidecarNotListening, Severity: Warning,
 			Title:   "no sidecar behind a registered port",
 			Message: "nothing listens on port {port} that {service} registered",
-			Remedy:  "start the sidecar, for example: consul connect proxy -sidecar-for {destination}; or deregister {service}",
+			Remedy:  "{start}; or deregister {service}",
 			Why: "Callers are sent to a port where nobody answers, and an open port without its sidecar is free for any local " +
 				"process to take.",
 		},
@@ -138,7 +138,7 @@ func Entries() []Entry {
 			ID: RangeRefused, Severity: Critical,
 			Title:   "sidecar range refused",
 			Message: "the Consul agent's sidecar range {reported} is not taken over: {reason}; {range} stays in force",
-			Remedy:  "set ports { sidecar_min_port, sidecar_max_port } in the agent's configuration to a small range of their own, or sidecar_range in hostagent's",
+			Remedy:  "give sidecars a small range of their own: ports { sidecar_min_port, sidecar_max_port } in the agent's configuration, or sidecar_range in hostagent's; or move what is protected out of it",
 			Why: "Consul accepts any range from 20 to 65535. Closing such a range would cut ssh and everything else off, so a " +
 				"range is accepted only up to 4,096 ports and free of protected ones.",
 		},
@@ -154,7 +154,7 @@ func Entries() []Entry {
 			ID: RangeEphemeralOverlap, Severity: Warning,
 			Title:   "sidecar range inside the kernel's ephemeral ports",
 			Message: "the kernel may take {ports} of the sidecar range as source ports of outgoing connections (net.ipv4.ip_local_port_range is {ephemeral})",
-			Remedy:  "sysctl -w net.ipv4.ip_local_reserved_ports={reserved}, and the same line in /etc/sysctl.d for the next boot",
+			Remedy:  "sysctl -w net.ipv4.ip_local_reserved_ports={reserved} ; and for the next boot the line net.ipv4.ip_local_reserved_ports={reserved} in a file of /etc/sysctl.d",
 			Why: "A port that an outgoing connection happens to use cannot be listened on: a sidecar that is given it fails to start, " +
 				"now and then and without a trace. Reserved ports are never used as source ports.",
 		},

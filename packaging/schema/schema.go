@@ -9,6 +9,5 @@ import "embed"
 //go:embed *.schema.json
 var files embed.FS
 
-// Files returns the schemas: scan.schema.json, plan.schema.json and status.schema.json, and common.schema.json, which they
-// refer to.
+// Files returns the schemas, each whole in itself: scan.schema.json, plan.schema.json and status.schema.json.
 func Files() embed.FS { return files }
