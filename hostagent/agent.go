@@ -53,8 +53,9 @@ type Parts struct {
 	Report       bool // write checks to Consul
 
 	Registry registry
-	Source   Source // what Registry stands for, "" for the agent; only Look and LookAhead mind
-	Firewall kernel // nil only in observe mode, where the host has none
+	Source   Source   // what Registry stands for, "" for the agent; only Look and LookAhead mind
+	Notes    []string // of a scan, what is to be said beside what it finds
+	Firewall kernel   // nil only in observe mode, where the host has none
 	Listen   func(context.Context) ([]sockets.Listener, error)
 	Owners   owners
 	Host     func(context.Context) *Host // nil: not looked at
@@ -68,6 +69,7 @@ type Parts struct {
 	Backend      string   // what holds the rules
 	Address      string   // of the Consul agent
 	Degradations []string // what this host cannot do, one sentence each
+	Namespace    uint64   // inode of the network namespace; 0 when unknown
 }
 
 // Every step of a pass has a deadline, so that a hanging one delays the others but never stops them. The Consul
@@ -318,7 +320,10 @@ func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, hostDeadline)
 	defer cancel()
-	if host := a.parts.Host(ctx); !reflect.DeepEqual(host, a.host) {
+	host := a.parts.Host(ctx)
+	host.keep(a.host)
+	if !reflect.DeepEqual(host, a.host) {
+		a.news.tellNotes(a.parts.Log, host.Notes)
 		a.host = host
 	}
 	a.hostNext = now.Add(hostEvery)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -697,4 +698,143 @@ func TestSteadyHostReportsTheSame(t *testing.T) {
 			t.Errorf("a steady host says something new (-before +after)\n%s", diff)
 		}
 	})
+}
+
+// TestFindingLinesAreBounded: whoever registers or listens as fast as he can fills no disk.
+func TestFindingLinesAreBounded(t *testing.T) {
+	h := newFakeHost()
+	lines := func() int { return strings.Count(h.log.String(), `msg="finding `) }
+	h.run(t, ModeObserve, func(chan<- Parts) {
+		for i := range 50 { // 20 others each time
+			h.listeners = base().Listeners
+			for n := range 20 {
+				h.listeners = append(h.listeners, listener(fmt.Sprintf("tcp 0.0.0.0:%d", 21010+(i%5)*20+n)))
+			}
+			pass(time.Second)
+		}
+		if n := lines(); n != maxLines {
+			t.Errorf("%d lines in a minute, want %d", n, maxLines)
+		}
+		if n := strings.Count(h.log.String(), "too many findings"); n != 1 {
+			t.Errorf("said %d times that there are too many", n)
+		}
+		pass(time.Minute)
+		h.listeners = base().Listeners
+		pass(time.Second)
+		if n := lines(); n != maxLines+20 {
+			t.Errorf("%d lines when the minute is over, want %d", n, maxLines+20)
+		}
+		if !strings.Contains(h.log.String(), "without a line each") {
+			t.Error("nobody is told how many were left out")
+		}
+	})
+}
+
+// TestModeSwitchForgetsWhatTheKernelHeld: after the guard has gone nothing is mitigated any more, and when it comes back
+// the plan is told again.
+func TestModeSwitchForgetsWhatTheKernelHeld(t *testing.T) {
+	h := newFakeHost()
+	h.listeners = append(h.listeners, listener("tcp 0.0.0.0:21007"))
+	looks := 0
+	parts := h.parts(ModeGuard)
+	parts.Host = func(context.Context) *Host { looks++; return &Host{} }
+	h.runParts(t, parts, func(reload chan<- Parts) {
+		pass(5 * time.Second)
+		observe := parts
+		observe.Policy.Mode = ModeObserve
+		before := looks
+		reload <- observe
+		pass(2 * time.Second)
+		if looks == before {
+			t.Error("a reload does not look at the host anew")
+		}
+		if got := checkOf(h.report, "sidecar-range").Output; strings.Contains(got, "mitigated") {
+			t.Errorf("in observe mode: %s", got)
+		}
+		reload <- parts
+		pass(5 * time.Second)
+	})
+	if n := strings.Count(h.log.String(), "guard mode closes ports"); n != 2 {
+		t.Errorf("the plan was told %d times, want 2:\n%s", n, h.log.String())
+	}
+}
+
+// TestNothingIsToldAheadOfTheFirstAnswer, nor what sshd's port would undergo.
+func TestNothingIsToldAheadOfTheFirstAnswer(t *testing.T) {
+	h := newFakeHost()
+	ssh := "tcp 0.0.0.0:21022 uid=0"
+	h.listeners = append(h.listeners, listener(ssh))
+	h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
+	parts := h.parts(ModeGuard)
+	parts.Owners = fakeOwners(owned("sshd", ssh))
+	h.runParts(t, parts, func(chan<- Parts) {
+		pass(30 * time.Second)
+		if strings.Contains(h.log.String(), "guard mode ") {
+			t.Errorf("told before the first answer:\n%s", h.log.String())
+		}
+		h.fails = nil
+		pass(10 * time.Second)
+	})
+	if log := h.log.String(); !strings.Contains(log, `closes="21001-21021, 21023-21255"`) || strings.Contains(log, "cuts off") {
+		t.Errorf("the log:\n%s", log)
+	}
+}
+
+// TestHeldPortsCountBeforeTheFirstAnswer: what was adopted is open, and status says what the kernel holds.
+func TestHeldPortsCountBeforeTheFirstAnswer(t *testing.T) {
+	h := newFakeHost()
+	h.rules, h.exists = firewall.Ruleset{Guard: DefaultSidecarRange().Ports(), Open: firewall.Ports(21000)}, true
+	h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
+	h.watched(t, h.parts(ModeGuard), func(a *Agent) {
+		pass(5 * time.Second)
+		st := a.Status()
+		want(t, "the status", "21000-21255 21000 1", fmt.Sprintf("%s %s %d", st.Firewall.Guarded, st.Firewall.Open, len(st.Openings)))
+	})
+}
+
+// TestRefusedRangeIsNoPlan: where an earlier run's rules stand because the range is refused, nothing else is promised.
+func TestRefusedRangeIsNoPlan(t *testing.T) {
+	h := newFakeHost()
+	h.rules, h.exists = firewall.Ruleset{Guard: ports(PortRange{20000, 20100}), Open: firewall.Ports(20000)}, true
+	h.facts.SidecarMin = 20
+	h.watched(t, h.parts(ModeGuard), func(a *Agent) {
+		pass(5 * time.Second)
+		st := a.Status()
+		want(t, "the status", "20000-20100 20000", st.Firewall.Guarded+" "+st.Firewall.Open)
+	})
+	if strings.Contains(h.log.String(), "guard mode ") {
+		t.Errorf("told what will not happen:\n%s", h.log.String())
+	}
+}
+
+// TestFailedLookAtTheHostIsNoAnswer: what was seen stands, and the log says once what is wrong.
+func TestFailedLookAtTheHostIsNoAnswer(t *testing.T) {
+	h := newFakeHost()
+	docker := "tcp 0.0.0.0:21080 uid=0"
+	h.listeners = append(h.listeners, listener(docker))
+	parts := h.parts(ModeGuard)
+	good := Host{
+		Facts:     facts.Facts{Nomad: &facts.Nomad{First: 20000, Last: 32000}},
+		Published: []firewall.Published{{First: 21080, Last: 21080, To: "172.17.0.2:80"}},
+	}
+	fails := false
+	parts.Host = func(context.Context) *Host {
+		if fails {
+			return &Host{Partial: true, Facts: facts.Facts{Notes: []string{"cannot ask Nomad", "nat rules out of sight"}}}
+		}
+		host := good
+		return &host
+	}
+	h.runParts(t, parts, func(chan<- Parts) {
+		pass(10 * time.Second)
+		fails = true
+		pass(5 * time.Minute)
+	})
+	log := h.log.String()
+	if n := strings.Count(log, "finding opened"); n != 2 || strings.Contains(log, "finding resolved") {
+		t.Errorf("%d findings opened, want 2 that stay:\n%s", n, log)
+	}
+	if n := strings.Count(log, "cannot ask Nomad"); n != 1 {
+		t.Errorf("told %d times", n)
+	}
 }

@@ -83,13 +83,22 @@ func flock() unix.Flock_t {
 }
 
 func lockPath(dir string) (string, error) {
+	inode, err := NetworkNamespace()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, fmt.Sprintf("netns-%d.lock", inode)), nil
+}
+
+// NetworkNamespace returns the inode of this process's network namespace: what its rules and listeners belong to.
+func NetworkNamespace() (uint64, error) {
 	info, err := os.Stat("/proc/self/ns/net")
 	if err != nil {
-		return "", fmt.Errorf("cannot tell this network namespace: %w", err)
+		return 0, fmt.Errorf("cannot tell this network namespace: %w", err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return "", errors.New("cannot tell this network namespace: the system names no inode")
+		return 0, errors.New("cannot tell this network namespace: the system names no inode")
 	}
-	return filepath.Join(dir, fmt.Sprintf("netns-%d.lock", st.Ino)), nil
+	return st.Ino, nil
 }

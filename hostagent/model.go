@@ -138,6 +138,20 @@ type Input struct {
 type Host struct {
 	facts.Facts
 	Published []firewall.Published // ports that nat rules send elsewhere
+	Partial   bool                 // some of Published could not be read
+}
+
+// keep puts what was read before in the place of what could not be read this time: a question that fails is no answer.
+func (h *Host) keep(before *Host) {
+	if before == nil {
+		return
+	}
+	if h.Nomad == nil && len(h.Notes) > 0 {
+		h.Nomad = before.Nomad
+	}
+	if h.Partial {
+		h.Published = before.Published
+	}
 }
 
 // equal tells whether Evaluate says the same of both where owners and policy are the same: those are not compared.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -17,8 +18,12 @@ type news struct {
 	findings map[findingKey]Finding
 	open     firewall.PortSet
 	guard    firewall.PortSet
+	notes    []string           // of the host, as told
 	troubles map[string]trouble // by the step that fails
 	told     bool
+	since    time.Time // when the minute began in which lines were written
+	lines    int       // since then, about findings
+	omitted  int
 }
 
 type trouble struct {
@@ -82,13 +87,39 @@ func (n *news) tellFindings(log *slog.Logger, findings []Finding) {
 	for i := range resolved {
 		lines = append(lines, line{slog.LevelInfo, "finding resolved", findingAttrs(&resolved[i])})
 	}
-	for _, l := range lines[:min(len(lines), maxLines)] {
+	granted := n.grant(log, len(lines))
+	for _, l := range lines[:granted] {
 		log.LogAttrs(context.Background(), l.level, l.text, l.attrs...)
 	}
-	if more := len(lines) - maxLines; more > 0 {
-		log.Warn("more findings opened, changed or were resolved", "count", more, "remedy", "see hostagent status")
+	if granted < len(lines) && n.omitted == len(lines)-granted {
+		log.Warn("too many findings for a line each", "count", n.omitted, "remedy", "see hostagent status")
 	}
 	n.findings = current
+}
+
+// grant returns how many of some lines may be written now: maxLines a minute. How many were left out is told when the
+// minute is over and something else is news.
+func (n *news) grant(log *slog.Logger, wanted int) int {
+	if now := time.Now(); now.Sub(n.since) >= troubleEvery {
+		if n.omitted > 0 {
+			log.Warn("findings opened, changed or were resolved without a line each", "count", n.omitted, "remedy", "see hostagent status")
+		}
+		n.since, n.lines, n.omitted = now, 0, 0
+	}
+	granted := min(wanted, maxLines-n.lines)
+	n.lines += granted
+	n.omitted += wanted - granted
+	return granted
+}
+
+// tellNotes logs what could not be read of the host, each when it is new.
+func (n *news) tellNotes(log *slog.Logger, notes []string) {
+	for _, note := range notes {
+		if !slices.Contains(n.notes, note) {
+			log.Warn("degraded", "reason", note)
+		}
+	}
+	n.notes = notes
 }
 
 // tellPlan logs what guard mode is about to change.
@@ -152,7 +183,8 @@ func findingAttrs(f *Finding) []slog.Attr {
 	}
 }
 
-// maxLines is how many lines about findings one pass may log: whoever may register services can make thousands.
+// maxLines is how many lines about findings may be written a minute: whoever may register services, or listen, can make
+// thousands.
 const maxLines = 50
 
 func level(s catalog.Severity) slog.Level {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -49,7 +50,7 @@ func (s *Scan) note(format string, args ...any) {
 func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
-	scan := &Scan{Mode: parts.Policy.Mode}
+	scan := &Scan{Mode: parts.Policy.Mode, Notes: slices.Clone(parts.Notes)}
 	in := Input{Source: cmp.Or(parts.Source, SourceAgent), Settled: true, PreviousRange: DefaultSidecarRange(), Policy: parts.Policy}
 	scan.register(ctx, parts, &in)
 	var err error

@@ -21,6 +21,7 @@ type view struct {
 	degradations []string
 	started      time.Time
 	passes       int
+	namespace    uint64
 	passAt       time.Time
 	passTook     time.Duration
 
@@ -51,7 +52,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 	return &view{
 		policy: a.parts.Policy, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
 		degradations: a.parts.Degradations,
-		started:      a.started, passes: a.passes, passAt: start, passTook: took,
+		namespace:    a.parts.Namespace, started: a.started, passes: a.passes, passAt: start, passTook: took,
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
 		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
@@ -59,7 +60,8 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 	}
 }
 
-// Status is what a running hostagent says of itself, for programs. SchemaVersion grows when a field changes meaning or
+// Status is what a running hostagent says of itself, for programs. Namespace is the inode of the network namespace that it
+// works in. SchemaVersion grows when a field changes meaning or
 // goes; fields may be added without. No list in it is null; a time that never was is null.
 type Status struct {
 	SchemaVersion int               `json:"schema_version"`
@@ -67,6 +69,7 @@ type Status struct {
 	GoVersion     string            `json:"go_version"`
 	Mode          Mode              `json:"mode"`
 	Started       *time.Time        `json:"started"`
+	Namespace     uint64            `json:"network_namespace"`
 	Pass          StatusPass        `json:"pass"`
 	Consul        StatusConsul      `json:"consul"`
 	Listeners     StatusStep        `json:"listeners"`
@@ -120,7 +123,7 @@ type StatusFirewall struct {
 func (a *Agent) Status() Status {
 	v := a.view.Load()
 	s := Status{
-		SchemaVersion: 1, Version: v.version, GoVersion: runtime.Version(), Mode: v.policy.Mode, Started: when(v.started),
+		SchemaVersion: 1, Version: v.version, GoVersion: runtime.Version(), Mode: v.policy.Mode, Started: when(v.started), Namespace: v.namespace,
 		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,

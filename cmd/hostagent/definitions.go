@@ -4,9 +4,12 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/consul/configdir"
 )
@@ -22,6 +25,16 @@ type definitions struct {
 	*consul.Client // nil: looking neither reports nor withdraws
 	registrations  []consul.Registration
 	agent          consul.Agent
+	read           *configdir.Config
+}
+
+// note tells what was read and what was not.
+func (d *definitions) note() string {
+	note := fmt.Sprintf("%s read", plural(len(d.read.Files), "configuration file"))
+	if skipped := d.read.Skipped; len(skipped) > 0 {
+		note += "; Consul reads nothing in folders of a folder: " + catalog.CleanTo(strings.Join(skipped, ", "), 500)
+	}
+	return note
 }
 
 // readDefinitions reads files and folders. Problems are what an agent would refuse; the rest counts all the same.
@@ -30,11 +43,15 @@ func readDefinitions(paths []string) (d *definitions, problems []error, err erro
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(config.Files) == 0 {
+		problems = append(problems, fmt.Errorf("cannot find a file that Consul would read in %s: names end in .hcl or .json, and folders in folders do not count",
+			catalog.CleanTo(strings.Join(paths, ", "), 500)))
+	}
 	regs, more := config.Registrations()
 	for _, problem := range append(config.Problems, more...) {
 		problems = append(problems, problem)
 	}
-	return &definitions{registrations: regs, agent: config.Agent()}, problems, nil
+	return &definitions{registrations: regs, agent: config.Agent(), read: config}, problems, nil
 }
 
 func (d *definitions) Services(context.Context) (consul.Answer, error) {

@@ -109,6 +109,10 @@ func explainDefaults(root *cobra.Command) {
 			if c.Name() == "powershell" {
 				cmd.RemoveCommand(c)
 			}
+			if c.Name() == "completion" {
+				c.Args = subcommandOnly
+				c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			}
 		}
 	}
 }

@@ -20,8 +20,8 @@ func firewallPlanCommand() *cobra.Command {
 		Short: "Print what guard mode would change now, changing nothing",
 		Long: `Prints what guard mode would change on this host now: ports that would open and for whom, ports that would
 close, and, above all, what the network would lose by that: listeners, with who holds them and how many
-connections from the network they have, and ports of containers. It changes nothing. Without root it cannot see rules of hostagent that
-stand already, and says so.
+connections from the network they have, and ports of containers. It changes nothing. Without root it cannot see
+rules of hostagent that stand already, and says so.
 
 Running connections stay when a port closes; new ones are dropped. Connections to ports that nat rules send to a
 container are not counted.
@@ -39,7 +39,7 @@ Exit status: 0 nobody would be cut off, 1 somebody would be, 2 it could not tell
 		if err := format.check(); err != nil {
 			return err
 		}
-		parts, problems, err := lookParts(s, definitions)
+		parts, problems, err := lookParts(s, *definitions)
 		if err != nil {
 			return err
 		}
@@ -163,11 +163,15 @@ func allowed(p *hostagent.Plan) string {
 
 func planSummary(p *hostagent.Plan) string {
 	var nothing firewall.PortSet
+	caveat := ""
+	if len(p.Errors) > 0 {
+		caveat = "; Consul would not start on these files, and once they are mended other ports may be assigned"
+	}
 	if len(p.Opens) == 0 && p.Closes == nothing && p.Releases == nothing && p.Changes.Empty() {
-		return "nothing would change"
+		return "nothing would change" + caveat
 	}
 	text := fmt.Sprintf("%s to open, %d to close, %s", plural(len(p.Opens), "port"), p.Closes.Len(), cutsText(p))
-	return text
+	return text + caveat
 }
 
 func cutsText(p *hostagent.Plan) string {

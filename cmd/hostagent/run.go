@@ -65,6 +65,7 @@ type built struct {
 	parts    hostagent.Parts
 	firewall *firewall.Firewall // nil in observe mode, where the host has none
 	metrics  netip.AddrPort
+	format   config.LogFormat
 }
 
 // assemble reads the configuration and builds all of a running agent's parts.
@@ -84,7 +85,7 @@ func (d *daemon) assemble() (*built, error) {
 	case err != nil:
 		return nil, &exitError{exitConfig, err}
 	}
-	b := &built{parts: p, metrics: c.Metrics.Address}
+	b := &built{parts: p, metrics: c.Metrics.Address, format: c.LogFormat}
 	b.firewall, err = newFirewall(c)
 	switch {
 	case err == nil:
@@ -99,6 +100,9 @@ func (d *daemon) assemble() (*built, error) {
 		log.Warn("degraded", "reason", reason)
 	}
 	b.parts.Watch = d.servers.metrics
+	if b.parts.Namespace, err = hostagent.NetworkNamespace(); err != nil {
+		log.Warn("degraded", "reason", "status cannot tell the network namespace", "error", err)
+	}
 	d.level.Set(c.LogLevel)
 	return b, nil
 }
@@ -119,6 +123,17 @@ func runAgent(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
+	if err := d.run(ctx, first, hangup); err != nil && first.format == config.LogJSON {
+		first.parts.Log.Error("cannot run", "error", err) // who reads JSON gets no other lines
+		return &exitError{status: exitFailure}
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// run runs an agent until a signal ends it.
+func (d *daemon) run(ctx context.Context, first *built, hangup <-chan os.Signal) error {
 	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
 	if _, isHeld := errors.AsType[*hostagent.HeldError](err); isHeld {
 		return fmt.Errorf("%w; stop that one first", err)

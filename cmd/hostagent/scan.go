@@ -51,7 +51,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		if err := format.check(); err != nil {
 			return err
 		}
-		parts, problems, err := lookParts(s, definitions)
+		parts, problems, err := lookParts(s, *definitions)
 		if err != nil {
 			return err
 		}
@@ -95,13 +95,27 @@ func parseFailOn(text string) (catalog.Severity, error) {
 	return catalog.ParseSeverity(text)
 }
 
-// lookParts builds what a command needs that looks once and changes nothing. Problems are definitions that were refused.
-func lookParts(s *settings, definitions *[]string) (p hostagent.Parts, problems []error, err error) {
+// lookParts builds what a command needs that looks once and changes nothing. Problems are what keeps definitions from being
+// known; without definitions there are none.
+func lookParts(s *settings, paths []string) (p hostagent.Parts, problems []error, err error) {
 	c, err := s.load()
 	if err != nil {
 		return p, nil, err
 	}
-	if p, err = parts(c, slog.New(slog.DiscardHandler)); err != nil {
+	log := slog.New(slog.DiscardHandler)
+	if len(paths) == 0 {
+		p, err = parts(c, log)
+	} else {
+		p = partsWithoutConsul(c, log)
+		p.Source = hostagent.SourceFiles
+		var read *definitions
+		read, problems, err = readDefinitions(paths)
+		p.Registry = read
+		if err == nil {
+			p.Notes = append(p.Notes, read.note())
+		}
+	}
+	if err != nil {
 		return p, nil, err
 	}
 	fw, err := newFirewall(c)
@@ -110,12 +124,7 @@ func lookParts(s *settings, definitions *[]string) (p hostagent.Parts, problems 
 	} else {
 		p.Firewall, p.Host = fw, lookAtHost(fw)
 	}
-	if len(*definitions) == 0 {
-		return p, nil, nil
-	}
-	p.Source = hostagent.SourceFiles
-	p.Registry, problems, err = readDefinitions(*definitions)
-	return p, problems, err
+	return p, problems, nil
 }
 
 // unknownServices is the end of a command that could not see all registrations.

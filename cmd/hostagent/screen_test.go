@@ -106,7 +106,7 @@ func statuses() map[string]hostagent.Status {
 
 func TestStatusScreen(t *testing.T) {
 	for name, st := range statuses() {
-		everyWidth(t, "status-"+name, func(s *screen) string { return s.status(&st, statusNow) })
+		everyWidth(t, "status-"+name, func(s *screen) string { return s.status(&st, name == "waiting", statusNow) })
 		text, err := jsonText(st)
 		if err != nil {
 			t.Fatal(err)

@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
@@ -13,24 +15,40 @@ import (
 )
 
 // servers show how a running agent is: the status socket, and metrics where the configuration asks for them. Guarding
-// goes on without either, so what keeps one from serving is logged and no more. Its methods are called one at a time.
+// goes on without either: what keeps one from serving is logged once and a degradation of the status, and is tried again
+// now and then, because an address may come up late and a socket be let go of.
 type servers struct {
+	// What readers use.
 	metrics  *status.Metrics
 	agent    atomic.Pointer[hostagent.Agent]
 	firewall atomic.Pointer[firewall.Firewall]
+	trouble  [2]atomic.Pointer[error] // what keeps socket and scrapes from being served
 
+	mu      sync.Mutex
+	built   *built         // of the last good configuration
 	socket  *status.Server // nil: not served
 	scrapes *status.Server // nil: not served
-	address netip.AddrPort // where scrapes are served, or should be
+	address netip.AddrPort // where scrapes are served
+	stop    chan struct{}
+	done    sync.WaitGroup
 }
+
+const tryAgain = 10 * time.Second
 
 // sources are what metrics read; nobody does before start.
 func (v *servers) sources() status.Sources {
-	return status.Sources{
-		Version: version(),
-		Status:  func() hostagent.Status { return v.agent.Load().Status() },
-		Dropped: v.dropped,
+	return status.Sources{Version: version(), Status: v.status, Dropped: v.dropped}
+}
+
+// status is the agent's with the troubles of the servers themselves.
+func (v *servers) status() hostagent.Status {
+	st := v.agent.Load().Status()
+	for i := range v.trouble {
+		if err := v.trouble[i].Load(); err != nil {
+			st.Degradations = append(st.Degradations, (*err).Error())
+		}
 	}
+	return st
 }
 
 func (v *servers) dropped(ctx context.Context) (map[string]uint64, error) {
@@ -45,41 +63,90 @@ func (v *servers) dropped(ctx context.Context) (map[string]uint64, error) {
 	}, err
 }
 
-// start serves the agent's status, and metrics where b says so.
+// start serves the agent's status, and metrics where b says so, until close.
 func (v *servers) start(agent *hostagent.Agent, b *built) {
 	v.agent.Store(agent)
-	if socket, err := status.Listen(hostagent.StatusSocket); err != nil {
-		b.parts.Log.Warn("degraded", "reason", "hostagent status will not work", "error", err)
-	} else {
-		v.socket = status.Serve(socket, agent.Status, b.parts.Log)
-	}
 	v.change(b)
+	v.stop = make(chan struct{})
+	v.done.Go(func() {
+		tick := time.NewTicker(tryAgain)
+		defer tick.Stop()
+		for {
+			select {
+			case <-v.stop:
+				return
+			case <-tick.C:
+				v.mu.Lock()
+				v.serve()
+				v.mu.Unlock()
+			}
+		}
+	})
 }
 
-// change follows a new configuration. Metrics that could not be served are tried again.
+// change follows a new configuration.
 func (v *servers) change(b *built) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.firewall.Store(b.firewall)
-	if v.scrapes != nil && v.address != b.metrics {
-		v.scrapes.Close()
-		v.scrapes = nil
+	if v.built != nil && v.built.format != b.format { // they write to the log too
+		v.shut(&v.socket)
+		v.shut(&v.scrapes)
 	}
-	v.address = b.metrics
-	if v.scrapes != nil || !b.metrics.IsValid() {
+	if v.address != b.metrics {
+		v.shut(&v.scrapes)
+		v.trouble[1].Store(nil)
+	}
+	v.built = b
+	v.serve()
+}
+
+// serve brings up what should be served and is not.
+func (v *servers) serve() {
+	log := v.built.parts.Log
+	if v.socket == nil {
+		socket, err := status.Listen(hostagent.StatusSocket)
+		if err == nil {
+			v.socket = status.Serve(socket, v.status, log)
+		}
+		v.tell(0, "hostagent status does not work", err)
+	}
+	if v.address = v.built.metrics; v.scrapes == nil && v.address.IsValid() {
+		server, err := status.ServeMetrics(v.address.String(), v.metrics, log)
+		if err == nil {
+			v.scrapes = server
+			log.Info("metrics are served", "address", server.Addr().String())
+		}
+		v.tell(1, "metrics are not served", err)
+	}
+}
+
+// tell remembers a trouble, and logs it when it is new.
+func (v *servers) tell(which int, what string, err error) {
+	if err == nil {
+		v.trouble[which].Store(nil)
 		return
 	}
-	var err error
-	if v.scrapes, err = status.ServeMetrics(b.metrics.String(), v.metrics, b.parts.Log); err != nil {
-		v.scrapes = nil
-		b.parts.Log.Error("metrics are not served", "error", err)
-		return
+	if v.trouble[which].Load() == nil {
+		v.built.parts.Log.Error(what, "error", err)
 	}
-	b.parts.Log.Info("metrics are served", "address", v.scrapes.Addr().String())
+	v.trouble[which].Store(&err)
+}
+
+func (v *servers) shut(server **status.Server) {
+	if *server != nil {
+		if err := (*server).Close(); err != nil {
+			v.built.parts.Log.Warn("cannot close a server in good order", "error", err)
+		}
+		*server = nil
+	}
 }
 
 func (v *servers) close() {
-	for _, server := range []*status.Server{v.socket, v.scrapes} {
-		if server != nil {
-			server.Close()
-		}
-	}
+	close(v.stop)
+	v.done.Wait()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.shut(&v.socket)
+	v.shut(&v.scrapes)
 }

@@ -69,6 +69,7 @@ func (s *settings) load() (*config.Config, error) {
 
 // parts builds everything but the firewall, which only some commands may touch.
 func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
+	p := partsWithoutConsul(c, log)
 	client, err := consul.New(consul.Config{
 		Address: c.Consul.Address, Token: c.Consul.Token.Reveal(), TokenFile: c.Consul.TokenFile,
 		CAFile: c.Consul.CAFile, CAPath: c.Consul.CAPath, CertFile: c.Consul.CertFile, KeyFile: c.Consul.KeyFile,
@@ -79,11 +80,16 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 	if err != nil {
 		return hostagent.Parts{}, err
 	}
+	p.Registry, p.Address = client, client.Address()
+	return p, nil
+}
+
+func partsWithoutConsul(c *config.Config, log *slog.Logger) hostagent.Parts {
 	return hostagent.Parts{
 		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
-		Registry: client, Listen: sockets.List, Owners: sockets.NewOwners(), Connections: sockets.Connections, Host: lookAtHost(nil),
-		Log: log, Version: version(), Address: client.Address(),
-	}, nil
+		Listen: sockets.List, Owners: sockets.NewOwners(), Connections: sockets.Connections, Host: lookAtHost(nil),
+		Log: log, Version: version(),
+	}
 }
 
 // lookAtHost returns what reads a hostagent.Host; fw may be nil.
@@ -95,6 +101,7 @@ func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
 		}
 		var err error
 		if host.Published, err = fw.Published(ctx); err != nil {
+			host.Partial = true
 			host.Notes = append(host.Notes, fmt.Sprintf("ports that nat rules send elsewhere may be missing: %v", err))
 		}
 		return host

@@ -43,7 +43,7 @@ Exit status: 0 it runs and no step of it fails, 1 some step fails, 2 it cannot b
 		if format.json() {
 			text, err = jsonText(st)
 		} else {
-			text = newScreen(cmd.OutOrStdout()).status(&st, time.Now())
+			text = newScreen(cmd.OutOrStdout()).status(&st, elsewhere(&st), time.Now())
 		}
 		if err != nil {
 			return err
@@ -59,14 +59,23 @@ Exit status: 0 it runs and no step of it fails, 1 some step fails, 2 it cannot b
 	return cmd
 }
 
+// elsewhere tells whether what answered works in another network namespace: several may share a folder for sockets.
+func elsewhere(st *hostagent.Status) bool {
+	own, err := hostagent.NetworkNamespace()
+	return err == nil && st.Namespace != 0 && st.Namespace != own
+}
+
 // status writes st for people. All of it came over a socket, so all of it is cleaned.
-func (s *screen) status(st *hostagent.Status, now time.Time) string {
+func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) string {
 	clean := func(text string) string { return catalog.CleanTo(text, 2000) }
 	head := fmt.Sprintf("hostagent %s, %s mode", clean(st.Version), clean(string(st.Mode)))
 	if st.Started != nil {
 		head += ", started " + ago(st.Started, now)
 	}
 	s.wrapped("", head)
+	if elsewhere {
+		s.wrapped("", "It works in another network namespace than this one: nothing below is about this one.")
+	}
 	s.text.WriteByte('\n')
 	node := "nothing known of the agent at " + clean(st.Consul.Address)
 	if st.Consul.Node != "" {

@@ -157,7 +157,7 @@ func tableRows(scan *hostagent.Scan) []row {
 			listener = fmt.Sprintf("tcp port %d", f.Port)
 		}
 		rows = append(rows, row{finding: f, cells: [4]string{
-			cmp.Or(catalog.Clean(f.Service), none), listener, processText(f.Listener, f.Owner), findingText(f.Severity, string(f.ID), string(f.State)),
+			cmp.Or(serviceText(f.Service, findingInstance(f)), none), listener, processText(f.Listener, f.Owner), findingText(f.Severity, string(f.ID), string(f.State)),
 		}})
 	}
 	for i := range scan.Network {
@@ -166,7 +166,10 @@ func tableRows(scan *hostagent.Scan) []row {
 		if r.Guarded {
 			state = "guarded"
 		}
-		rows = append(rows, row{cells: [4]string{none, socketText(&r.Listener), processText(&r.Listener, r.Owner), state}})
+		if scan.Range.Contains(r.Listener.Addr.Port()) {
+			state += ", in the sidecar range"
+		}
+		rows = append(rows, row{cells: [4]string{none, socketText(&r.Listener), processText(&r.Listener, r.Owner) + placeText(r.Owner), state}})
 	}
 	for _, service := range scan.Services {
 		if troubled[service.ID] || slices.ContainsFunc(service.Sidecars, func(p hostagent.Sidecar) bool { return troubled[p.ID] }) {
@@ -177,10 +180,26 @@ func tableRows(scan *hostagent.Scan) []row {
 			listeners = append(listeners, socketText(&service.Listeners[i]))
 		}
 		rows = append(rows, row{cells: [4]string{
-			catalog.Clean(service.Name), cmp.Or(strings.Join(slices.Compact(listeners), ", "), "not listening here"), none, "ok",
+			serviceText(service.Name, service.ID), cmp.Or(strings.Join(slices.Compact(listeners), ", "), "not listening here"), none, "ok",
 		}})
 	}
 	return rows
+}
+
+// serviceText names a service, and its instance where that has a name of its own.
+func serviceText(name, id string) string {
+	if id == "" || id == name {
+		return catalog.Clean(name)
+	}
+	return catalog.Clean(name) + " (" + catalog.Clean(id) + ")"
+}
+
+// findingInstance is the id of the application that a finding is about; those of sidecars stand in its sentence.
+func findingInstance(f *hostagent.Finding) string {
+	if f.ID != catalog.ExposedListener {
+		return ""
+	}
+	return f.ServiceID
 }
 
 func socketText(l *sockets.Listener) string { return l.Protocol.String() + " " + l.Addr.String() }
@@ -199,6 +218,21 @@ func processText(l *sockets.Listener, owner *sockets.Owner) string {
 		text += fmt.Sprintf(" +%d", more)
 	}
 	return text
+}
+
+// placeText says where a process belongs: to a unit, a container, or else a user.
+func placeText(owner *sockets.Owner) string {
+	switch {
+	case owner == nil:
+		return ""
+	case owner.Container != "":
+		return ", container " + catalog.CleanTo(owner.Container, 12)
+	case owner.Unit != "":
+		return ", " + catalog.Clean(owner.Unit)
+	case owner.User != "":
+		return ", user " + catalog.Clean(owner.User)
+	}
+	return ""
 }
 
 // rows writes the table proper, with each finding's sentences beneath it. A screen that is too narrow for columns gets
@@ -296,6 +330,9 @@ func summary(scan *hostagent.Scan) string {
 		}
 	}
 	found := cmp.Or(strings.Join(parts, ", "), "no findings")
+	if scan.Source == hostagent.SourceFiles && len(scan.Errors) > 0 {
+		found += " in what could be read: Consul would not start on these files, and once they are mended other ports may be assigned"
+	}
 	if scan.Source == hostagent.SourceNone {
 		return fmt.Sprintf("%s; %s for the network, services not known", found, plural(len(scan.Network), "listener"))
 	}

@@ -146,7 +146,7 @@ func askFailure(path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED) && isSocket(path):
 		return &NotRunningError{Path: path, Err: err}
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EPROTOTYPE):
-		return fmt.Errorf("cannot ask hostagent at %q: it is no socket of hostagent; compare the path with the one that hostagent run was given", path)
+		return fmt.Errorf("cannot ask hostagent at %q: it is no socket of hostagent", path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("cannot ask hostagent: %w; run as root%s", err, groupRemedy(path))
 	case errors.Is(err, context.DeadlineExceeded):

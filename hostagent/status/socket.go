@@ -38,7 +38,7 @@ type Socket struct {
 type LiveError struct{ Path string }
 
 func (e *LiveError) Error() string {
-	return fmt.Sprintf("another hostagent serves %q; end it first, or choose another path for this one", e.Path)
+	return fmt.Sprintf("another hostagent serves %q; it lives in a namespace that shares this file system, and its status is what is shown there", e.Path)
 }
 
 // Listen takes the socket at path, makes its folder (mode 0755) where it is missing, and lets owner and group of the
@@ -170,9 +170,9 @@ func clearPath(path string) error {
 	case err != nil:
 		return fmt.Errorf("cannot look at the status socket: %w", err)
 	case info.Mode().Type() == fs.ModeSymlink:
-		return fmt.Errorf("cannot listen at %q: it is a symbolic link, which is not followed; remove it or choose another path", path)
+		return fmt.Errorf("cannot listen at %q: it is a symbolic link, which is not followed; remove it", path)
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("cannot listen at %q: there is a file that is no socket; move it away or choose another path", path)
+		return fmt.Errorf("cannot listen at %q: there is a file that is no socket; move it away", path)
 	}
 	conn, err := net.DialTimeout("unix", path, probeTimeout)
 	switch {
