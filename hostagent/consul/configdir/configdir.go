@@ -19,6 +19,9 @@ import (
 type Config struct {
 	// Files were read, in the order in which the agent reads them, the refused ones too.
 	Files []string
+	// Skipped are the folders in the folders that were given, in order: the agent reads nothing in them. Those whose names
+	// begin with two dots are left out; they are where Kubernetes keeps what it links to.
+	Skipped []string
 	// Services are the good service definitions of all files, in the order in which the agent registers them.
 	Services []Service
 	// Settings are all else that files say, merged as the agent merges them, without those that it refuses.

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,21 +59,13 @@ func (o *object) lineOf(key string) int {
 type decoder struct {
 	service, check *keyType // definitions of these types make a scope
 
-	trail    []string // the keys on the way to here, from the scope on; those of lists and maps in brackets
-	scope    string   // which definition this is in: `service "web": `
-	problems []Problem
-	omitted  int
+	trail []string // the keys on the way to here, from the scope on; those of lists and maps in brackets
+	scope string   // which definition this is in: `service "web": `
+	findings
 }
 
-// maxProblems bounds what is said of one file.
-const maxProblems = 50
-
 func (d *decoder) problem(line int, format string, args ...any) {
-	if len(d.problems) >= maxProblems {
-		d.omitted++
-		return
-	}
-	d.problems = append(d.problems, Problem{Line: line, Reason: d.scope + fmt.Sprintf(format, args...)})
+	d.add(line, d.scope, format, args...)
 }
 
 // here is the key that is being decoded, as Consul writes it.
@@ -82,8 +73,18 @@ func (d *decoder) here() string {
 	return strings.ReplaceAll(strings.Join(d.trail, "."), ".[", "[")
 }
 
-// found counts problems, to see whether there are more of them later.
-func (d *decoder) found() int { return len(d.problems) + d.omitted }
+// name is a key that a file made up, for people. Where secrets are kept, a key may be one that has slipped.
+func (d *decoder) name(key string) string {
+	if d.scope == "" && len(d.trail) > 0 {
+		path := d.here() + "."
+		for _, secret := range [...]string{"acl.tokens.", "cloud.", "http_config.response_headers."} {
+			if strings.HasPrefix(path, secret) {
+				return "(not shown)"
+			}
+		}
+	}
+	return show(key)
+}
 
 // decode returns a typed value, false where there is none: null, or a problem that it has written down.
 func (d *decoder) decode(t *keyType, raw any, at *place) (value, bool) {
@@ -227,6 +228,8 @@ func (d *decoder) listOf(t *keyType, length int, item func(int) any, at *place) 
 			list = append(list, value{empty(t), at.item(i).at()})
 		} else if v, ok := d.decode(t, raw, at.item(i)); ok {
 			list = append(list, v)
+		} else if t.pointed().kind == structKind {
+			list = append(list, value{line: at.item(i).at()}) // what follows keeps its number
 		}
 		d.trail = d.trail[:len(d.trail)-1]
 	}
@@ -258,7 +261,7 @@ func (d *decoder) fields(t *keyType, raw map[string]any, at *place) *object {
 				o.keys[key] = value{empty(t.elem), at.key(key).at()}
 				continue
 			}
-			d.field(o, key, "["+show(key)+"]", t.elem, raw[key], at.key(key))
+			d.field(o, key, "["+d.name(key)+"]", t.elem, raw[key], at.key(key))
 		}
 	} else {
 		for _, w := range d.written(t, raw, at) {
@@ -355,10 +358,11 @@ func (d *decoder) unknown(t *keyType, name, spelled string, at *place) {
 		strings.HasPrefix(path, "audit.sink[") && spelled == "name" {
 		return // Consul says that they are deprecated, and goes on
 	}
-	if len(d.problems) >= maxProblems {
+	if d.full() {
 		d.omitted++ // a guess costs more than all else
 		return
 	}
+	shown := d.name(spelled)
 	if path != "" {
 		path += "."
 	}
@@ -368,14 +372,8 @@ func (d *decoder) unknown(t *keyType, name, spelled string, at *place) {
 	} else if guess := t.closest(spelled); guess != "" {
 		mend = fmt.Sprintf("; did you mean %s?", guess)
 	}
-	if secretID.MatchString(spelled) {
-		spelled = "(a UUID)"
-	}
-	d.problem(at.at(), "invalid config key %s%s", path+show(spelled), mend)
+	d.problem(at.at(), "invalid config key %s%s", path+shown, mend)
 }
-
-// secretID is the shape of tokens, which may have come to stand where a key should.
-var secretID = regexp.MustCompile(`(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
 // mismatch refuses a value of a wrong type, without showing it.
 func (d *decoder) mismatch(t *keyType, raw any, at *place) {
@@ -437,26 +435,4 @@ func described(raw any) string {
 		return strconv.Itoa(len(v))
 	}
 	return "something else"
-}
-
-// show is a name of a file for people: no control characters, not too long, quoted unless it is a plain word.
-func show(name string) string {
-	for _, r := range name {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-' {
-			return quote(name)
-		}
-	}
-	if name == "" || len(name) > maxShown {
-		return quote(name)
-	}
-	return name
-}
-
-const maxShown = 80 // bytes of a name
-
-func quote(name string) string {
-	if len(name) > maxShown {
-		name = strings.ToValidUTF8(name[:maxShown], "") + "…"
-	}
-	return strconv.Quote(name)
 }

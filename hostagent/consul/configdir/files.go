@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,8 +18,9 @@ import (
 // Consul reads whatever it is given. These bounds keep a hostile or mistaken folder from exhausting this host; Consul's
 // documentation has no example of more than some kilobytes.
 const (
-	maxFileSize = 8 << 20
-	maxFiles    = 20000
+	maxFileSize  = 1 << 20
+	maxTotalSize = 64 << 20
+	maxFiles     = 20000
 )
 
 // file is one that counts as a part of the configuration.
@@ -29,42 +31,54 @@ type file struct {
 }
 
 // listFiles finds what Consul would read, in its order: files by themselves, and those of a folder by name, not those of
-// folders in it. Of a symbolic link in a folder, the name of its target counts and not its own.
-func listFiles(paths []string) ([]file, error) {
-	var files []file
+// folders in it: these are skipped. Of a symbolic link in a folder, the name of its target counts and not its own.
+func listFiles(paths []string) (files []file, skipped []string, err error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read %s: it %w", quote(path), unreadable(err))
+			return nil, nil, fmt.Errorf("cannot read %s: it %w", strconv.Quote(path), unreadable(err))
 		}
 		if !info.IsDir() {
 			format := formatOf(path)
 			if format == "" {
-				return nil, fmt.Errorf("cannot read %s: Consul takes only names that end in .hcl or .json", quote(path))
+				return nil, nil, fmt.Errorf("cannot read %s: Consul takes only names that end in .hcl or .json", strconv.Quote(path))
 			}
 			files = append(files, file{path: path, format: format, wrong: irregular(info)})
 			continue
 		}
 		entries, err := os.ReadDir(path) // sorted by name
 		if err != nil {
-			return nil, fmt.Errorf("cannot read %s: it %w", quote(path), unreadable(err))
+			return nil, nil, fmt.Errorf("cannot read %s: it %w", strconv.Quote(path), unreadable(err))
 		}
 		for _, entry := range entries {
-			if f, counts := inFolder(path, entry); counts {
+			f, kind := inFolder(path, entry)
+			switch {
+			case kind == configuration:
 				files = append(files, f)
+			case kind == folder && !strings.HasPrefix(entry.Name(), ".."): // ConfigMaps keep what they link to in those
+				skipped = append(skipped, filepath.Join(path, entry.Name()))
 			}
 		}
 	}
-	return files, nil
+	return files, skipped, nil
 }
 
-func inFolder(folder string, entry fs.DirEntry) (file, bool) {
-	f := file{path: filepath.Join(folder, entry.Name())}
+// entryKind is what an entry of a folder is to Consul.
+type entryKind int
+
+const (
+	other entryKind = iota
+	configuration
+	folder
+)
+
+func inFolder(path string, entry fs.DirEntry) (file, entryKind) {
+	f := file{path: filepath.Join(path, entry.Name())}
 	if entry.Type()&fs.ModeSymlink != 0 {
 		target, err := filepath.EvalSymlinks(f.path)
 		if err != nil {
 			f.wrong = fmt.Errorf("is a symbolic link that leads nowhere: %w", cause(err))
-			return f, true
+			return f, configuration
 		}
 		f.path = target
 	}
@@ -72,16 +86,18 @@ func inFolder(folder string, entry fs.DirEntry) (file, bool) {
 	info, err := os.Stat(f.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return f, false // gone since the folder was listed
+		return f, other // gone since the folder was listed
 	case err != nil:
 		f.wrong = unreadable(err)
 	case info.IsDir():
-		return f, false
+		return f, folder
 	default:
 		f.wrong = irregular(info)
 	}
-	f.format = formatOf(f.path)
-	return f, f.format != ""
+	if f.format = formatOf(f.path); f.format == "" {
+		return f, other
+	}
+	return f, configuration
 }
 
 func formatOf(path string) string {
@@ -119,9 +135,14 @@ func (f *file) read() ([]byte, error) {
 	if err := irregular(info); err != nil {
 		return nil, err
 	}
-	text := make([]byte, 0, min(info.Size(), maxFileSize)+1)
+	return readBounded(opened, info.Size())
+}
+
+// readBounded reads all, which can be more than size: a file grows, or has no size in /proc.
+func readBounded(r io.Reader, size int64) ([]byte, error) {
+	text := make([]byte, 0, min(size, maxFileSize)+1)
 	for {
-		n, err := opened.Read(text[len(text):cap(text)])
+		n, err := r.Read(text[len(text):cap(text)])
 		text = text[:len(text)+n]
 		switch {
 		case len(text) > maxFileSize:
@@ -130,7 +151,7 @@ func (f *file) read() ([]byte, error) {
 			return text, nil
 		case err != nil:
 			return nil, unreadable(err)
-		case len(text) == cap(text): // it grows while it is read
+		case len(text) == cap(text): // more than its size
 			text = append(text, 0)[:len(text)]
 		}
 	}

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 )
@@ -34,14 +36,23 @@ func TestListFiles(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(folder, "l.hcl"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"..data", "a", ".git"} {
+		if err := os.MkdirAll(filepath.Join(folder, name, "deeper"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, name := range []string{"m.hcl", "m.txt"} {
 		if err := syscall.Mkfifo(filepath.Join(folder, name), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c, err := Read(folder)
+	c, err := Read(folder + "//")
 	if err != nil {
 		t.Fatal(err)
+	}
+	wantSkipped := []string{filepath.Join(folder, ".git"), filepath.Join(folder, "a"), filepath.Join(folder, "j.hcl"), filepath.Join(folder, "l.hcl")}
+	if diff := gocmp.Diff(wantSkipped, c.Skipped); diff != "" {
+		t.Errorf("skipped (-want +got):\n%s", diff)
 	}
 	got := []string{}
 	for _, path := range c.Files {
@@ -94,7 +105,7 @@ func TestReadOneUnreadable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := gocmp.Diff([]string{"big.hcl: is larger than 8 MiB"}, problemLines(folder, c.Problems)); diff != "" || len(c.Services) != 1 {
+	if diff := gocmp.Diff([]string{"big.hcl: is larger than 1 MiB"}, problemLines(folder, c.Problems)); diff != "" || len(c.Services) != 1 {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 	for _, name := range []string{"a.hcl", "c.hcl"} {
@@ -136,5 +147,74 @@ func TestTooManyFiles(t *testing.T) {
 	want := []string{fmt.Sprintf("a.hcl: is beyond the first %d files; it and what follows were not read", maxFiles)}
 	if diff := gocmp.Diff(want, problemLines(folder, c.Problems)); diff != "" || len(c.Files) != maxFiles {
 		t.Errorf("%d files, problems (-want +got):\n%s", len(c.Files), diff)
+	}
+}
+
+// TestTooManyBytes has files that are good by themselves.
+func TestTooManyBytes(t *testing.T) {
+	folder := folderOf(t, map[string]string{"a.json": "{}" + strings.Repeat(" ", maxFileSize-2), "b.hcl": `service { name = "b" }`})
+	large, small := filepath.Join(folder, "a.json"), filepath.Join(folder, "b.hcl")
+	paths := slices.Repeat([]string{large}, maxTotalSize/maxFileSize)
+	c, err := Read(append(paths, small, large)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"b.hcl: is beyond the first 64 MiB; it and what follows were not read"}
+	if diff := gocmp.Diff(want, problemLines(folder, c.Problems)); diff != "" || len(c.Files) != len(paths) || len(c.Services) != 0 {
+		t.Errorf("%d files, %v, problems (-want +got):\n%s", len(c.Files), c.Services, diff)
+	}
+}
+
+// TestReadAhead proves that files are not decoded long before they are merged.
+func TestReadAhead(t *testing.T) {
+	folder := folderOf(t, map[string]string{"a.hcl": "", "last.hcl": ""})
+	files := slices.Repeat([]file{{path: filepath.Join(folder, "a.hcl"), format: "hcl"}}, filesAhead)
+	files = append(files, file{path: filepath.Join(folder, "last.hcl"), format: "hcl"})
+	var unreadable []bool
+	for content := range inOrder(files) {
+		if len(unreadable) == 0 {
+			if err := os.Remove(files[filesAhead].path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unreadable = append(unreadable, content.unreadable != nil)
+	}
+	if want := append(make([]bool, filesAhead), true); !slices.Equal(want, unreadable) {
+		t.Errorf("unreadable: got %v, want %v", unreadable, want)
+	}
+}
+
+// TestReadChanged has what files can become after they were listed.
+func TestReadChanged(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "a.hcl")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := (&file{path: fifo, format: "hcl"}).read()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "is not a regular file") {
+			t.Errorf("a FIFO: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for somebody to write to a FIFO")
+	}
+
+	text, err := (&file{path: "/proc/self/status", format: "hcl"}).read()
+	if err != nil || !strings.HasPrefix(string(text), "Name:") || !strings.HasSuffix(string(text), "\n") {
+		t.Errorf("a file without a size: %q, %v", text, err)
+	}
+	for _, size := range []int64{0, 10, maxFileSize, 1 << 60} {
+		full := strings.Repeat("#", maxFileSize)
+		if text, err := readBounded(strings.NewReader(full), size); err != nil || string(text) != full {
+			t.Errorf("a full file that claims %d bytes: %d, %v", size, len(text), err)
+		}
+		if text, err := readBounded(strings.NewReader(full+"#"), size); err == nil || err.Error() != "is larger than 1 MiB" {
+			t.Errorf("a larger file that claims %d bytes: %d, %v", size, len(text), err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -112,7 +113,8 @@ func TestHostile(t *testing.T) {
 			}
 			text := tt.make(100_000)
 			start := time.Now()
-			_, problems := decodeFile(format, []byte(text))
+			_, found := decodeFile(format, []byte(text))
+			problems := found.problems
 			if took := time.Since(start); took > tooLong {
 				t.Errorf("%d bytes took %v", len(text), took)
 			} else {
@@ -130,4 +132,37 @@ func firstOf(problems []Problem) string {
 		return "no problems"
 	}
 	return problems[0].Reason
+}
+
+// TestHostileMemory holds the worst files that may be read to what their decoding may allocate in all. JSON comes out
+// alike, whatever is in it.
+func TestHostileMemory(t *testing.T) {
+	const most = 300 << 20
+	list := func(item string) string { return "a = [" + strings.Repeat(item, maxFileSize/len(item)-3) + "]" }
+	for _, text := range []string{
+		"a b c{}\n", "a b{}\n", "a{}\n", "a=1\n", "services{}\n", "a b c d e f g h i j k l m{}\n", "a=[{},{},{},{}]\n",
+		"a{" + strings.Repeat("b{", 50) + strings.Repeat("}", 50) + "}\n", list("1,"), list("{},"), list("[],"),
+		`{"a":[` + strings.Repeat("{},", maxFileSize/3-4) + "{}]}",
+	} {
+		whole := []byte(strings.Repeat(text, maxFileSize/len(text)))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		decodeFile("hcl", whole)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; took > most {
+			t.Errorf("%.20q: %d MiB", text, took>>20)
+		}
+	}
+}
+
+// TestLargestOrdinary reads a file that is full of definitions.
+func TestLargestOrdinary(t *testing.T) {
+	text := []byte{}
+	body := strings.Replace(benchHCL, "service {", "services {", 1)
+	for i := 0; len(text) < maxFileSize-2*len(body); i++ {
+		text = fmt.Appendf(text, body, i, 1)
+	}
+	if _, found := decodeFile("hcl", text); found.found() > 0 {
+		t.Error(found.problems)
+	}
 }

@@ -4,6 +4,7 @@ package configdir
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -20,10 +21,14 @@ import (
 	jsontoken "github.com/hashicorp/hcl/json/token"
 )
 
-// maxHCLWork bounds what decoding a file may cost, in bytes of the key paths that the library builds and in items that it
-// compares: both grow with the square of a hostile file's size. A folder's worth of definitions in one file costs a
-// hundredth.
-const maxHCLWork = 1 << 28
+// maxHCLWork bounds what decoding a file may cost, in bytes of the key paths that the library builds, in items that it
+// compares (both grow with the square of a hostile file's size) and in what an item and each label of it take. A mebibyte
+// of ordinary definitions costs a quarter of it.
+const (
+	maxHCLWork = 1 << 24
+	itemWork   = 48
+	labelWork  = 96
+)
 
 // parseHCL decodes HCL of version 1, or what the library takes for JSON because it begins with a brace.
 func parseHCL(text []byte) (raw map[string]any, places *place, err error) {
@@ -51,6 +56,11 @@ func parseHCL(text []byte) (raw map[string]any, places *place, err error) {
 	}
 	if err := hcl.DecodeObject(&raw, list); err != nil {
 		return nil, nil, decodeError(list, err)
+	}
+	if isJSON(text) && json.Valid(text) {
+		if places, ok := jsonPlaces(text); ok { // the library knows no lines of what stands in lists
+			return raw, places, nil
+		}
 	}
 	return raw, objectPlace(list, 0), nil
 }
@@ -103,7 +113,7 @@ func (w *hclWork) fits(node ast.Node, pathLength, depth int) bool {
 		return w.fits(n.List, pathLength, depth+1)
 	case *ast.ListType:
 		for _, item := range n.List {
-			if !w.fits(item, pathLength, depth+1) {
+			if w.left -= itemWork; w.left < 0 || !w.fits(item, pathLength, depth+1) {
 				return false
 			}
 		}
@@ -114,7 +124,7 @@ func (w *hclWork) fits(node ast.Node, pathLength, depth int) bool {
 			for _, key := range item.Keys {
 				length += len(key.Token.Text) + 1
 			}
-			w.left -= length * len(item.Keys)
+			w.left -= length*len(item.Keys) + itemWork + labelWork*max(0, len(item.Keys)-1)
 			if len(item.Keys) > 1 && !labelled[item.Keys[0].Token.Text] {
 				labelled[item.Keys[0].Token.Text] = true
 				w.left -= 8 * len(n.Items)
@@ -235,24 +245,68 @@ func hclError(text []byte, err error) error {
 	return e
 }
 
-// decodeError is about a text that is HCL by its syntax.
+// decodeError is about a text that is HCL by its syntax. The library says neither which number it could not read nor
+// which keys do not fit together, and takes some of these for numbers.
 func decodeError(list *ast.ObjectList, err error) error {
+	var e *syntaxError
+	ast.Walk(list, func(n ast.Node) (ast.Node, bool) {
+		if e == nil {
+			e = nodeError(n)
+		}
+		return n, e == nil
+	})
+	if e != nil {
+		return e
+	}
 	if at, ok := errors.AsType[*parser.PosError](err); ok {
 		return &syntaxError{line: at.Pos.Line, reason: "is not valid HCL: a key is there twice, with values that do not fit together"}
 	}
-	// The library does not say which number it could not read.
-	e := &syntaxError{reason: "is not valid HCL: a number cannot be read"}
-	ast.Walk(list, func(n ast.Node) (ast.Node, bool) {
-		literal, ok := n.(*ast.LiteralType)
-		if ok && e.line == 0 && slices.Contains([]token.Type{token.NUMBER, token.FLOAT}, literal.Token.Type) && !readable(literal.Token) {
-			e.line = literal.Token.Pos.Line
-			if strings.HasPrefix(strings.TrimPrefix(literal.Token.Text, "-"), "0") {
+	return &syntaxError{reason: "is not valid HCL: a value in it cannot be decoded"}
+}
+
+// nodeError is what is wrong with one node by itself, nil for nothing.
+func nodeError(n ast.Node) *syntaxError {
+	switch n := n.(type) {
+	case *ast.LiteralType:
+		if (n.Token.Type == token.NUMBER || n.Token.Type == token.FLOAT) && !readable(n.Token) {
+			e := &syntaxError{line: n.Token.Pos.Line, reason: "is not valid HCL: a number cannot be read"}
+			if strings.HasPrefix(strings.TrimPrefix(n.Token.Text, "-"), "0") {
 				e.reason += "; one that begins with 0 is octal"
 			}
+			return e
 		}
-		return n, true
-	})
-	return e
+	case *ast.ObjectList:
+		return labelError(n)
+	}
+	return nil
+}
+
+// labelError finds a key that has a label in one place and none in another. The library makes no value of both.
+func labelError(list *ast.ObjectList) *syntaxError {
+	plain := map[string]bool{}
+	for _, item := range list.Items {
+		if len(item.Keys) == 1 {
+			plain[keyText(item.Keys[0])] = true
+		}
+	}
+	for _, item := range list.Items {
+		if len(item.Keys) < 2 || !plain[keyText(item.Keys[0])] {
+			continue
+		}
+		e := &syntaxError{line: item.Keys[0].Token.Pos.Line}
+		if key := keyText(item.Keys[0]); slices.Contains(definitionKeys[:], strings.ToLower(key)) {
+			e.reason = fmt.Sprintf("is not valid HCL: Consul takes no label after %s; write name = %s inside", key, quote(keyText(item.Keys[1])))
+		} else {
+			e.reason = "is not valid HCL: a key is there twice, with a label and without one"
+		}
+		return e
+	}
+	return nil
+}
+
+func keyText(key *ast.ObjectKey) string {
+	text, _ := key.Token.Value().(string)
+	return text
 }
 
 func readable(t token.Token) bool {

@@ -36,6 +36,9 @@ func (p *place) item(i int) *place {
 	if i < len(p.list) {
 		return p.list[i]
 	}
+	if p.keys != nil {
+		return p // of JSON that is read as HCL: the library makes a list of each object
+	}
 	return &place{line: p.line}
 }
 

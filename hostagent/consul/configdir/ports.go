@@ -4,7 +4,8 @@ package configdir
 
 import "fmt"
 
-// checkPorts refuses what an agent refuses of its merged ports. Consul's defaults stand where no file says anything.
+// checkPorts refuses what an agent refuses of its merged ports, and takes it out of the settings: what is predicted then
+// is what the agent would do without it. Consul's defaults stand where no file says anything.
 func (c *Config) checkPorts() {
 	for _, name := range []string{
 		"dns", "http", "https", "server", "grpc", "grpc_tls", "serf_lan", "serf_wan", "proxy_min_port", "proxy_max_port",
@@ -14,8 +15,10 @@ func (c *Config) checkPorts() {
 		switch {
 		case port > 65535:
 			c.portProblem(name, "must not be higher than 65535")
+			delete(c.Settings.values, "ports."+name)
 		case port < 1 && (name == "server" || name == "serf_lan"):
 			c.portProblem(name, "must be greater than zero")
+			delete(c.Settings.values, "ports."+name)
 		}
 	}
 	for _, r := range []struct {
@@ -25,6 +28,8 @@ func (c *Config) checkPorts() {
 		lo, hi := c.port("ports."+r.name+"_min_port", r.lo), c.port("ports."+r.name+"_max_port", r.hi)
 		if hi < lo {
 			c.portProblem(r.name+"_max_port", fmt.Sprintf("must not be lower than %s_min_port; set both to zero for none", r.name))
+			delete(c.Settings.values, "ports."+r.name+"_min_port")
+			delete(c.Settings.values, "ports."+r.name+"_max_port")
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (c *Config) Registrations() ([]consul.Registration, []Problem) {
 			port, err := state.sidecarPort(key)
 			if err != nil {
 				problems = append(problems, Problem{File: s.File, Line: cmp.Or(s.Sidecar.Line, s.Line),
-					Reason: fmt.Sprintf("cannot register the sidecar of service %q: %v", parent.ID, err)})
+					Reason: fmt.Sprintf("cannot register the sidecar of service %s: %v", quote(parent.ID), err)})
 				continue
 			}
 			sidecar.Port, sidecar.Predicted = port, true

@@ -37,6 +37,11 @@ var problemCases = []struct {
 	{"a crash of Consul, JSON in HCL", "a.hcl", `{"node_meta": {"a": "\ud83d\ude00"}}`, []string{"a.hcl: is not valid HCL: Consul's parser crashes on it"}},
 	{"deep HCL", "a.hcl", "watches = " + strings.Repeat("[", 201) + strings.Repeat("]", 201), []string{"a.hcl: nests deeper than 200 levels"}},
 	{"deep JSON in HCL", "a.hcl", strings.Repeat(`{"a":`, 201) + "{}" + strings.Repeat("}", 201), []string{"a.hcl: nests deeper than 200 levels"}},
+	{"a label beside a list", "a.hcl", "services = [{ name = \"a\" }]\n\nservices \"db\" {\n  port = 1\n}", []string{`a.hcl:3: is not valid HCL: Consul takes no label after services; write name = "db" inside`}},
+	{"a label before a list", "a.hcl", "services \"db\" {\n  port = 1\n}\nservices = [{ name = \"a\" }]", []string{`a.hcl:1: is not valid HCL: Consul takes no label after services; write name = "db" inside`}},
+	{"a label beside a block", "a.hcl", "services {\n  name = \"a\"\n}\nservices \"db\" { }", []string{`a.hcl:4: is not valid HCL: Consul takes no label after services; write name = "db" inside`}},
+	{"a label beside a number", "a.hcl", "services = 5\nservices \"e\" {}", []string{`a.hcl:2: is not valid HCL: Consul takes no label after services; write name = "e" inside`}},
+	{"a label of a setting", "a.hcl", "acl = [{}]\nacl \"hunter2\" {}", []string{"a.hcl:2: is not valid HCL: a key is there twice, with a label and without one"}},
 	{"deep JSON", "a.json", `{"snapshot_agent":` + strings.Repeat(`{"a":`, 200) + "1" + strings.Repeat("}", 201), []string{"a.json: nests deeper than 200 levels"}},
 
 	{"unknown keys", "a.hcl", "sevices { }\nservice {\n  name = \"web\"\n  prot = 80\n  connect {\n    SidecarService {}\n  }\n}", []string{
@@ -78,16 +83,65 @@ var problemCases = []struct {
 	{"null as a service", "a.json", "{\"services\": [\nnull]}", []string{"a.json:2: service: the name is missing"}},
 	{"negative", "a.hcl", "autopilot { min_quorum = -1 }", []string{"a.hcl:1: autopilot.min_quorum must be a number from 0 up, not a negative one"}},
 
+	{"JSON in HCL has lines", "a.hcl", "{\n\"services\": [\n  {\"name\": \"a\"},\n  {\"name\": \"b\",\n  \"port\": \"1\"},\n  {}\n]}", []string{
+		`a.hcl:5: service "b": port must be a number, not text; write it without quotes`, "a.hcl:6: service: the name is missing",
+	}},
+	{"JSON in HCL has lines in blocks", "a.hcl", "{\"service\": {\"name\": \"a\",\n\"port\": \"1\",\n\"checks\": [\n{}]}}", []string{
+		`a.hcl:2: service "a": port must be a number, not text; write it without quotes`,
+		`a.hcl:4: service "a": checks[0]: needs a ttl, or http, tcp, udp, grpc, h2ping, os_service or args with an interval`,
+	}},
+	{"a wrong type and more", "a.hcl", `service {
+  name = "a"
+  kind = "connect-proxy"
+  port = "80"
+  connect { native = true }
+  weights { passing = 0 }
+  proxy {
+    destination_service_name = 1
+    upstreams = [{ destination_name = "b", local_bind_port = "1" }, { destination_name = "*" }, { destination_name = 1, local_bind_port = 3 }, { destination_name = "b", local_bind_port = 2 }]
+    expose { paths = [{ path = 1, listener_port = "1" }, { path = 2, listener_port = 0 }] }
+  }
+  locality { zone = "z", region = 1 }
+  tagged_addresses { lan_ipv4 { address = 1 } }
+  checks = [{ ttl = "1s", failures_before_warning = 2, failures_before_critical = "3" }, 5, { http = "x", intervall = "1s" }, { ttl = "x" }, { htp = "x" }]
+}
+check { nmae = "x", ttl = "x" }
+services { nam = "c" }`, []string{
+		`a.hcl:4: service "a": port must be a number, not text; write it without quotes`,
+		`a.hcl:5: service "a": connect.native is for applications, and this is a proxy`,
+		`a.hcl:6: service "a": weights.passing must be in 1-65535`,
+		`a.hcl:8: service "a": proxy.destination_service_name must be text, not a number; write it in quotes`,
+		`a.hcl:9: service "a": proxy.upstreams[0].local_bind_port must be a number, not text; write it without quotes`,
+		`a.hcl:9: service "a": proxy.upstreams[2].destination_name must be text, not a number; write it in quotes`,
+		`a.hcl:9: service "a": proxy.upstreams[1]: destination_name must be one service, not *`,
+		`a.hcl:10: service "a": proxy.expose.paths[0].listener_port must be a number, not text; write it without quotes`,
+		`a.hcl:10: service "a": proxy.expose.paths[0].path must be text, not a number; write it in quotes`,
+		`a.hcl:10: service "a": proxy.expose.paths[1].path must be text, not a number; write it in quotes`,
+		`a.hcl:10: service "a": proxy.expose.paths[1]: listener_port must be in 1-65535`,
+		`a.hcl:12: service "a": locality.region must be text, not a number; write it in quotes`,
+		`a.hcl:13: service "a": tagged_addresses[lan_ipv4].address must be text, not a number; write it in quotes`,
+		`a.hcl:14: service "a": checks[0].failures_before_critical must be a number, not text; write it without quotes`,
+		`a.hcl:14: service "a": checks[1] must be one block, not a number`,
+		`a.hcl:14: service "a": invalid config key checks[2].intervall; did you mean interval?`,
+		`a.hcl:14: service "a": invalid config key checks[4].htp; did you mean http?`,
+		`a.hcl:14: service "a": checks[3]: ttl is no duration such as "10s"`,
+		`a.hcl:16: invalid config key check.nmae; did you mean name?`,
+		`a.hcl:16: check: ttl is no duration such as "10s"`,
+		`a.hcl:17: invalid config key services[0].nam; did you mean name?`,
+	}},
+	{"a gateway of a wrong type", "a.json", `{"service": {"name": "a", "kind": "mesh-gateway", "port": "1"}}`, []string{
+		`a.json:1: service "a": port must be a number, not text; write it without quotes`,
+	}},
 	{"no name", "a.hcl", "\nservice {\n  id = \"x\"\n}", []string{"a.hcl:2: service: the name is missing"}},
 	{"meta", "a.hcl", "service {\n  name = \"a\"\n  meta {\n    \"a b\" = \"1\"\n    consul-x = \"1\"\n    \"\" = \"1\"\n  }\n}", []string{
 		`a.hcl:4: service "a": meta key "a b" may hold letters, digits, - and _ only`,
 		`a.hcl:5: service "a": meta key "consul-x": consul- is reserved for Consul`,
 		`a.hcl:6: service "a": meta key "" may hold letters, digits, - and _ only`,
 	}},
-	{"meta: lengths", "a.json", `{"service": {"name": "a", "meta": {"` + strings.Repeat("k", 129) + `": "x", "k":
+	{"meta: lengths", "a.json", `{"service": {"name": "a", "meta": {"` + strings.Repeat("k-", 65) + `": "x", "k":
 "` + strings.Repeat("v", 513) + `"}}}`, []string{
 		`a.json:1: service "a": the value of meta key "k" is longer than 512 characters`,
-		`a.json:1: service "a": meta key "` + strings.Repeat("k", 80) + `…" is longer than 128 characters`,
+		`a.json:1: service "a": meta key "` + strings.Repeat("k-", 40) + `…" is longer than 128 characters`,
 	}},
 	{"meta: too many", "a.json", `{"service": {"name": "a", "meta": {` + manyMembers(65) + `}}}`, []string{`a.json:1: service "a": meta cannot have more than 64 keys`}},
 	{"weights and socket", "a.hcl", "service {\n  name = \"a\"\n  port = 1\n  socket_path = \"/x\"\n  weights { passing = 0, warning = 65536 }\n}", []string{
@@ -110,12 +164,12 @@ var problemCases = []struct {
 }
 check { ttl = "1s" }`, []string{
 		`a.hcl:4: service "a": checks[0]: interval must be more than 0`,
-		`a.hcl:5: service "a": check "both": interval and ttl cannot both be set`,
-		`a.hcl:6: service "a": checks[2]: ttl "1 s" is no duration such as "10s"`,
+		`a.hcl:5: service "a": check "both": has both an interval and a ttl; a check either runs or waits to be told`,
+		`a.hcl:6: service "a": checks[2]: ttl is no duration such as "10s"`,
 		`a.hcl:7: service "a": checks[3]: needs a ttl, or http, tcp, udp, grpc, h2ping, os_service or args with an interval`,
 		`a.hcl:8: service "a": checks[4]: an alias check cannot check anything else`,
 		`a.hcl:9: service "a": checks[5]: ttl cannot be set for an alias check`,
-		`a.hcl:10: service "a": checks[6]: failures_before_warning cannot be higher than failures_before_critical`,
+		`a.hcl:10: service "a": checks[6]: would be critical before it is a warning: failures_before_warning is above failures_before_critical`,
 		`a.hcl:11: service "a": checks[7]: output_max_size must not be negative`,
 		`a.hcl:14: check: the name is missing`,
 	}},
@@ -136,9 +190,9 @@ check { ttl = "1s" }`, []string{
 }`, []string{
 		`a.hcl:5: service "a": sidecar_service: id cannot be set; the agent chooses it`,
 		`a.hcl:6: service "a": sidecar_service: cannot have a sidecar_service of its own`,
-		`a.hcl:8: service "a": sidecar_service: proxy.mode must be "direct" or "transparent", not "clear"`,
-		`a.hcl:9: service "a": sidecar_service: proxy.mesh_gateway.mode must be "local", "remote" or "none", not "near"`,
-		`a.hcl:10: service "a": sidecar_service: proxy.upstreams[0].local_bind_socket_mode must be octal, such as "0600", not "0999"`,
+		`a.hcl:8: service "a": sidecar_service: proxy.mode must be "direct" or "transparent"`,
+		`a.hcl:9: service "a": sidecar_service: proxy.mesh_gateway.mode must be "local", "remote" or "none"`,
+		`a.hcl:10: service "a": sidecar_service: proxy.upstreams[0].local_bind_socket_mode must be octal, such as "0600"`,
 		`a.hcl:12: service "a": sidecar_service: tagged_addresses.lan_ipv4 must be an ipv4 address`,
 	}},
 	{"connect-proxy", "a.hcl", `service {
@@ -163,23 +217,23 @@ check { ttl = "1s" }`, []string{
     expose { paths = [{ path = "", listener_port = 1 }, { path = "/a", listener_port = 1, protocol = "udp" }, { path = "/b" }] }
   }
 }`, []string{
-		`a.hcl:1: service "a": port or socket_path must be set for a connect-proxy`,
-		`a.hcl:4: service "a": a connect-proxy cannot be Connect-native too`,
-		`a.hcl:4: service "a": port or socket_path must be set for a Connect-native service`,
-		`a.hcl:6: service "a": proxy.destination_service_name must not be a wildcard`,
+		`a.hcl:1: service "a": a proxy must listen somewhere: give it a port or a socket_path`,
+		`a.hcl:4: service "a": connect.native is for applications, and this is a proxy`,
+		`a.hcl:4: service "a": with connect.native, others must know where to reach it: give it a port or a socket_path`,
+		`a.hcl:6: service "a": proxy.destination_service_name must be one service, not *`,
 		`a.hcl:9: service "a": proxy.upstreams[1]: "x" is the destination of another upstream too`,
 		`a.hcl:10: service "a": proxy.upstreams[2]: another upstream listens on "127.0.0.1:1" too`,
-		`a.hcl:11: service "a": proxy.upstreams[3]: destination_name cannot be empty`,
-		`a.hcl:12: service "a": proxy.upstreams[4]: destination_name cannot be a wildcard`,
-		`a.hcl:13: service "a": proxy.upstreams[5]: local_bind_port or local_bind_socket_path must be set`,
-		`a.hcl:14: service "a": proxy.upstreams[6]: cannot have both local_bind_port and local_bind_socket_path`,
-		`a.hcl:15: service "a": proxy.upstreams[7]: destination_type must be "service" or "prepared_query", not "thing"`,
-		`a.hcl:16: service "a": proxy.upstreams[8]: cannot have both destination_peer and datacenter`,
+		`a.hcl:11: service "a": proxy.upstreams[3]: the service that it leads to is not named: destination_name`,
+		`a.hcl:12: service "a": proxy.upstreams[4]: destination_name must be one service, not *`,
+		`a.hcl:13: service "a": proxy.upstreams[5]: listens nowhere: give it a local_bind_port or a local_bind_socket_path`,
+		`a.hcl:14: service "a": proxy.upstreams[6]: listens on a local_bind_port and a local_bind_socket_path; only one of them can be`,
+		`a.hcl:15: service "a": proxy.upstreams[7]: destination_type must be "service" or "prepared_query"`,
+		`a.hcl:16: service "a": proxy.upstreams[8]: names both a destination_peer and a datacenter; only one of them can be`,
 		`a.hcl:17: service "a": proxy.upstreams[9]: must target a peer in the partition of the service`,
-		`a.hcl:18: service "a": proxy.upstreams[10]: cannot target another datacenter in a partition`,
-		`a.hcl:20: service "a": proxy.expose.paths[0]: path cannot be empty`,
+		`a.hcl:18: service "a": proxy.upstreams[10]: names both a datacenter and a destination_partition; only one of them can be`,
+		`a.hcl:20: service "a": proxy.expose.paths[0]: has no path`,
 		`a.hcl:20: service "a": proxy.expose.paths[1]: another path has listener_port 1 too`,
-		`a.hcl:20: service "a": proxy.expose.paths[1]: protocol must be "http" or "http2", not "udp"`,
+		`a.hcl:20: service "a": proxy.expose.paths[1]: protocol must be "http" or "http2"`,
 		`a.hcl:20: service "a": proxy.expose.paths[2]: listener_port must be in 1-65535`,
 	}},
 	{"gateway", "a.hcl", `service {
@@ -193,12 +247,12 @@ check { ttl = "1s" }`, []string{
   }
   locality { zone = "z" }
 }`, []string{
-		`a.hcl:1: service "a": port must be set for a terminating-gateway`,
+		`a.hcl:1: service "a": a terminating-gateway must listen somewhere: give it a port`,
 		`a.hcl:4: service "a": a terminating-gateway cannot have a sidecar_service`,
 		`a.hcl:6: service "a": proxy.destination_service_name cannot be set for a terminating-gateway`,
 		`a.hcl:7: service "a": proxy.local_service_port cannot be set for a terminating-gateway`,
 		`a.hcl:8: service "a": proxy.upstreams cannot be set for a terminating-gateway`,
-		`a.hcl:10: service "a": locality.zone cannot be set without locality.region`,
+		`a.hcl:10: service "a": locality.zone is of no use alone: name its region too`,
 	}},
 	{"ports", "a.hcl", "ports {\n  http = 65536\n  server = 0\n  serf_lan = -1\n  sidecar_min_port = 22000\n  expose_max_port = 21000\n  dns = -1\n}", []string{
 		"a.hcl:2: ports.http must not be higher than 65535",
@@ -227,16 +281,43 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestManyProblems keeps a hostile file from drowning the others.
+// TestManyProblems keeps a hostile file from drowning the others, whoever finds the problems.
 func TestManyProblems(t *testing.T) {
-	folder := folderOf(t, map[string]string{"a.hcl": strings.Repeat("x", 10) + " = 1\n" + manyKeys(200)})
-	c, err := Read(folder)
-	if err != nil {
-		t.Fatal(err)
+	empty := strings.Repeat("{},", 199) + "{}"
+	for name, text := range map[string]string{
+		"keys.hcl":      manyKeys(200),
+		"checks.json":   `{"service":{"name":"a","checks":[` + empty + `]}}`,
+		"alone.json":    `{"service":{"name":"a"},"checks":[{"name":"a","ttl":"1s"},` + empty + `]}`,
+		"services.json": `{"services":[` + empty + `]}`,
+		"nulls.json":    `{"services":[` + strings.Repeat("null,", 199) + `null]}`,
+		"both.json":     `{"services":[` + strings.Repeat(`{"name":"a","x":1},`, 30) + strings.Repeat("null,", 169) + `null]}`,
+	} {
+		folder := folderOf(t, map[string]string{name: text})
+		c, err := Read(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := 200 - maxProblems
+		if name == "alone.json" {
+			more = 400 - maxProblems // neither a name nor anything to check
+		}
+		lines := problemLines(folder, c.Problems)
+		if len(lines) != maxProblems+1 || !strings.HasSuffix(lines[maxProblems], fmt.Sprintf(": %d more of this kind", more)) {
+			t.Errorf("%s: %d problems, the last: %s", name, len(lines), lines[len(lines)-1])
+		}
 	}
-	lines := problemLines(folder, c.Problems)
-	if len(lines) != maxProblems+1 || !strings.HasSuffix(lines[maxProblems], "151 more of this kind") {
-		t.Errorf("%d problems, the last: %s", len(lines), lines[len(lines)-1])
+}
+
+// TestManyGuesses proves that what is not shown is not guessed at: a guess goes through all keys.
+func TestManyGuesses(t *testing.T) {
+	allocations := func(keys int) float64 {
+		text := []byte(manyForeignKeys(keys))
+		return testing.AllocsPerRun(1, func() { decodeFile("hcl", text) })
+	}
+	const more = 1000
+	few, many := allocations(maxProblems), allocations(maxProblems+more)
+	if each := (many - few) / more; each > 60 || few < 60*maxProblems {
+		t.Errorf("%.0f allocations for each key that is not shown, %.0f for %d shown ones", each, few, maxProblems)
 	}
 }
 
@@ -258,42 +339,80 @@ func manyKeys(n int) string {
 
 // TestNoSecretInProblems puts a token wherever a slip can put one.
 func TestNoSecretInProblems(t *testing.T) {
-	const secret = "6b1f4a52-dead-beef-cafe-0123456789ab"
-	for _, text := range []string{
-		`acl { tokens { agent = ["SECRET", "x"] } }`,
-		`acl { tokens { agent "SECRET" } }`,
-		`acl { tokens { agent = SECRET } }`,
-		`acl { tokens { agent "SECRET" {} } }`,
-		`acl { tokens { "SECRET" = true } }`,
-		`acl { tokens { agent = "SECRET } }`,
-		`acl { tokens = "SECRET" }`,
-		`acl { tokens { agent = 1 agent = "SECRET" } }`,
-		`acl { tokens { agent = true agent = "SECRET" } }`,
-		`acl { tokens { agent = <<SECRET } }`,
-		`services { name = "a" port = "SECRET" }`,
-		`services = [{ token "SECRET" }]`,
-		`encrypt = 'SECRET'`,
-		`{"acl": {"tokens": {"agent": SECRET}}}`,
-		`{"acl": {"tokens": {"agent": "SECRET`,
-		`{"acl": {"tokens": "SECRET"}}`,
-		`{"encrypt": "SECRET" 5}`,
-		`{"encrypt": ["SECRET", 5]}`,
-	} {
-		for _, file := range []string{"a.hcl", "a.json"} {
-			folder := folderOf(t, map[string]string{file: strings.ReplaceAll(text, "SECRET", secret)})
-			c, err := Read(folder)
-			if err != nil {
-				t.Fatal(err)
+	const (
+		uuid   = "6b1f4a52-dead-beef-cafe-0123456789ab"
+		gossip = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s="
+		short  = "cg8StVXbQJ0gPvMd9o7yrg=="
+		hcp    = "wO8e1p0vNqYz3mR7tK5uXcJ2sL9aBdF4gHiQoMkEyTnVrWxUzCbPfGjDhSlAaI6e"
+		word   = "hunter2"
+	)
+	for _, tt := range secretTexts {
+		for _, secret := range []string{uuid, gossip, short, hcp, word} {
+			if tt.named && secret == word {
+				continue // a name like any other
 			}
-			lenient := file == "a.hcl" && isJSON([]byte(text)) // the library's own JSON
-			if len(c.Problems) == 0 && !lenient {
-				t.Errorf("%s: taken as %s", text, file)
-			}
-			for _, p := range c.Problems {
-				if strings.Contains(p.Reason, secret[:8]) {
-					t.Errorf("%s: %s", text, p.Reason)
+			for _, file := range []string{"a.hcl", "a.json"} {
+				text := strings.ReplaceAll(tt.text, "SECRET", secret)
+				c, err := Read(folderOf(t, map[string]string{file: text}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				lenient := file == "a.hcl" && isJSON([]byte(text)) // the library's own JSON
+				if len(c.Problems) == 0 && !lenient {
+					t.Errorf("%s: taken as %s", text, file)
+				}
+				for _, p := range c.Problems {
+					if strings.Contains(p.Reason, secret[:7]) {
+						t.Errorf("%s: %s", text, p.Reason)
+					}
 				}
 			}
 		}
 	}
+}
+
+// secretTexts are texts that Consul refuses; named where the secret stands for a name, which is shown unless it looks
+// like a secret.
+var secretTexts = []struct {
+	named bool
+	text  string
+}{
+	{false, `acl { tokens { agent = ["SECRET", "x"] } }`},
+	{false, `acl { tokens { agent "SECRET" } }`},
+	{false, `acl { tokens { agent = SECRET } }`},
+	{false, `acl { tokens { agent "SECRET" {} } }`},
+	{false, `acl { tokens { "SECRET" = true } }`},
+	{false, `acl { tokens { agent = "SECRET } }`},
+	{false, `acl { tokens = "SECRET" }`},
+	{false, `acl { tokens { agent = 1 agent = "SECRET" } }`},
+	{false, `acl { tokens { agent = true agent = "SECRET" } }`},
+	{false, `acl { tokens { agent = <<SECRET } }`},
+	{false, `services { name = "a" port = "SECRET" }`},
+	{false, `services = [{ token "SECRET" }]`},
+	{false, `encrypt = 'SECRET'`},
+	{false, `{"acl": {"tokens": {"agent": SECRET}}}`},
+	{false, `{"acl": {"tokens": {"agent": "SECRET`},
+	{false, `{"acl": {"tokens": "SECRET"}}`},
+	{false, `{"encrypt": "SECRET" 5}`},
+	{false, `{"encrypt": ["SECRET", 5]}`},
+	{false, `acl { tokens { SECRET = "x" } }`},
+	{false, `{"acl": {"tokens": {"SECRET": "x", "agent": [{"SECRET": 1}, 2]}}}`},
+	{false, `{"encrypt": {"SECRET": 1}}`},
+	{false, `{"cloud": {"SECRET": 1}}`},
+	{false, `{"http_config": {"response_headers": {"SECRET": 1}}}`},
+	{false, `{"http_config": {"response_headers": {"a": [["SECRET"], 2]}}}`},
+	{false, `services { name = "a" check { ttl = "SECRET" } }`},
+	{false, `services { name = "a" check { http = "x" interval = "SECRET" timeout = "SECRET" } }`},
+	{false, `services { name = "a" proxy { mode = "SECRET" } }`},
+	{false, `services { name = "a" proxy { mesh_gateway { mode = "SECRET" } } }`},
+	{false, `services { name = "a" proxy { upstreams { local_bind_socket_mode = "SECRET" } } }`},
+	{false, `services { name = "a" kind = "connect-proxy" proxy { upstreams { destination_type = "SECRET" } } }`},
+	{false, `services { name = "a" kind = "connect-proxy" proxy { expose { paths { protocol = "SECRET" } } } }`},
+	{true, `{"SECRET": 1}`},
+	{true, `{"node_meta": {"SECRET": 1}}`},
+	{true, `{"service": {"name": "SECRET", "port": "1"}}`},
+	{true, `{"service": {"name": "SECRET", "checks": [{"name": "SECRET"}]}}`},
+	{true, `{"service": {"name": "` + strings.Repeat("x-", 35) + `SECRET", "port": "1"}}`},
+	{true, `{"service": {"name": "a", "meta": {" SECRET": "1"}}}`},
+	{true, `services = 1` + "\n" + `services "SECRET" {}`},
 }

@@ -13,21 +13,21 @@ import (
 // connectProxy checks a definition of kind connect-proxy. A sidecar_service is one too once the agent has filled it in,
 // but the agent does not look at it again, so its upstreams may be anything.
 func (v *validator) connectProxy(o *object) {
-	if o.number("port") == 0 && o.text("socket_path") == "" {
-		v.problem(o.line, "port or socket_path must be set for a connect-proxy")
+	if unreachable(o) {
+		v.problem(o.line, "a proxy must listen somewhere: give it a port or a socket_path")
 	}
 	proxy := o.object("proxy")
 	if proxy == nil {
 		proxy = &object{line: o.line}
 	}
 	switch destination := proxy.text("destination_service_name"); {
-	case strings.TrimSpace(destination) == "":
-		v.problem(proxy.lineOf("destination_service_name"), "proxy.destination_service_name must be set for a connect-proxy")
+	case strings.TrimSpace(destination) == "" && !o.bad:
+		v.problem(proxy.lineOf("destination_service_name"), "the service that it stands for is not named: proxy.destination_service_name")
 	case destination == "*":
-		v.problem(proxy.lineOf("destination_service_name"), "proxy.destination_service_name must not be a wildcard")
+		v.problem(proxy.lineOf("destination_service_name"), "proxy.destination_service_name must be one service, not *")
 	}
 	if connect := o.object("connect"); connect.flag("native") {
-		v.problem(connect.lineOf("native"), "a connect-proxy cannot be Connect-native too")
+		v.problem(connect.lineOf("native"), "connect.native is for applications, and this is a proxy")
 	}
 	const longestSocketFolder = 70
 	if config := proxy.object("config"); len(config.text("envoy_hcp_metrics_bind_socket_dir")) > longestSocketFolder {
@@ -51,6 +51,9 @@ func (v *validator) upstreams(list []value) {
 			v.problem(line, "%s: %s", path, wrong)
 			continue
 		}
+		if u.bad {
+			continue // what was refused may be what makes it another one
+		}
 		destination := destinationOf(u)
 		if destinations[destination] {
 			v.problem(u.line, "%s: %s is the destination of another upstream too", path, quote(destination.name))
@@ -73,21 +76,21 @@ func upstreamFault(u *object) (line int, wrong string) {
 	kind := u.text("destination_type")
 	switch {
 	case peer == "" && datacenter != "" && partition != "":
-		return u.lineOf("datacenter"), "cannot target another datacenter in a partition"
+		return u.lineOf("datacenter"), "names both a datacenter and a destination_partition; only one of them can be"
 	case peer != "" && partition != "" && partition != "default":
 		return u.lineOf("destination_peer"), "must target a peer in the partition of the service"
 	case kind != "" && kind != "service" && kind != "prepared_query":
-		return u.lineOf("destination_type"), `destination_type must be "service" or "prepared_query", not ` + quote(kind)
-	case name == "":
-		return u.lineOf("destination_name"), "destination_name cannot be empty"
+		return u.lineOf("destination_type"), `destination_type must be "service" or "prepared_query"`
+	case name == "" && !u.bad:
+		return u.lineOf("destination_name"), "the service that it leads to is not named: destination_name"
 	case name == "*":
-		return u.lineOf("destination_name"), "destination_name cannot be a wildcard"
+		return u.lineOf("destination_name"), "destination_name must be one service, not *"
 	case peer != "" && datacenter != "":
-		return u.lineOf("datacenter"), "cannot have both destination_peer and datacenter"
-	case port == 0 && socket == "":
-		return u.lineOf("local_bind_port"), "local_bind_port or local_bind_socket_path must be set"
+		return u.lineOf("datacenter"), "names both a destination_peer and a datacenter; only one of them can be"
+	case port == 0 && socket == "" && !u.bad:
+		return u.lineOf("local_bind_port"), "listens nowhere: give it a local_bind_port or a local_bind_socket_path"
 	case port != 0 && socket != "":
-		return u.lineOf("local_bind_port"), "cannot have both local_bind_port and local_bind_socket_path"
+		return u.lineOf("local_bind_port"), "listens on a local_bind_port and a local_bind_socket_path; only one of them can be"
 	}
 	return 0, ""
 }
@@ -124,19 +127,20 @@ func (v *validator) exposedPaths(list []value) {
 		}
 		o.line = item.line
 		path := "proxy.expose.paths[" + strconv.Itoa(i) + "]"
-		if o.text("path") == "" {
-			v.problem(o.lineOf("path"), "%s: path cannot be empty", path)
+		if o.text("path") == "" && !o.bad {
+			v.problem(o.lineOf("path"), "%s: has no path", path)
 		}
-		port := o.number("listener_port")
-		if listeners[port] {
-			v.problem(o.lineOf("listener_port"), "%s: another path has listener_port %d too", path, port)
-		}
-		listeners[port] = true
-		if port <= 0 || port > 65535 {
-			v.problem(o.lineOf("listener_port"), "%s: listener_port must be in 1-65535", path)
+		if port := o.number("listener_port"); o.has("listener_port") || !o.bad {
+			if listeners[port] {
+				v.problem(o.lineOf("listener_port"), "%s: another path has listener_port %d too", path, port)
+			}
+			listeners[port] = true
+			if port <= 0 || port > 65535 {
+				v.problem(o.lineOf("listener_port"), "%s: listener_port must be in 1-65535", path)
+			}
 		}
 		if protocol := strings.ToLower(o.text("protocol")); protocol != "" && protocol != "http" && protocol != "http2" {
-			v.problem(o.lineOf("protocol"), `%s: protocol must be "http" or "http2", not %s`, path, quote(o.text("protocol")))
+			v.problem(o.lineOf("protocol"), `%s: protocol must be "http" or "http2"`, path)
 		}
 	}
 }
@@ -148,8 +152,8 @@ func (v *validator) gateway(o *object) {
 	if !registration.IsGateway() {
 		return
 	}
-	if o.number("port") == 0 && kind != consul.KindIngressGateway && kind != consul.KindAPIGateway {
-		v.problem(o.line, "port must be set for a %s", kind)
+	if o.number("port") == 0 && !o.bad && kind != consul.KindIngressGateway && kind != consul.KindAPIGateway {
+		v.problem(o.line, "a %s must listen somewhere: give it a port", kind)
 	}
 	if connect := o.object("connect"); connect.object("sidecar_service") != nil {
 		v.problem(connect.lineOf("sidecar_service"), "a %s cannot have a sidecar_service", kind)

@@ -6,10 +6,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"runtime"
+	"iter"
 	"slices"
+	"strconv"
 	"sync"
-	"sync/atomic"
 )
 
 // Read reads files and folders as an agent does that gets them as -config-file and -config-dir, in this order. It fails
@@ -23,25 +23,18 @@ import (
 // defines, for the agent may have it from its API. Nor does Read run the templates ({{ GetPrivateIP }}) that some
 // addresses may hold.
 func Read(paths ...string) (*Config, error) {
-	files, err := listFiles(paths)
+	files, skipped, err := listFiles(paths)
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{Settings: Settings{values: map[string]Setting{}}}
+	c := &Config{Skipped: skipped, Settings: Settings{values: map[string]Setting{}}}
 	if len(files) > maxFiles {
 		c.Problems = append(c.Problems, Problem{File: files[maxFiles].path,
 			Reason: fmt.Sprintf("is beyond the first %d files; it and what follows were not read", maxFiles)})
 		files = files[:maxFiles]
 	}
-	contents := readAll(files)
-	opened := false
-	for _, content := range contents {
-		opened = opened || content.unreadable == nil
-		c.Files = append(c.Files, content.path)
-		c.add(content)
-	}
-	if len(files) > 0 && !opened {
-		return nil, fmt.Errorf("cannot read any file: %s %w", quote(files[0].path), contents[0].unreadable)
+	if err := c.addAll(files); err != nil {
+		return nil, err
 	}
 	c.Settings.replaceDeprecatedUI()
 	c.checkPorts()
@@ -58,89 +51,122 @@ func Read(paths ...string) (*Config, error) {
 // content is what one file says by itself.
 type content struct {
 	path       string
+	size       int // bytes
 	unreadable error
-	problems   []Problem // without File
-	root       *object   // nil where there is nothing to decode
+	findings   findings
+	root       *object // nil where there is nothing to decode
 }
 
-// readAll reads and decodes files, a few at a time; they do not concern each other before they are merged.
-func readAll(files []file) []content {
-	contents := make([]content, len(files))
-	var next atomic.Int64
-	var workers sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(files)) {
-		workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(files); i = int(next.Add(1)) - 1 {
-				contents[i] = files[i].content()
-			}
-		})
+// addAll merges files in their order, as long as there are not too many bytes in them. It fails where not one of them can
+// be opened.
+func (c *Config) addAll(files []file) error {
+	var unopened error // the first
+	opened, size := false, 0
+	for content := range inOrder(files) {
+		if size += content.size; size > maxTotalSize {
+			c.Problems = append(c.Problems, Problem{File: content.path,
+				Reason: fmt.Sprintf("is beyond the first %d MiB; it and what follows were not read", maxTotalSize>>20)})
+			return nil
+		}
+		if content.unreadable == nil {
+			opened = true
+		} else if unopened == nil {
+			unopened = fmt.Errorf("cannot read any file: %s %w", strconv.Quote(content.path), content.unreadable)
+		}
+		c.Files = append(c.Files, content.path)
+		c.add(content)
 	}
-	workers.Wait()
-	return contents
+	if opened {
+		return nil
+	}
+	return unopened
+}
+
+// filesAhead bounds how many decoded files are in memory: a hostile one takes some hundred times its size.
+const filesAhead = 4
+
+// inOrder reads and decodes files side by side, for they do not concern each other before they are merged, but only a few
+// of them ahead of the one that is being merged.
+func inOrder(files []file) iter.Seq[content] {
+	return func(yield func(content) bool) {
+		var running sync.WaitGroup
+		defer running.Wait()
+		var ahead [filesAhead]chan content
+		started := 0
+		for i := range files {
+			for ; started < min(i+filesAhead, len(files)); started++ {
+				f, result := &files[started], make(chan content, 1)
+				ahead[started%filesAhead] = result
+				running.Go(func() { result <- f.content() })
+			}
+			if !yield(<-ahead[i%filesAhead]) {
+				return
+			}
+		}
+	}
 }
 
 func (f *file) content() content {
 	c := content{path: f.path}
 	text, err := f.read()
 	if err != nil {
-		c.unreadable, c.problems = err, []Problem{{Reason: err.Error()}}
+		c.unreadable = err
+		c.findings.add(0, "", "%v", err)
 		return c
 	}
+	c.size = len(text)
 	if len(text) == 0 {
 		return c // Consul takes an empty file for none, in JSON too
 	}
-	c.root, c.problems = decodeFile(f.format, text)
+	c.root, c.findings = decodeFile(f.format, text)
 	return c
 }
 
 // decodeFile returns what a file says, and what is wrong with it.
-func decodeFile(format string, text []byte) (*object, []Problem) {
+func decodeFile(format string, text []byte) (*object, findings) {
 	raw, places, err := parse(format, text)
 	if err != nil {
 		problem := Problem{Reason: err.Error()}
 		if syntax, ok := errors.AsType[*syntaxError](err); ok {
 			problem.Line = syntax.line
 		}
-		return nil, []Problem{problem}
+		return nil, findings{problems: []Problem{problem}}
 	}
 	types := consulKeys()
 	d := decoder{service: types.keys["service"].pointed(), check: types.keys["check"].pointed()}
-	root := d.fields(types, raw, places)
-	if d.omitted > 0 {
-		d.problems = append(d.problems, Problem{Line: d.problems[maxProblems-1].Line, Reason: fmt.Sprintf("%d more of this kind", d.omitted)})
-	}
-	return root, d.problems
+	return d.fields(types, raw, places), d.findings
 }
 
 // add merges what one file says into what those before it said.
 func (c *Config) add(content content) {
-	for _, p := range content.problems {
-		c.Problems = append(c.Problems, Problem{File: content.path, Line: p.Line, Reason: p.Reason})
+	found := content.findings
+	if content.root != nil {
+		c.addDefinitions(content.path, content.root, &found)
+		replaceDeprecated(content.root)
+		c.Settings.merge(content.path, "", consulKeys(), content.root)
 	}
-	if content.root == nil {
-		return
-	}
-	// Consul puts the one definition of service {} behind those of services.
-	for _, definition := range definitions(content.root, "service") {
-		if problems := validateService(content.path, definition); len(problems) > 0 {
-			c.Problems = append(c.Problems, problems...)
-		} else {
-			c.Services = append(c.Services, serviceOf(content.path, definition))
-		}
-	}
-	for _, definition := range definitions(content.root, "check") {
-		c.Problems = append(c.Problems, validateNodeCheck(content.path, definition)...)
-	}
-	replaceDeprecated(content.root)
-	c.Settings.merge(content.path, "", consulKeys(), content.root)
+	c.Problems = append(c.Problems, found.of(content.path)...)
 }
 
-// definitions are those of the list whose name is the plural, and the one by itself, without those whose types were wrong
-// already.
+func (c *Config) addDefinitions(path string, root *object, found *findings) {
+	// Consul puts the one definition of service {} behind those of services.
+	for _, definition := range definitions(root, "service") {
+		before := found.found()
+		validateService(found, definition)
+		if !definition.bad && found.found() == before {
+			c.Services = append(c.Services, serviceOf(path, definition))
+		}
+	}
+	for _, definition := range definitions(root, "check") {
+		validateNodeCheck(found, definition)
+	}
+}
+
+// definitions are those of the list whose name is the plural, and the one by itself.
 func definitions(root *object, name string) []*object {
 	var all []*object
 	for _, definition := range append(root.list(name+"s"), root.keys[name]) {
-		if o, ok := definition.held.(*object); ok && !o.bad {
+		if o, ok := definition.held.(*object); ok {
 			o.line = definition.line
 			all = append(all, o)
 		}

@@ -84,3 +84,29 @@ func TestLookup(t *testing.T) {
 		t.Errorf("the zero value holds %v", setting)
 	}
 }
+
+// A setting that is refused must not lead to more.
+func TestRefusedPorts(t *testing.T) {
+	folder := folderOf(t, map[string]string{"a.hcl": `
+ports { sidecar_min_port = 22000, sidecar_max_port = 21000, expose_min_port = 30000, http = 65536, https = 8501, server = 0, serf_lan = -1, proxy_max_port = 70000 }
+service {
+  name = "web"
+  port = 80
+  connect { sidecar_service {} }
+}`})
+	c, err := Read(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := settings("ports.https", int64(8501)).values; len(c.Settings.values) != 1 || c.Settings.values["ports.https"].Value != want["ports.https"].Value {
+		t.Errorf("settings: %v", c.Settings.values)
+	}
+	registrations, problems := c.Registrations()
+	if len(c.Problems) != 6 || len(problems) != 0 || len(registrations) != 2 || registrations[1].Port != 21000 {
+		t.Errorf("problems %v, then %v; registrations %v", c.Problems, problems, registrations)
+	}
+	agent := c.Agent()
+	if agent.SidecarMin != 21000 || agent.SidecarMax != 21255 || agent.Ports["http"] != 8500 || agent.Ports["server"] != 8300 {
+		t.Errorf("the agent: %+v", agent)
+	}
+}

@@ -4,7 +4,6 @@ package configdir
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,40 +17,46 @@ import (
 // validator checks what types cannot say: the rules by which an agent refuses its configuration, or fails to register a
 // definition when it starts.
 type validator struct {
-	file     string
-	scope    string
-	problems []Problem
+	scope string
+	*findings
 }
 
 func (v *validator) problem(line int, format string, args ...any) {
-	v.problems = append(v.problems, Problem{File: v.file, Line: line, Reason: v.scope + fmt.Sprintf(format, args...)})
+	v.add(line, v.scope, format, args...)
 }
 
-// validateService checks one definition with all that is in it.
-func validateService(file string, o *object) []Problem {
+// validateService checks one definition with all that is in it. Where the decoder refused a part of it, nothing is said to
+// be missing: it may be what was refused.
+func validateService(found *findings, o *object) {
 	name := o.text("name")
-	v := validator{file: file, scope: "service " + quote(name) + ": "}
+	v := validator{scope: "service " + quote(name) + ": ", findings: found}
 	if name == "" {
 		v.scope = "service: "
-		v.problem(o.line, "the name is missing")
+		if !o.bad {
+			v.problem(o.line, "the name is missing")
+		}
 	}
 	v.written(o)
 	if o.text("kind") == consul.KindConnectProxy {
 		v.connectProxy(o)
 	}
 	v.gateway(o)
-	if locality := o.object("locality"); locality.text("zone") != "" && locality.text("region") == "" {
-		v.problem(locality.lineOf("zone"), "locality.zone cannot be set without locality.region")
+	if locality := o.object("locality"); locality.text("zone") != "" && locality.text("region") == "" && !locality.bad {
+		v.problem(locality.lineOf("zone"), "locality.zone is of no use alone: name its region too")
 	}
 	connect := o.object("connect")
-	if connect.flag("native") && o.number("port") == 0 && o.text("socket_path") == "" {
-		v.problem(connect.lineOf("native"), "port or socket_path must be set for a Connect-native service")
+	if connect.flag("native") && unreachable(o) {
+		v.problem(connect.lineOf("native"), "with connect.native, others must know where to reach it: give it a port or a socket_path")
 	}
 	if sidecar := connect.object("sidecar_service"); sidecar != nil {
 		v.scope += "sidecar_service: "
 		v.sidecar(sidecar)
 	}
-	return v.problems
+}
+
+// unreachable is a definition without a port and a socket.
+func unreachable(o *object) bool {
+	return !o.bad && o.number("port") == 0 && o.text("socket_path") == ""
 }
 
 func (v *validator) sidecar(o *object) {
@@ -105,7 +110,7 @@ func (v *validator) meta(o *object, kind string) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(o.keys)) {
 		line := o.lineOf(key)
-		isPlain := strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == "" && key != ""
+		isPlain := strings.Trim(key, plainLetters) == "" && key != ""
 		switch {
 		case !isPlain:
 			v.problem(line, "meta key %s may hold letters, digits, - and _ only", quote(key))
@@ -131,7 +136,7 @@ func (v *validator) weights(o *object) {
 
 func (v *validator) proxy(o *object) {
 	if mode := o.text("mode"); !slices.Contains([]string{"", "direct", "transparent"}, mode) {
-		v.problem(o.lineOf("mode"), `proxy.mode must be "direct" or "transparent", not %s`, quote(mode))
+		v.problem(o.lineOf("mode"), `proxy.mode must be "direct" or "transparent"`)
 	}
 	v.meshGateway(o.object("mesh_gateway"), "proxy")
 	for i, item := range o.list("upstreams") {
@@ -143,7 +148,7 @@ func (v *validator) proxy(o *object) {
 		v.meshGateway(u.object("mesh_gateway"), path)
 		if mode := u.text("local_bind_socket_mode"); u.has("local_bind_socket_mode") {
 			if _, err := strconv.ParseUint(mode, 8, 32); err != nil {
-				v.problem(u.lineOf("local_bind_socket_mode"), `%s.local_bind_socket_mode must be octal, such as "0600", not %s`, path, quote(mode))
+				v.problem(u.lineOf("local_bind_socket_mode"), `%s.local_bind_socket_mode must be octal, such as "0600"`, path)
 			}
 		}
 	}
@@ -151,7 +156,7 @@ func (v *validator) proxy(o *object) {
 
 func (v *validator) meshGateway(o *object, path string) {
 	if mode := o.text("mode"); !slices.Contains([]string{"", "none", "local", "remote"}, mode) {
-		v.problem(o.lineOf("mode"), `%s.mesh_gateway.mode must be "local", "remote" or "none", not %s`, path, quote(mode))
+		v.problem(o.lineOf("mode"), `%s.mesh_gateway.mode must be "local", "remote" or "none"`, path)
 	}
 }
 
@@ -162,7 +167,7 @@ func (v *validator) taggedAddresses(o *object) {
 		is4  bool
 	}{{"lan_ipv4", true}, {"wan_ipv4", true}, {"lan_ipv6", false}} {
 		tagged := o.object(tag.name)
-		if tagged == nil {
+		if tagged == nil || tagged.bad && !tagged.has("address") {
 			continue
 		}
 		// Consul takes "::ffff:10.0.0.1" for IPv4.
@@ -185,7 +190,7 @@ func (v *validator) check(o *object, name string) {
 		}
 		d, err := time.ParseDuration(o.text(key))
 		if err != nil {
-			v.problem(o.lineOf(key), `%s: %s %s is no duration such as "10s"`, name, key, quote(o.text(key)))
+			v.problem(o.lineOf(key), `%s: %s is no duration such as "10s"`, name, key)
 			return // what follows would be about a zero that nobody wrote
 		}
 		durations[key] = d
@@ -198,28 +203,27 @@ func (v *validator) check(o *object, name string) {
 	alias := o.text("alias_node") != "" || o.text("alias_service") != ""
 	switch {
 	case interval > 0 && ttl > 0:
-		v.problem(o.lineOf("ttl"), "%s: interval and ttl cannot both be set", name)
-	case runs && interval <= 0:
+		v.problem(o.lineOf("ttl"), "%s: has both an interval and a ttl; a check either runs or waits to be told", name)
+	case runs && interval <= 0 && !o.bad:
 		v.problem(o.lineOf("interval"), "%s: interval must be more than 0", name)
 	case runs && alias:
 		v.problem(o.line, "%s: an alias check cannot check anything else", name)
 	case alias && ttl > 0:
 		v.problem(o.lineOf("ttl"), "%s: ttl cannot be set for an alias check", name)
-	case !runs && !alias && ttl <= 0:
+	case !runs && !alias && ttl <= 0 && !o.bad:
 		v.problem(o.line, "%s: needs a ttl, or http, tcp, udp, grpc, h2ping, os_service or args with an interval", name)
 	case o.number("output_max_size") < 0:
 		v.problem(o.lineOf("output_max_size"), "%s: output_max_size must not be negative", name)
-	case o.has("failures_before_warning") && o.number("failures_before_warning") > o.number("failures_before_critical"):
-		v.problem(o.lineOf("failures_before_warning"), "%s: failures_before_warning cannot be higher than failures_before_critical", name)
+	case !o.bad && o.has("failures_before_warning") && o.number("failures_before_warning") > o.number("failures_before_critical"):
+		v.problem(o.lineOf("failures_before_warning"), "%s: would be critical before it is a warning: failures_before_warning is above failures_before_critical", name)
 	}
 }
 
 // validateNodeCheck checks a check that stands by itself.
-func validateNodeCheck(file string, o *object) []Problem {
-	v := validator{file: file}
+func validateNodeCheck(found *findings, o *object) {
+	v := validator{findings: found}
 	v.check(o, "check")
-	if o.text("id") == "" && o.text("name") == "" {
+	if o.text("id") == "" && o.text("name") == "" && !o.bad {
 		v.problem(o.line, "check: the name is missing")
 	}
-	return v.problems
 }
