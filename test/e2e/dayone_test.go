@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -28,9 +29,11 @@ type planned struct {
 	Opens  []struct{ Port int }
 	Closes string
 	Cuts   []struct {
-		Listener    struct{ Port int }
+		Port        int
+		GoesTo      string `json:"goes_to"`
 		Processes   []struct{ Name string }
 		Connections int
+		Outside     bool `json:"outside_allow_from"`
 	}
 	Findings []struct{ ID, Remedy string }
 }
@@ -64,6 +67,23 @@ func (w *world) status() (s standing) {
 	return s
 }
 
+func (p *planned) cuts() string {
+	var texts []string
+	for _, c := range p.Cuts {
+		text := fmt.Sprint(c.Port)
+		switch {
+		case c.Outside:
+			text += fmt.Sprintf(" outside %d", c.Connections)
+		case c.GoesTo != "":
+			text += " to " + c.GoesTo
+		default:
+			text += fmt.Sprintf(" %s %d", c.Processes[0].Name, c.Connections)
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, ", ")
+}
+
 func (p *planned) ids() string {
 	var ids []string
 	for _, f := range p.Findings {
@@ -92,8 +112,8 @@ func TestDayOne(t *testing.T) {
 	if len(plan.Opens) != 1 || plan.Opens[0].Port != int(web) || plan.Closes != "21001-21255" {
 		t.Errorf("the plan opens %v and closes %s", plan.Opens, plan.Closes)
 	}
-	if len(plan.Cuts) != 1 || plan.Cuts[0].Listener.Port != 21050 || plan.Cuts[0].Connections != 1 || plan.Cuts[0].Processes[0].Name != "app" {
-		t.Errorf("the plan cuts off %+v", plan.Cuts)
+	if diff := cmp.Diff("21050 app 1, 21060 to 192.0.2.9:80", plan.cuts()); diff != "" {
+		t.Errorf("who would be cut off (-want +got)\n%s", diff)
 	}
 	if diff := cmp.Diff("range-ephemeral-overlap range-shared route-localnet squatted-port", plan.ids()); diff != "" {
 		t.Errorf("findings of the plan (-want +got)\n%s", diff)
@@ -113,6 +133,23 @@ func TestDayOne(t *testing.T) {
 	w.must(w.logged(agent, `listener="tcp [::]:21050" process=app user=`))
 	w.must(w.logged(agent, `connections=1`))
 	w.stillTalks(conn)
+
+	// Somebody is connected to the sidecar: to limit its sources would cut him off, unless he is among them.
+	caller, err := w.Net.Dial(w.ctx, "tcp", at(host.IPv4, web))
+	w.must(err)
+	defer caller.Close()
+	limited := filepath.Join(t.TempDir(), "limited.hcl")
+	w.must(os.WriteFile(limited, []byte("allow_from = [\"203.0.113.0/24\"]\n"), 0o600))
+	var narrower planned
+	w.read("plan", &narrower, 1, "firewall", "plan", "--config", limited)
+	if got := narrower.cuts(); got != fmt.Sprintf("%d outside 1", web) {
+		t.Errorf("with other sources the plan cuts off %q", got)
+	}
+	w.must(os.WriteFile(limited, []byte("allow_from = [\"10.99.0.0/24\"]\n"), 0o600))
+	var wide planned
+	if w.read("plan", &wide, 0, "firewall", "plan", "--config", limited); len(wide.Cuts) > 0 {
+		t.Errorf("with his source among them the plan cuts off %q", wide.cuts())
+	}
 
 	// What the guard drops is counted, and nothing else is.
 	before := w.metric("hostagent_guard_dropped_syns_total", `family="ipv4"`)
@@ -163,7 +200,7 @@ func TestDayOne(t *testing.T) {
 // mends runs a remedy as an operator would, and wants the finding gone.
 func (w *world) mends(remedy string) {
 	w.t.Helper()
-	command := regexp.MustCompile(`^sysctl -w (\S+)=(\S+), and `).FindStringSubmatch(remedy)
+	command := regexp.MustCompile(`^sysctl -w (\S+)=(\S+) ; and `).FindStringSubmatch(remedy)
 	if command == nil {
 		w.t.Fatalf("the remedy is no command: %q", remedy)
 	}
