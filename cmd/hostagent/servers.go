@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -109,7 +110,7 @@ func (v *servers) serve() {
 		if err == nil {
 			v.socket = status.Serve(socket, v.status, log)
 		}
-		v.tell(0, "hostagent status does not work", err)
+		v.tell(0, slog.LevelWarn, "hostagent status does not work", err)
 	}
 	if v.address = v.built.metrics; v.scrapes == nil && v.address.IsValid() {
 		server, err := status.ServeMetrics(v.address.String(), v.metrics, log)
@@ -117,18 +118,18 @@ func (v *servers) serve() {
 			v.scrapes = server
 			log.Info("metrics are served", "address", server.Addr().String())
 		}
-		v.tell(1, "metrics are not served", err)
+		v.tell(1, slog.LevelError, "metrics are not served", err)
 	}
 }
 
 // tell remembers a trouble, and logs it when it is new.
-func (v *servers) tell(which int, what string, err error) {
+func (v *servers) tell(which int, level slog.Level, what string, err error) {
 	if err == nil {
 		v.trouble[which].Store(nil)
 		return
 	}
 	if v.trouble[which].Load() == nil {
-		v.built.parts.Log.Error(what, "error", err)
+		v.built.parts.Log.Log(context.Background(), level, what, "error", err)
 	}
 	v.trouble[which].Store(&err)
 }
