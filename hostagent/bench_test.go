@@ -40,11 +40,11 @@ func BenchmarkEvaluate(b *testing.B) {
 		name                string
 		services, listeners int
 		address             string
-		findings            int
+		findings            int // with the one that the range is nearly full
 	}{
-		{"250-services", 250, 2000, "127.0.0.1", 0},
-		{"250-services-exposed", 250, 2000, "0.0.0.0", 250},
-		{"4000-services", 4000, 10000, "127.0.0.1", 0},
+		{"250-services", 250, 2000, "127.0.0.1", 1},
+		{"250-services-exposed", 250, 2000, "0.0.0.0", 251},
+		{"4000-services", 4000, 10000, "127.0.0.1", 1},
 	} {
 		b.Run(size.name, func(b *testing.B) {
 			in := crowd(size.services, size.listeners, netip.MustParseAddr(size.address))
