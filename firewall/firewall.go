@@ -35,6 +35,8 @@ type Firewall struct {
 	mu      sync.Mutex
 	sources sourceMemo
 	backend *xtables
+
+	published publishedMemo
 }
 
 // New probes what this host's firewall can be made with and changes nothing. The error tells what to install or grant;

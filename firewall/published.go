@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const natTable = "nat"
@@ -42,7 +43,42 @@ type Published struct {
 //
 // Rules that are native to nf_tables, in a table of another name or of a program that writes no iptables, are not seen;
 // nor are those of iptables-legacy where Degradations says so.
+//
+// Where nothing has changed in nf_tables since the last call, and iptables-legacy has no table nat, it answers what it did
+// then, without starting a program.
 func (f *Firewall) Published(ctx context.Context) ([]Published, error) {
+	f.published.mu.Lock()
+	defer f.published.mu.Unlock()
+	generation, known := f.natGeneration()
+	if known && f.published.known && generation == f.published.generation {
+		return slices.Clone(f.published.ports), nil
+	}
+	all, err := f.listPublished(ctx)
+	f.published.known, f.published.generation, f.published.ports = known && err == nil, generation, slices.Clone(all)
+	return all, err
+}
+
+// publishedMemo is what the last call of Published found, good while the generation is the same.
+type publishedMemo struct {
+	mu         sync.Mutex
+	known      bool
+	generation uint32
+	ports      []Published
+}
+
+// natGeneration returns a number that every change of tables nat changes, and false where there is none: legacy tables have
+// only a size.
+func (f *Firewall) natGeneration() (uint32, bool) {
+	for _, t := range slices.Concat(f.backend.tools, f.backend.others) {
+		if t.variant == VariantLegacy && t.exists(natTable) {
+			return 0, false
+		}
+	}
+	generation, err := nftGeneration()
+	return generation, err == nil
+}
+
+func (f *Firewall) listPublished(ctx context.Context) ([]Published, error) {
 	var all []Published
 	var errs []error
 	for _, t := range slices.Concat(f.backend.tools, f.backend.others) {

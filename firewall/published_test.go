@@ -155,3 +155,44 @@ func FuzzPublished(f *testing.F) {
 		}
 	})
 }
+
+// TestPublishedIsRemembered: nothing is listed again while nothing changes, and whatever changes is seen.
+func TestPublishedIsRemembered(t *testing.T) {
+	eachVariant(t, func(t *testing.T, variant Variant) {
+		freshNamespace(t)
+		f := start(t, variant)
+		command := "iptables-" + string(variant)
+		ask := func() int {
+			t.Helper()
+			ports, err := f.Published(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range ports {
+				ports[i].First = 0 // the answer is the caller's
+			}
+			return len(ports)
+		}
+		if n := ask(); n != 0 {
+			t.Fatalf("%d ports in an empty namespace", n)
+		}
+		for want := 1; want <= 3; want++ {
+			shell(t, fmt.Sprintf("%s -t nat -A PREROUTING -p tcp --dport %d -j DNAT --to-destination 192.0.2.1:80", command, 21000+want))
+			if n := ask(); n != want {
+				t.Errorf("%d ports, want %d", n, want)
+			}
+		}
+		before := f.backend.runs.Load()
+		ports, err := f.Published(t.Context())
+		if err != nil || len(ports) != 3 || ports[0].First != 21001 {
+			t.Errorf("again: %v, %v", ports, err)
+		}
+		if ran := f.backend.runs.Load() != before; ran != (variant == VariantLegacy) {
+			t.Errorf("a program was started: %t", ran)
+		}
+		shell(t, command+" -t nat -D PREROUTING 2")
+		if n := ask(); n != 2 {
+			t.Errorf("%d ports after one went, want 2", n)
+		}
+	})
+}

@@ -141,6 +141,9 @@ func (h *idleHost) used(elapsed time.Duration) (consul, agent, megabytes float64
 // trouble returns the first line of hostagent's log that says that something is wrong, "" for none.
 func (h *idleHost) trouble() string {
 	for line := range strings.Lines(h.agent.Log()) {
+		if strings.Contains(line, "hostagent status does not work") {
+			continue // the hosts of this benchmark share /run, and in it one status socket
+		}
 		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
 			return line
 		}
