@@ -106,14 +106,15 @@ type Agent struct {
 	looked    bool      // the listeners were listed at least once
 	input     Input     // that result was made of, without owners
 	result    Result
+	shown     *Result // a copy of result for readers, made when it changes
 	resultAt  time.Time
 	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	enforced  firewall.PortSet
-	adopted   bool     // the state of an earlier run was looked at
-	found     standing // what it was
-	holds     standing // what the kernel was last seen or made to hold
-	toldAhead bool     // what guard mode is about to change was logged
-	removed   bool     // observe mode: nothing of ours is left
+	adopted   bool      // the state of an earlier run was looked at
+	found     standing  // what it was
+	holds     *standing // what the kernel was last seen or made to hold; replaced, never changed
+	toldAhead bool      // what guard mode is about to change was logged
+	removed   bool      // observe mode: nothing of ours is left
 	applyErr  error
 	listenErr error
 	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
@@ -135,6 +136,7 @@ type Agent struct {
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
 	a := &Agent{parts: parts, memory: newMemory(), news: newNews(), result: Result{Range: DefaultSidecarRange()}}
+	a.shown, a.holds = &Result{Range: DefaultSidecarRange()}, &standing{}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
 }
@@ -167,7 +169,7 @@ func (a *Agent) replace(parts Parts) {
 	if parts.Policy.Mode != a.parts.Policy.Mode {
 		a.parts.Log.Info("mode changed", "from", a.parts.Policy.Mode, "to", parts.Policy.Mode)
 		a.enforced, a.removed, a.adopted, a.toldAhead = firewall.PortSet{}, false, false, false
-		a.found, a.holds = standing{}, standing{}
+		a.found, a.holds = standing{}, &standing{}
 	}
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
@@ -357,6 +359,8 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	}
 	a.result, a.incomplete = evaluateWithOwners(ctx, in, a.parts.Owners)
 	a.input, a.resultAt = in, now
+	shown := a.result
+	a.shown = &shown
 	a.ssh = a.result.SSH
 	a.ranged = a.ranged || a.result.RangeTaken
 	return true
@@ -419,7 +423,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
 	}
 	a.adopted, a.found = true, standingOf(state)
-	a.holds = a.found
+	a.holds = &standing{guard: a.found.guard, open: a.found.open}
 	return nil
 }
 
@@ -444,7 +448,9 @@ func (a *Agent) apply(ctx context.Context) error {
 	}
 	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
 	a.applyAt = time.Now()
-	a.holds = standing{guard: a.result.Rules.Guard, open: a.result.Rules.Open, enforced: a.enforced}
+	if rules := &a.result.Rules; a.holds.guard != rules.Guard || a.holds.open != rules.Open {
+		a.holds = &standing{guard: rules.Guard, open: rules.Open}
+	}
 	return nil
 }
 

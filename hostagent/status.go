@@ -3,6 +3,7 @@
 package hostagent
 
 import (
+	"net/netip"
 	"runtime"
 	"slices"
 	"time"
@@ -12,9 +13,10 @@ import (
 )
 
 // view is what the loop leaves for readers after each pass. It is never changed once it is stored, and what it points to
-// is only read.
+// is only read. It is small, because there is a new one every second.
 type view struct {
-	policy       Policy
+	mode         Mode
+	allowFrom    []netip.Prefix
 	version      string
 	backend      string
 	address      string // of the Consul agent
@@ -36,8 +38,8 @@ type view struct {
 	changeAt   time.Time
 	applyErr   error
 	repairs    int
-	result     Result
-	holds      standing
+	result     *Result
+	holds      *standing
 	incomplete string // what kept owners out of sight
 	host       *Host
 }
@@ -50,13 +52,13 @@ func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
 	return &view{
-		policy: a.parts.Policy, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
+		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
 		degradations: a.parts.Degradations,
 		namespace:    a.parts.Namespace, started: a.started, passes: a.passes, passAt: start, passTook: took,
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
 		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
-		result: a.result, holds: a.holds, incomplete: a.incomplete, host: a.host,
+		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
 	}
 }
 
@@ -123,7 +125,7 @@ type StatusFirewall struct {
 func (a *Agent) Status() Status {
 	v := a.view.Load()
 	s := Status{
-		SchemaVersion: 1, Version: v.version, GoVersion: runtime.Version(), Mode: v.policy.Mode, Started: when(v.started), Namespace: v.namespace,
+		SchemaVersion: 1, Version: v.version, GoVersion: runtime.Version(), Mode: v.mode, Started: when(v.started), Namespace: v.namespace,
 		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
@@ -131,7 +133,7 @@ func (a *Agent) Status() Status {
 		},
 		Listeners: StatusStep{Error: errorText(v.listenErr)},
 		Firewall: StatusFirewall{
-			Backend: v.backend, AllowFrom: prefixTexts(v.policy.AllowFrom),
+			Backend: v.backend, AllowFrom: prefixTexts(v.allowFrom),
 			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
 		},
 		Report:       StatusStep{Error: errorText(v.reportErr)},
@@ -140,8 +142,8 @@ func (a *Agent) Status() Status {
 		Degradations: append([]string{}, v.degradations...),
 	}
 	holds := v.holds
-	if v.policy.Mode != ModeGuard { // owns nothing: what it would hold
-		holds = standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open}
+	if v.mode != ModeGuard { // owns nothing: what it would hold
+		holds = &standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open}
 	}
 	s.Firewall.Guarded, s.Firewall.Open = holds.guard.String(), holds.open.String()
 	if v.incomplete != "" {
