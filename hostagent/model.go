@@ -63,12 +63,23 @@ type Policy struct {
 	ExtraPorts   firewall.PortSet // outside the range, and may be opened by a registration
 	GuardPorts   firewall.PortSet // beside the range, closed unless open
 	Protected    firewall.PortSet // never in any set
-	AllowFrom    []netip.Prefix   // who may connect to open ports; empty: everybody
+	AllowFrom    []netip.Prefix   // who may connect to open ports; empty: everybody, unless AllowCluster
+	AllowCluster bool             // the members of this Consul datacenter may
+	AllowBridges bool             // the networks of local bridges may, where others may not
+	Quarantine   *Quarantine      // nil: exposed listeners are only reported
+	CutOnClose   bool             // running connections end when a sidecar's port closes
 	Gateways     []string         // confirmed names
 	Native       []string         // confirmed names
 	AllServices  bool             // services without a sidecar must not listen on the network either
 	OwnService   string           // the name under which hostagent reports
 	Accept       firewall.Accept
+}
+
+// Quarantine is what the operator lets exposed listeners be closed for.
+type Quarantine struct {
+	Ports    firewall.PortSet
+	Findings []catalog.ID
+	Services []string // names; empty: all
 }
 
 // counts tells whether r may ask for its port to be open: a sidecar of some service, or a gateway or native service

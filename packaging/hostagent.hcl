@@ -38,10 +38,16 @@ mode = "observe"
 
 # Who may connect to open ports: networks ("10.0.0.0/8", "fd00::/8") or single addresses. Empty means everybody. Set it
 # where the host also faces networks that no mesh service calls from. All others are kept out of open ports, whatever the
-# host's own rules let in; an IP version without a network here is closed altogether. Containers on this host's bridges are
-# network too: list their addresses. What the host itself connects to over loopback is never limited. Running connections
-# of a network that is taken out end only where the host's own rules drop them.
+# host's own rules let in; an IP version without a network here is closed altogether but for what allow_local_bridges
+# adds. "cluster" stands for the addresses of this Consul datacenter's members, as the local agent knows them: a member that
+# leaves is let in for close_delay more, and the token needs node_prefix "" { policy = "read" }. What the host itself
+# connects to is never limited. Running connections of a network that is taken out end only where the host's own rules
+# drop them.
 # allow_from = []
+
+# Whether containers and virtual machines on this host's bridges may connect to open ports too, where allow_from limits who
+# may.
+# allow_local_bridges = true
 
 
 # ---- Services -------------------------------------------------------------------------------------------------------
@@ -58,6 +64,29 @@ mode = "observe"
 #   "mesh"  services without a sidecar may listen on the network
 #   "all"   they may not either; for hosts where everything belongs into the mesh
 # scope = "mesh"
+
+
+# ---- Exposed listeners ----------------------------------------------------------------------------------------------
+
+# What is done about a mesh service that listens on more than loopback, so that the network reaches it around the mesh:
+#   "report"      it is reported
+#   "quarantine"  and, in mode "guard", its port is closed to the network and connections from there end, until it listens
+#                 on loopback only. The host itself still reaches it.
+# enforce = "report"
+
+# Ports that may be closed so, and no others: a registration is a claim, and whoever may register one service could
+# otherwise close any port of this host. "hostagent firewall plan" names what would be closed.
+# quarantine_ports = []
+
+# Findings that are acted on.
+# quarantine_findings = ["exposed-listener"]
+
+# Names of the services that are acted on. Empty means all.
+# quarantine_services = []
+
+# Whether running connections to a sidecar's port end when the port closes because its registration has gone for
+# close_delay. Needs connection tracking.
+# cut_on_close = false
 
 
 # ---- Times ----------------------------------------------------------------------------------------------------------
@@ -79,19 +108,31 @@ mode = "observe"
 # How log lines are written: "text" (key=value) or "json". In the journal they carry priorities and no time stamps.
 # log_format = "text"
 
+# Where the ports of the last run are kept for the next start of the host, before Consul is up. Empty keeps nothing.
+# state_dir = "/var/lib/hostagent"
+
 
 # ---- Firewall -------------------------------------------------------------------------------------------------------
 
 # firewall {
+# What holds rules and sets: "iptables" (with ipset), "nftables" (a table of its own, inet hostagent), or "auto" for iptables
+# where it and ip_set can be had, else nftables.
+#   backend = "auto"
+
 # Where the rule stands that lets the network reach open ports:
 #   "head"        at the head of the filter table's INPUT, before every rule of the host, fail2ban's too
 #   "chain NAME"  at the head of this chain, when the host's rules have a place for it
 #   "none"        nowhere: the host's own rules admit the ports, hostagent only closes
+# In nftables no accept of one table stands against a drop of another: with that backend this has no effect.
 #   accept = "head"
 
 # Which iptables holds the rules: "nft", "legacy", or "auto" for the one that the host's own rules are in. Name it where
 # both hold rules.
 #   iptables_variant = "auto"
+
+# A set of your own nftables ruleset, "inet filter NAME", that is kept equal to the open ports, so that a rule of yours can
+# accept them. It must exist, with "type inet_service". Empty keeps none.
+#   publish_set = ""
 # }
 
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
@@ -110,16 +111,31 @@ func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
 
 func policy(c *config.Config) hostagent.Policy {
 	p := hostagent.Policy{
-		Mode:        hostagent.Mode(c.Mode),
-		ExtraPorts:  portSet(c.ExtraPorts),
-		GuardPorts:  portSet(c.GuardPorts),
-		Protected:   portSet(c.ProtectedPorts),
-		AllowFrom:   c.AllowFrom,
-		Gateways:    c.Gateways,
-		Native:      c.NativeServices,
-		AllServices: c.Scope == config.ScopeAll,
-		OwnService:  c.Report.ServiceName,
-		Accept:      firewall.Accept(c.Firewall.Accept),
+		Mode:         hostagent.Mode(c.Mode),
+		ExtraPorts:   portSet(c.ExtraPorts),
+		GuardPorts:   portSet(c.GuardPorts),
+		Protected:    portSet(c.ProtectedPorts),
+		AllowBridges: c.AllowLocalBridges,
+		CutOnClose:   c.CutOnClose,
+		Gateways:     c.Gateways,
+		Native:       c.NativeServices,
+		AllServices:  c.Scope == config.ScopeAll,
+		OwnService:   c.Report.ServiceName,
+		Accept:       firewall.Accept(c.Firewall.Accept),
+	}
+	for _, source := range c.AllowFrom {
+		if source.Cluster {
+			p.AllowCluster = true
+		} else {
+			p.AllowFrom = append(p.AllowFrom, source.Network)
+		}
+	}
+	if c.Enforce == config.EnforceQuarantine {
+		q := hostagent.Quarantine{Ports: portSet(c.QuarantinePorts), Services: c.QuarantineServices}
+		for _, id := range c.QuarantineFindings {
+			q.Findings = append(q.Findings, catalog.ID(id))
+		}
+		p.Quarantine = &q
 	}
 	if r := c.SidecarRange; r != (config.PortRange{}) {
 		p.SidecarRange = &hostagent.PortRange{First: r.First, Last: r.Last}

@@ -27,6 +27,11 @@ const (
 	RangeNearlyFull       ID = "range-nearly-full"
 	RouteLocalnet         ID = "route-localnet"
 	RegistrationsFiltered ID = "registrations-filtered"
+	FirewallDrift         ID = "firewall-drift"
+	OpeningBlocked        ID = "opening-blocked"
+	ConsulPortBlocked     ID = "consul-port-blocked"
+	SavedRules            ID = "saved-rules"
+	QuarantineRefused     ID = "quarantine-refused"
 )
 
 // Severity says how much a finding matters. The zero value is Info; a higher one is worse.
@@ -180,6 +185,46 @@ func Entries() []Entry {
 			Remedy:  `give hostagent a token with service_prefix "" { policy = "read" }, in consul { token_file } or CONSUL_HTTP_TOKEN_FILE`,
 			Why: "An agent answers a token without service:read with status 200 and fewer services. Acting on it would close " +
 				"the ports of running sidecars.",
+		},
+		{
+			ID: FirewallDrift, Severity: Warning,
+			Title:   "firewall changed by somebody else",
+			Message: "{who} changed what hostagent keeps in the kernel: {what}; {state}",
+			Remedy:  "{fix}",
+			Why: "Whoever flushes or edits these rules opens the sidecar range or closes a sidecar's port, if only for a moment. " +
+				"hostagent puts them back; a program that does it again and again has to be told to leave them alone.",
+		},
+		{
+			ID: OpeningBlocked, Severity: Warning,
+			Title:   "open port blocked by another firewall",
+			Message: "{ports} cannot be reached from the network: {chain} drops what comes for them ({rule})",
+			Remedy:  "{fix}",
+			Why: "An accept in one nf_tables base chain does not stand against a drop in another one of the same hook. The host's " +
+				"own ruleset has to accept sidecar ports, too.",
+		},
+		{
+			ID: ConsulPortBlocked, Severity: Warning,
+			Title:   "port of Consul blocked by the host's firewall",
+			Message: "Consul's {name} port {port} cannot be reached from the network: {chain} drops what comes for it ({rule})",
+			Remedy:  "{fix}",
+			Why: "Without gossip and RPC the agent is taken for failed, and its services leave the mesh, although everything on " +
+				"this host works.",
+		},
+		{
+			ID: SavedRules, Severity: Warning,
+			Title:   "hostagent's rules saved by a firewall loader",
+			Message: "{file} holds rules of hostagent ({lines}): at the next boot its loader loads nothing at all where a set that they name is missing",
+			Remedy:  "delete these lines: {fix}",
+			Why: "iptables-restore refuses a whole file for one rule that names a missing set, and the host comes up without any " +
+				"firewall. Rules of hostagent do not belong into saved files: it writes them itself, early.",
+		},
+		{
+			ID: QuarantineRefused, Severity: Warning,
+			Title:   "exposed listener not quarantined",
+			Message: "port {port} of {service} is not closed to the network: {reason}",
+			Remedy:  "{fix}",
+			Why: "Quarantine acts on the word of a registration. So it closes nothing that the operator has not listed, nothing " +
+				"that somebody else uses, and nothing that the mesh itself calls from outside of the host's own network namespace.",
 		},
 	}
 }

@@ -285,6 +285,53 @@ c.hcl:2: firewall.accept: chain name "A23456789-123456789-123456789" has 29 char
 d.hcl:2: firewall.accept: chain name "IN;PUT" may hold only A-Z, a-z, 0-9, "_", "." and "-", and not begin with "-"
 f.hcl:2: firewall.accept: chain name " X" may hold only A-Z, a-z, 0-9, "_", "." and "-", and not begin with "-"
 `},
+		{"quarantine without ports", `
+-- 10.hcl --
+enforce = "quarantine"
+`, `
+10.hcl:1: enforce: "quarantine" closes only ports that quarantine_ports lists, and it lists none
+`},
+		{"enforcement and firewall", `
+-- 10.hcl --
+enforce          = "quarantaine"
+quarantine_ports = [22, "8080-8081", 8081]
+quarantine_findings = ["exposed-listner", "squatted-port"]
+quarantine_services = [""]
+state_dir = "var/lib"
+firewall {
+  backend     = "nft"
+  publish_set = "filter mesh"
+}
+-- 20.hcl --
+enforce = "quarantine"
+firewall {
+  publish_set = "bridge filter mesh"
+}
+-- 30.hcl --
+firewall {
+  backend     = "nftables"
+  accept      = "chain X"
+  publish_set = "inet hostagent open"
+}
+-- 40.hcl --
+firewall {
+  publish_set = "inet filter 1x"
+}
+`, `
+10.hcl:1: enforce: unknown value "quarantaine"; did you mean "quarantine"?
+10.hcl:2: quarantine_ports: port "8081" overlaps "8080-8081" (line 2)
+10.hcl:2: quarantine_ports: port "22" holds port 22, which protected_ports protects
+10.hcl:3: quarantine_findings: unknown value "exposed-listner"; did you mean "exposed-listener"?
+10.hcl:3: quarantine_findings: unknown value "squatted-port"; write one of "exposed-listener"
+10.hcl:4: quarantine_services: "" is not a name
+10.hcl:5: state_dir: "var/lib" is not an absolute path
+10.hcl:7: firewall.backend: unknown value "nft"; write one of "auto", "iptables", "nftables"
+10.hcl:8: firewall.publish_set: "filter mesh" is not a set; write its family, table and name, such as "inet filter mesh_ports"
+20.hcl:3: firewall.publish_set: family "bridge" is not one of "inet", "ip" and "ip6"
+30.hcl:3: firewall.accept: chain "X" is one of iptables, but backend is "nftables"; name a set of your own in publish_set instead (line 2)
+30.hcl:4: firewall.publish_set: table "hostagent" is hostagent's own; name a set of your ruleset
+40.hcl:2: firewall.publish_set: "1x" is no name that nft takes (letters, digits, "_", ".", "/", "\\", beginning with a letter)
+`},
 		{"allow_from", `
 allow_from = [
   "10.0.0.5/8",
@@ -307,8 +354,8 @@ allow_from = [
 10.hcl:7: allow_from: "::ffff:10.0.0.1/128" is IPv4 written as IPv6; write "10.0.0.1/32"
 10.hcl:8: allow_from: "fe80::1%eth0" has a zone; write the address without it
 10.hcl:9: allow_from: "fe80::1%eth0/64" is not a network such as "10.0.0.0/8" or "fd00::/8"
-10.hcl:10: allow_from: "example.org" is neither an address nor a network such as "10.0.0.0/8"
-10.hcl:11: allow_from: "" is neither an address nor a network such as "10.0.0.0/8"
+10.hcl:10: allow_from: "example.org" is neither an address, nor a network such as "10.0.0.0/8", nor "cluster"
+10.hcl:11: allow_from: "" is neither an address, nor a network such as "10.0.0.0/8", nor "cluster"
 10.hcl:12: allow_from: "10.0.0.0/08" is not a network such as "10.0.0.0/8" or "fd00::/8"
 10.hcl:13: allow_from: "10" is a number; write "10" in quotes
 `},

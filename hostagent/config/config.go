@@ -20,6 +20,9 @@ import (
 // DefaultPath is the folder that Load reads when it is given no path. It need not exist.
 const DefaultPath = "/etc/hostagent.d"
 
+// DefaultStateDir is where state is kept.
+const DefaultStateDir = "/var/lib/hostagent"
+
 // maxSidecarPorts is the largest sidecar range that is believed, whoever names it.
 const maxSidecarPorts = 4096
 
@@ -39,6 +42,25 @@ type Scope string
 const (
 	ScopeMesh Scope = "mesh" // services without a sidecar may listen on the network
 	ScopeAll  Scope = "all"  // they may not either
+)
+
+// Enforce is what is done about listeners that the network should not reach.
+type Enforce string
+
+// The kinds of enforcement.
+const (
+	EnforceReport     Enforce = "report"     // they are reported
+	EnforceQuarantine Enforce = "quarantine" // and, on QuarantinePorts, closed to the network
+)
+
+// Backend is what holds hostagent's rules and sets.
+type Backend string
+
+// The backends.
+const (
+	BackendAuto     Backend = "auto" // iptables where it can be had
+	BackendIptables Backend = "iptables"
+	BackendNFTables Backend = "nftables"
 )
 
 // IptablesVariant is which iptables holds hostagent's rules.
@@ -68,6 +90,31 @@ type Accept struct {
 	Chain string
 }
 
+// Source is who may connect to open ports: a network, or the members of this Consul datacenter.
+type Source struct {
+	Network netip.Prefix // zero where Cluster is set
+	Cluster bool
+}
+
+// String writes s as the configuration does.
+func (s Source) String() string {
+	if s.Cluster {
+		return sourceCluster
+	}
+	return s.Network.String()
+}
+
+// SetName names a set of nf_tables. The zero value is none.
+type SetName struct{ Family, Table, Set string }
+
+// String writes n as the configuration does, "inet filter NAME"; the zero value is empty.
+func (n SetName) String() string {
+	if n == (SetName{}) {
+		return ""
+	}
+	return n.Family + " " + n.Table + " " + n.Set
+}
+
 // Config is hostagent's whole configuration. Each field is one key of the files, where the reference configuration
 // explains it. Callers own it; it is not safe for use by several goroutines while one of them changes it. Copies share
 // the record of where values came from, so pass it by pointer.
@@ -77,15 +124,24 @@ type Config struct {
 	ExtraPorts     []PortRange
 	ProtectedPorts []PortRange
 	GuardPorts     []PortRange
-	AllowFrom      []netip.Prefix // empty: everybody
-	Gateways       []string
-	NativeServices []string
-	Scope          Scope
-	CloseDelay     time.Duration
-	PollInterval   time.Duration
-	CheckInterval  time.Duration
-	LogLevel       slog.Level
-	LogFormat      LogFormat
+	AllowFrom      []Source // empty: everybody
+	// AllowLocalBridges lets the networks of this host's bridges connect where AllowFrom limits who may.
+	AllowLocalBridges bool
+	Gateways          []string
+	NativeServices    []string
+	Scope             Scope
+	// Enforce and the Quarantine lists say which exposed listeners are closed to the network. Empty services are all.
+	Enforce            Enforce
+	QuarantinePorts    []PortRange
+	QuarantineFindings []string
+	QuarantineServices []string
+	CutOnClose         bool // running connections end when a sidecar's port closes
+	CloseDelay         time.Duration
+	PollInterval       time.Duration
+	CheckInterval      time.Duration
+	LogLevel           slog.Level
+	LogFormat          LogFormat
+	StateDir           string // where state is kept over a restart of the host; empty keeps none
 
 	Firewall Firewall
 	Consul   Consul
@@ -104,8 +160,10 @@ type Config struct {
 
 // Firewall is the block "firewall".
 type Firewall struct {
+	Backend         Backend
 	Accept          Accept
 	IptablesVariant IptablesVariant
+	PublishSet      SetName // of the operator's, kept equal to the open ports; zero: none
 }
 
 // Consul is the block "consul": how to reach the local agent.
@@ -142,15 +200,19 @@ type Metrics struct {
 // Default returns the configuration of a host that sets nothing. Its Mode is empty.
 func Default() *Config {
 	return &Config{
-		ProtectedPorts: []PortRange{{22, 22}},
-		Scope:          ScopeMesh,
-		CloseDelay:     30 * time.Second,
-		PollInterval:   time.Second,
-		CheckInterval:  5 * time.Second,
-		LogLevel:       slog.LevelInfo,
-		LogFormat:      LogText,
-		Firewall:       Firewall{IptablesVariant: IptablesAuto},
-		Consul:         Consul{Address: "http://127.0.0.1:8500", Timeout: 5 * time.Second},
-		Report:         Report{Enabled: true, ServiceName: "hostagent"},
+		ProtectedPorts:     []PortRange{{22, 22}},
+		AllowLocalBridges:  true,
+		Scope:              ScopeMesh,
+		Enforce:            EnforceReport,
+		QuarantineFindings: []string{findingExposedListener},
+		CloseDelay:         30 * time.Second,
+		PollInterval:       time.Second,
+		CheckInterval:      5 * time.Second,
+		LogLevel:           slog.LevelInfo,
+		LogFormat:          LogText,
+		StateDir:           DefaultStateDir,
+		Firewall:           Firewall{Backend: BackendAuto, IptablesVariant: IptablesAuto},
+		Consul:             Consul{Address: "http://127.0.0.1:8500", Timeout: 5 * time.Second},
+		Report:             Report{Enabled: true, ServiceName: "hostagent"},
 	}
 }

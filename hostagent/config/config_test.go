@@ -76,7 +76,14 @@ sidecar_range   = "21000-21255"
 extra_ports     = ["8443", 443, "9000-9010"]
 protected_ports = [22, "8300-8302"]
 guard_ports     = [8443, 8080]
-allow_from      = ["10.0.0.0/8", "fd00::/8", "192.0.2.7", "2001:db8::1", "10.0.0.0/8"]
+allow_from      = ["10.0.0.0/8", "fd00::/8", "192.0.2.7", "2001:db8::1", "cluster", "10.0.0.0/8"]
+allow_local_bridges = false
+enforce = "quarantine"
+quarantine_ports = ["8080-8099", 9090]
+quarantine_findings = ["exposed-listener"]
+quarantine_services = ["web", "db"]
+cut_on_close = true
+state_dir = "/srv/hostagent"
 gateways        = ["edge", "edge"]
 native_services = ["billing"]
 scope           = "all"
@@ -86,6 +93,8 @@ check_interval  = "10m"
 log_level       = "warn"
 log_format      = "json"
 firewall {
+  backend          = "iptables"
+  publish_set      = "inet  filter mesh_ports"
   accept           = "chain MY-INPUT.1"
   iptables_variant = "legacy"
 }
@@ -111,26 +120,34 @@ metrics {
   allow_network = true
 }
 `)
-	prefixes := []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"),
-		netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::1/128"),
+	sources := []Source{
+		network("10.0.0.0/8"), network("fd00::/8"), network("192.0.2.7/32"), network("2001:db8::1/128"), {Cluster: true},
 	}
 	want := &Config{
-		Mode:           ModeGuard,
-		SidecarRange:   PortRange{21000, 21255},
-		ExtraPorts:     []PortRange{{8443, 8443}, {443, 443}, {9000, 9010}},
-		ProtectedPorts: []PortRange{{22, 22}, {8300, 8302}},
-		GuardPorts:     []PortRange{{8443, 8443}, {8080, 8080}},
-		AllowFrom:      prefixes,
-		Gateways:       []string{"edge"},
-		NativeServices: []string{"billing"},
-		Scope:          ScopeAll,
-		CloseDelay:     time.Minute,
-		PollInterval:   200 * time.Millisecond,
-		CheckInterval:  10 * time.Minute,
-		LogLevel:       slog.LevelWarn,
-		LogFormat:      LogJSON,
-		Firewall:       Firewall{Accept: Accept{Chain: "MY-INPUT.1"}, IptablesVariant: IptablesLegacy},
+		Mode:               ModeGuard,
+		SidecarRange:       PortRange{21000, 21255},
+		ExtraPorts:         []PortRange{{8443, 8443}, {443, 443}, {9000, 9010}},
+		ProtectedPorts:     []PortRange{{22, 22}, {8300, 8302}},
+		GuardPorts:         []PortRange{{8443, 8443}, {8080, 8080}},
+		AllowFrom:          sources,
+		Enforce:            EnforceQuarantine,
+		QuarantinePorts:    []PortRange{{8080, 8099}, {9090, 9090}},
+		QuarantineFindings: []string{"exposed-listener"},
+		QuarantineServices: []string{"web", "db"},
+		CutOnClose:         true,
+		StateDir:           "/srv/hostagent",
+		Gateways:           []string{"edge"},
+		NativeServices:     []string{"billing"},
+		Scope:              ScopeAll,
+		CloseDelay:         time.Minute,
+		PollInterval:       200 * time.Millisecond,
+		CheckInterval:      10 * time.Minute,
+		LogLevel:           slog.LevelWarn,
+		LogFormat:          LogJSON,
+		Firewall: Firewall{
+			Backend: BackendIptables, Accept: Accept{Chain: "MY-INPUT.1"}, IptablesVariant: IptablesLegacy,
+			PublishSet: SetName{"inet", "filter", "mesh_ports"},
+		},
 		Consul: Consul{
 			Address: "https://[::1]:8501", TokenFile: "/etc/hostagent/token", CAFile: "ca.pem", CAPath: "/etc/ssl/consul",
 			CertFile: "c.pem", KeyFile: "k.pem", TLSServerName: "client.dc1.consul", InsecureSkipVerify: true,
@@ -180,7 +197,7 @@ consul {
 				c.Mode = ModeGuard
 				c.ExtraPorts = []PortRange{{80, 80}, {90, 95}, {8080, 8080}}
 				c.Gateways = []string{"a", "b", "c"}
-				c.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16")}
+				c.AllowFrom = []Source{network("10.0.0.0/8"), network("10.1.0.0/16")}
 				c.Consul.Token, c.Consul.Namespace = "t", "two"
 			},
 			files: []string{"10.hcl", "20.hcl"},
@@ -436,3 +453,5 @@ func TestPortRange(t *testing.T) {
 		}
 	}
 }
+
+func network(text string) Source { return Source{Network: netip.MustParsePrefix(text)} }

@@ -187,11 +187,13 @@ func TestValidateHandMade(t *testing.T) {
 sidecar_range: range "9-8" is inverted; write "8-9"
 extra_ports: port 0 is not a port (1 to 65535)
 scope: unknown value ""; write one of "mesh", "all"
+enforce: unknown value ""; write one of "report", "quarantine"
 close_delay: "0s" is out of bounds (1s to 1h)
 poll_interval: "0s" is out of bounds (200ms to 10s)
 check_interval: "0s" is out of bounds (1s to 10m)
 log_level: unknown value "INFO+3"; write one of "debug", "info", "warn", "error"
 log_format: unknown value ""; write one of "text", "json"
+firewall.backend: unknown value ""; write one of "auto", "iptables", "nftables"
 firewall.accept: accept is both none and chain "X"
 firewall.iptables_variant: unknown value ""; write one of "auto", "nft", "legacy"
 consul.timeout: "0s" is out of bounds (100ms to 20s)

@@ -39,10 +39,12 @@ func (c *Config) contradictions() Errors {
 	protected := portList{"protected_ports", c.ProtectedPorts}
 	guard := portList{"guard_ports", c.GuardPorts}
 
-	for _, list := range []portList{extra, protected, guard} {
+	quarantine := portList{"quarantine_ports", c.QuarantinePorts}
+
+	for _, list := range []portList{extra, protected, guard, quarantine} {
 		problems = append(problems, c.overlapsWithin(list)...)
 	}
-	for _, list := range []portList{sidecars, extra, guard} {
+	for _, list := range []portList{sidecars, extra, guard, quarantine} {
 		problems = append(problems, c.overlapsBetween(list, protected, func(r, _ PortRange, port uint16) string {
 			return fmt.Sprintf("%s %q holds port %d, which protected_ports protects", r.noun(), r, port)
 		})...)
@@ -50,6 +52,7 @@ func (c *Config) contradictions() Errors {
 	problems = append(problems, c.overlapsBetween(extra, sidecars, func(r, s PortRange, _ uint16) string {
 		return fmt.Sprintf("%s %q overlaps sidecar_range %q, whose ports need no entry", r.noun(), r, s)
 	})...)
+	problems = append(problems, c.contradictionsInFirewall()...)
 	if address := c.Metrics.Address; address.IsValid() && !address.Addr().Unmap().IsLoopback() && !c.Metrics.AllowNetwork {
 		problems = append(problems, c.where("metrics.address", 0).problem("metrics.address", fmt.Sprintf(
 			"%q is no loopback address: whoever reaches it could read the names of this host's services; add allow_network = true to mean it", address)))
@@ -107,6 +110,21 @@ func (c *Config) overlapsBetween(list, other portList, say func(r, other PortRan
 		text := say(r, other.ranges[held[at].index], uint16(held[at].port))
 		place := c.where(other.key, held[at].index).seenFrom(from)
 		problems = append(problems, from.problem(list.key, text+place))
+	}
+	return problems
+}
+
+func (c *Config) contradictionsInFirewall() Errors {
+	var problems Errors
+	if c.Enforce == EnforceQuarantine && len(c.QuarantinePorts) == 0 {
+		problems = append(problems, c.where("enforce", 0).problem("enforce",
+			`"quarantine" closes only ports that quarantine_ports lists, and it lists none`))
+	}
+	if c.Firewall.Backend == BackendNFTables && c.Firewall.Accept.Chain != "" {
+		from := c.where("firewall.accept", 0)
+		problems = append(problems, from.problem("firewall.accept", fmt.Sprintf(
+			"chain %s is one of iptables, but backend is \"nftables\"; name a set of your own in publish_set instead%s",
+			quote(c.Firewall.Accept.Chain), c.where("firewall.backend", 0).seenFrom(from))))
 	}
 	return problems
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -20,8 +21,12 @@ import (
 
 var (
 	chainName = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]*$`)
+	nftName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_./\\]*$`)
 	dnsLabel  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 )
+
+// findingExposedListener is the id of the finding that quarantine acts on.
+const findingExposedListener = "exposed-listener"
 
 func anything[T any](T) error { return nil }
 
@@ -227,11 +232,68 @@ func checkToken(token Secret) error {
 	return nil
 }
 
+// sourceCluster is the word for the members of this Consul datacenter.
+const sourceCluster = "cluster"
+
+func parseSource(text string) (Source, error) {
+	if text == sourceCluster {
+		return Source{Cluster: true}, nil
+	}
+	network, err := parsePrefix(text)
+	return Source{Network: network}, err
+}
+
+func checkSource(s Source) error {
+	if s.Cluster {
+		return nil
+	}
+	return checkPrefix(s.Network)
+}
+
+// maxSetName is NFT_NAME_MAXLEN less the terminating zero.
+const maxSetName = 255
+
+// parseSetName takes the family, table and name of a set as nft does; empty means none.
+func parseSetName(text string) (SetName, error) {
+	words := strings.Fields(text)
+	switch len(words) {
+	case 0:
+		return SetName{}, nil
+	case 3:
+		return SetName{words[0], words[1], words[2]}, nil
+	}
+	return SetName{}, fmt.Errorf("%s is not a set; write its family, table and name, such as \"inet filter mesh_ports\"", quote(text))
+}
+
+// checkSetName takes what nft takes for names, in the families that see packets to this host.
+func checkSetName(n SetName) error {
+	if !slices.Contains([]string{"inet", "ip", "ip6"}, n.Family) {
+		return fmt.Errorf("family %s is not one of \"inet\", \"ip\" and \"ip6\"", quote(n.Family))
+	}
+	for _, name := range []string{n.Table, n.Set} {
+		if len(name) > maxSetName || !nftName.MatchString(name) {
+			return fmt.Errorf("%s is no name that nft takes (letters, digits, \"_\", \".\", \"/\", \"\\\\\", beginning with a letter)", quote(name))
+		}
+	}
+	if n.Table == "hostagent" {
+		return fmt.Errorf("table %s is hostagent's own; name a set of your ruleset", quote(n.Table))
+	}
+	return nil
+}
+
+// checkFolder takes an absolute path, or nothing.
+func checkFolder(path string) error {
+	if path != "" && !filepath.IsAbs(path) {
+		return fmt.Errorf("%s is not an absolute path", quote(path))
+	}
+	return checkPrintable(path)
+}
+
 func parsePrefix(text string) (netip.Prefix, error) {
 	if !strings.Contains(text, "/") {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%s is neither an address nor a network such as \"10.0.0.0/8\"", quote(text))
+			return netip.Prefix{}, fmt.Errorf("%s is neither an address, nor a network such as \"10.0.0.0/8\", nor \"cluster\"", quote(text))
 		}
 		if address.Zone() != "" {
 			return netip.Prefix{}, fmt.Errorf("%s has a zone; write the address without it", quote(text))
