@@ -23,7 +23,7 @@ type peer struct {
 
 // newPeer makes a namespace that is connected to the test's own one. The test's side has the addresses 10.9.NET.1 and
 // fd09:NET::1, the peer's .2 and ::2.
-func newPeer(t *testing.T, network int) *peer {
+func newPeer(t testing.TB, network int) *peer {
 	t.Helper()
 	p := &peer{work: make(chan func())}
 	ready := make(chan error)
