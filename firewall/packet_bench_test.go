@@ -83,7 +83,9 @@ func benchPeer(b *testing.B, network int) (*peer, *syns) {
 	b.Cleanup(func() { shell(b, "nft delete table ip gauge") })
 	var s *syns
 	var err error
-	p.do(func() { s, err = newSYNs(netip.MustParseAddr("10.9." + strconv.Itoa(network) + ".2"), netip.MustParseAddr("10.9." + strconv.Itoa(network) + ".1")) })
+	p.do(func() {
+		s, err = newSYNs(netip.MustParseAddr("10.9."+strconv.Itoa(network)+".2"), netip.MustParseAddr("10.9."+strconv.Itoa(network)+".1"))
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
