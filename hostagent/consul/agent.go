@@ -21,6 +21,8 @@ type Agent struct {
 	// when disabled, and anything up to 65535 otherwise. RangeKnown is false where the agent did not tell.
 	SidecarMin, SidecarMax int
 	RangeKnown             bool
+	// DataDir is the folder in which the agent keeps its data, "" where it did not tell.
+	DataDir string
 	// Ports are the TCP and UDP ports that Consul itself listens on, by its name for them.
 	Ports map[string]uint16
 }
@@ -74,6 +76,7 @@ func decodeAgent(body []byte) (Agent, error) {
 	lo, okLo := read("ConnectSidecarMinPort")
 	hi, okHi := read("ConnectSidecarMaxPort")
 	a.SidecarMin, a.SidecarMax, a.RangeKnown = lo, hi, okLo && okHi
+	_ = json.Unmarshal(raw.DebugConfig["DataDir"], &a.DataDir) // "" where it is missing or no text
 	for name, key := range map[string]string{
 		"http": "HTTPPort", "https": "HTTPSPort", "grpc": "GRPCPort", "grpc_tls": "GRPCTLSPort", "dns": "DNSPort",
 		"serf_lan": "SerfPortLAN", "serf_wan": "SerfPortWAN", "server": "ServerPort",
