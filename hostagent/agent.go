@@ -64,6 +64,9 @@ type Parts struct {
 	Log         *slog.Logger
 	Watch       watcher // nil: nobody counts
 
+	StateDir string // where the state is kept; "" keeps none
+	Machine  string // whose state it is, see MachineFingerprint; "" when unknown: none is saved
+
 	// What the status and the life check say of the program.
 	Version      string
 	Backend      string   // what holds the rules
@@ -121,6 +124,9 @@ type Agent struct {
 	ranged    bool             // this run has taken a sidecar range over
 	reported  string           // the service that holds our checks, "" while there is none
 	news      news
+	keeper    keeper
+	stateErr  error  // why the state is not saved
+	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
 
 	// For Status.
 	view       atomic.Pointer[view]
@@ -224,6 +230,7 @@ func (a *Agent) pass(ctx context.Context) {
 // anew.
 func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bool {
 	a.applyErr = a.adopt(context.WithoutCancel(ctx))
+	a.checkNode()
 	evaluating := time.Now()
 	changed := a.evaluate(ctx, start, consulErr)
 	a.stepped("evaluate", evaluating)
@@ -234,6 +241,7 @@ func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bo
 		a.stepped("apply", applying)
 	}
 	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
+	a.keepState(start)
 	if changed {
 		a.news.tell(a.parts.Log, a.parts.Policy.Mode, &a.result, a.memory.answers > 0)
 	}
@@ -422,6 +430,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.memory.adopt(guard, open)
 		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
 	}
+	a.recallState()
 	a.adopted, a.found = true, standingOf(state)
 	a.holds = &standing{guard: a.found.guard, open: a.found.open}
 	return nil

@@ -60,6 +60,7 @@ func (a *Agent) stop(ctx context.Context) {
 			a.parts.Log.Warn("cannot tell Consul of the stop", "error", err)
 		}
 	}
+	a.keeper.wait(stopDeadline)
 	a.parts.Log.Info("stopped", "rules", stopMeans(a.parts.Policy.Mode))
 }
 

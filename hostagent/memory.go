@@ -41,6 +41,18 @@ func (m *memory) adopt(guard, open firewall.PortSet) {
 	}
 }
 
+// disown forgets the open ports that adopt took over, as if their time were up, and returns them.
+func (m *memory) disown() firewall.PortSet {
+	var ports firewall.PortSet
+	for claim := range m.absent {
+		if claim.ID == "" {
+			ports.Add(claim.Port)
+			delete(m.absent, claim)
+		}
+	}
+	return ports
+}
+
 // miss records that there was no whole answer.
 func (m *memory) miss() { m.last, m.wholeSince, m.steadySince = time.Time{}, time.Time{}, time.Time{} }
 

@@ -42,6 +42,7 @@ type view struct {
 	holds      *standing
 	incomplete string // what kept owners out of sight
 	host       *Host
+	stateErr   error
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -58,7 +59,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
 		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
-		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
+		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host, stateErr: a.stateErr,
 	}
 }
 
@@ -148,6 +149,9 @@ func (a *Agent) Status() Status {
 	s.Firewall.Guarded, s.Firewall.Open = holds.guard.String(), holds.open.String()
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
+	}
+	if v.stateErr != nil {
+		s.Degradations = append(s.Degradations, v.stateErr.Error())
 	}
 	if v.host != nil {
 		s.Degradations = append(s.Degradations, v.host.Notes...)
