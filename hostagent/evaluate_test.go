@@ -563,7 +563,10 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		in.Registrations = append(in.Registrations, app(fmt.Sprint(port), port))
 	}
 	in.Host = &Host{
-		Facts:     facts.Facts{EphemeralFirst: 20000, EphemeralLast: 60000, RouteLocalnet: []string{"br0"}},
+		Facts: facts.Facts{
+			EphemeralFirst: 20000, EphemeralLast: 60000, RouteLocalnet: []string{"br0"},
+			SavedRules: []facts.SavedRules{{File: "/etc/nftables.conf", Lines: []int{7}, NFT: true}},
+		},
 		Published: []firewall.Published{{First: 21255, Last: 21255, To: "172.17.0.2:80"}},
 	}
 	seen := map[catalog.ID]bool{}

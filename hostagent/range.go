@@ -202,6 +202,7 @@ func (e *evaluation) judgeHost() {
 		e.find(Finding{ID: catalog.RouteLocalnet}, "interfaces", list(h.RouteLocalnet), "sysctl", localnetKeys(h.RouteLocalnet))
 	}
 	e.judgeSharing(h, sidecars)
+	e.judgeSavedRules(h)
 }
 
 // nearlyFull is the share of the range, in percent, from which it is worth a warning.

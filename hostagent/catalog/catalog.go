@@ -213,8 +213,8 @@ func Entries() []Entry {
 		{
 			ID: SavedRules, Severity: Warning,
 			Title:   "hostagent's rules saved by a firewall loader",
-			Message: "{file} holds rules of hostagent ({lines}): at the next boot its loader loads nothing at all where a set that they name is missing",
-			Remedy:  "delete these lines: {fix}",
+			Message: "{file} holds rules of hostagent ({lines}): {harm}",
+			Remedy:  "look at these lines, then delete them: {fix}",
 			Why: "iptables-restore refuses a whole file for one rule that names a missing set, and the host comes up without any " +
 				"firewall. Rules of hostagent do not belong into saved files: it writes them itself, early.",
 		},

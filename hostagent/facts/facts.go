@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package facts reads what a host itself says that bears on the sidecar range: which ports the kernel hands out and which
-// it keeps back, on which interfaces the network reaches loopback addresses, and which ports Nomad gives to its jobs.
+// it keeps back, on which interfaces the network reaches loopback addresses, which ports Nomad gives to its jobs, and
+// whether hostagent's own rules stand in files that other firewall loaders read.
+//
 // Read is all there is. What follows from it is decided elsewhere.
 package facts
 
@@ -25,6 +27,8 @@ import (
 type Options struct {
 	// Proc is where proc is mounted; empty means /proc.
 	Proc string
+	// Root is where the root folder's files are; empty means /. Only SavedRules are looked for there.
+	Root string
 	// NomadAddress is the URL of the HTTP API of this host's Nomad agent; empty means http://127.0.0.1:4646. No token is
 	// sent to it, no proxy used and no redirection followed.
 	NomadAddress string
@@ -49,6 +53,8 @@ type Facts struct {
 	RouteLocalnet []string
 	// Nomad is nil where no Nomad client is found.
 	Nomad *Nomad
+	// SavedRules are the files from which firewall loaders would bring hostagent's rules back.
+	SavedRules []SavedRules
 	// Notes say what could not be read and why, a phrase each, without control characters.
 	Notes []string
 }
@@ -85,6 +91,7 @@ func Read(ctx context.Context, opts Options) Facts {
 	net := filepath.Join(cmp.Or(opts.Proc, "/proc"), "sys/net/ipv4")
 	f.readPorts(net)
 	f.readRouteLocalnet(filepath.Join(net, "conf"))
+	f.readSavedRules(cmp.Or(opts.Root, "/"))
 	f.readNomad(ctx, opts)
 	return *f
 }
