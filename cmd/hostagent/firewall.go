@@ -16,14 +16,14 @@ import (
 func firewallCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "firewall",
-		Short: "Plan, look at or remove hostagent's rules and sets",
+		Short: "Plan, look at, restore or remove hostagent's rules and sets",
 		Example: `  hostagent firewall plan
   hostagent firewall show
   hostagent firewall remove --stop`,
 		Args: subcommandOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(firewallPlanCommand(), firewallShowCommand(), firewallRemoveCommand())
+	cmd.AddCommand(firewallPlanCommand(), firewallShowCommand(), firewallRestoreCommand(), firewallRemoveCommand())
 	return cmd
 }
 
@@ -57,7 +57,8 @@ func firewallRemoveCommand() *cobra.Command {
 		Use:   "remove",
 		Short: "Take away hostagent's rules and sets, and nothing else",
 		Long: `Takes away every rule, chain and set of hostagent, in both variants of iptables and both IP families, and nothing
-else. It may be called again. While hostagent runs it refuses, because the rules would come back; --stop ends it first.
+else; and the state that is saved for the next start of this host, so that they do not come back with it. It may be
+called again. While hostagent runs it refuses, because the rules would come back; --stop ends it first.
 The sidecar range is then as open as the host's own rules leave it.`,
 		Example: `  hostagent firewall remove
   hostagent firewall remove --stop`,
@@ -66,7 +67,11 @@ The sidecar range is then as open as the host's own rules leave it.`,
 	s := addSettings(cmd, nil)
 	stop := cmd.Flags().Bool("stop", false, "stop a running hostagent first")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		fw, err := s.firewall()
+		c, err := s.load()
+		if err != nil {
+			return err
+		}
+		fw, err := newFirewall(c)
 		if err != nil {
 			return err
 		}
@@ -81,6 +86,9 @@ The sidecar range is then as open as the host's own rules leave it.`,
 			text = fmt.Sprintf("removed: %s\n", changes) // beside an error, what went before it
 		} else if err == nil {
 			text = "nothing to remove\n"
+		}
+		if c.StateDir != "" {
+			err = errors.Join(err, hostagent.RemoveState(c.StateDir))
 		}
 		return errors.Join(err, output(cmd, text))
 	}

@@ -96,6 +96,11 @@ func (d *daemon) assemble() (*built, error) {
 	default:
 		b.parts.Degradations = []string{fmt.Sprintf("rules of an earlier guard run cannot be seen or removed: %v", err)}
 	}
+	if b.parts.StateDir != "" && c.Mode == config.ModeGuard {
+		if b.parts.Machine, err = hostagent.MachineFingerprint(hostagent.MachineIDFile); err != nil {
+			b.parts.Degradations = append(b.parts.Degradations, fmt.Sprintf("nothing is saved for the next start of this host: %v", err))
+		}
+	}
 	for _, reason := range b.parts.Degradations {
 		log.Warn("degraded", "reason", reason)
 	}

@@ -89,7 +89,7 @@ func partsWithoutConsul(c *config.Config, log *slog.Logger) hostagent.Parts {
 	return hostagent.Parts{
 		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
 		Listen: sockets.List, Owners: sockets.NewOwners(), Connections: sockets.Connections, Host: lookAtHost(nil),
-		Log: log, Version: version(),
+		Log: log, Version: version(), StateDir: c.StateDir,
 	}
 }
 

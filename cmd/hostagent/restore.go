@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/config"
+)
+
+func firewallRestoreCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore",
+		Short: "Apply the ports of the last run, before Consul is up",
+		Long: `Makes the kernel hold what the last guard run saved in state_dir, as far as the configuration of now lets it: for the
+start of a host, before Consul and the network are up. In mode observe, while hostagent runs, and where rules of hostagent
+stand already, it changes nothing. A saved state that is damaged, of another host or of a newer version is refused, and
+then no port is opened and none closed.
+
+In guard mode it also makes, empty, the sets that are missing: iptables-restore loads nothing at all of a file in which
+somebody saved rules of hostagent and one of them names a missing set. With --sets-only it does only that, for a unit
+that comes before netfilter-persistent and the like; the rest belongs after them, because they flush what stands.
+
+Exit status: 0 restored, or nothing to restore; 1 the saved state was refused; 78 the configuration is wrong; 2 anything
+else.`,
+		Example: `  hostagent firewall restore --sets-only
+  hostagent firewall restore`,
+		Args: noArguments,
+	}
+	s := addSettings(cmd, map[string]string{"mode": "`mode`: observe or guard"})
+	completeFlag(cmd, "mode", string(config.ModeObserve), string(config.ModeGuard))
+	setsOnly := cmd.Flags().Bool("sets-only", false, "only make the sets that are missing, empty")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := s.load()
+		if err != nil {
+			return &exitError{exitConfig, err}
+		}
+		if c.Mode != config.ModeGuard {
+			return output(cmd, "not in guard mode: nothing to restore\n")
+		}
+		lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
+		if held, isHeld := errors.AsType[*hostagent.HeldError](err); isHeld {
+			return output(cmd, fmt.Sprintf("hostagent is running (pid %d): nothing to restore, its rules stand\n", held.PID))
+		}
+		if err != nil {
+			return err
+		}
+		defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
+		fw, err := newFirewall(c)
+		if err != nil {
+			return err
+		}
+		if !*setsOnly {
+			err = restore(cmd, c, fw)
+		}
+		return errors.Join(err, makeSets(cmd, fw))
+	}
+	return cmd
+}
+
+// restore restores what was saved and says so.
+func restore(cmd *cobra.Command, c *config.Config, fw *firewall.Firewall) error {
+	if c.StateDir == "" {
+		return output(cmd, "no saved state: state_dir is empty\n")
+	}
+	p := partsWithoutConsul(c, slog.New(slog.DiscardHandler))
+	p.Firewall = fw
+	p.Machine, _ = hostagent.MachineFingerprint(hostagent.MachineIDFile) // Restore says so where it is missed
+	done, err := hostagent.Restore(cmd.Context(), p)
+	if _, refused := errors.AsType[*hostagent.RefusedError](err); refused {
+		return &exitError{exitFindings, err}
+	}
+	text := ""
+	if done != nil {
+		text = restoredText(c.StateDir, done)
+	}
+	return errors.Join(err, output(cmd, text))
+}
+
+// makeSets makes the sets that are missing and says which.
+func makeSets(cmd *cobra.Command, fw *firewall.Firewall) error {
+	changes, err := fw.MakeSets(cmd.Context())
+	text := ""
+	if !changes.Empty() {
+		text = fmt.Sprintf("empty sets made: %s\n", changes)
+	}
+	return errors.Join(err, output(cmd, text))
+}
+
+func restoredText(dir string, done *hostagent.Restored) string {
+	ports := fmt.Sprintf("guard %s; open %s", done.Rules.Guard, done.Rules.Open)
+	switch {
+	case done.Missing:
+		return fmt.Sprintf("no saved state in %s: nothing to restore\n", dir)
+	case done.Standing:
+		return "rules of an earlier run stand: nothing to restore; " + ports + "\n"
+	case done.Nobody:
+		ports += "; open ports wait for Consul: of those who were let in, allow_from is not known to let anybody in now"
+	}
+	return "restored: " + ports + "\n"
+}
