@@ -116,6 +116,25 @@ func (h *Host) StartSidecar(ctx context.Context, serviceID string) (*Process, er
 	return process, nil
 }
 
+// StateDir is where the host's hostagent keeps its state: hosts share /var/lib.
+func (h *Host) StateDir() string { return filepath.Join(h.Dir, "state") }
+
+// Configure writes config into a folder of its own, for `hostagent --config`, beside what makes hostagent keep its state
+// in StateDir where config names no state_dir.
+func (h *Host) Configure(config string) (dir string, err error) {
+	if dir, err = os.MkdirTemp(h.Dir, "hostagent-"); err != nil {
+		return "", fmt.Errorf("cannot make hostagent's configuration: %w", err)
+	}
+	for name, text := range map[string]string{
+		"00-state.hcl": fmt.Sprintf("state_dir = %q\n", h.StateDir()), "hostagent.hcl": config,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", fmt.Errorf("cannot write hostagent's configuration: %w", err)
+		}
+	}
+	return dir, nil
+}
+
 // StartHostagent writes config into a folder of its own and starts `hostagent run --config FOLDER args...` in the host,
 // with CONSUL_HTTP_ADDR set to the host's agent. It does not wait for anything: see Process.WaitLog.
 func (h *Host) StartHostagent(ctx context.Context, config string, args ...string) (*Process, error) {
@@ -123,12 +142,9 @@ func (h *Host) StartHostagent(ctx context.Context, config string, args ...string
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(h.Dir, "hostagent-")
+	dir, err := h.Configure(config)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make hostagent's configuration: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "hostagent.hcl"), []byte(config), 0o600); err != nil {
-		return nil, fmt.Errorf("cannot write hostagent's configuration: %w", err)
+		return nil, err
 	}
 	cmd := h.Command(context.Background(), binary, append([]string{"run", "--config", dir}, args...)...)
 	cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+ConsulAddress)
