@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if err := fetchDebian(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err) // the test that needs it fails
+	}
 	netns.Main(m)
 }
 
