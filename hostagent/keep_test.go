@@ -154,6 +154,35 @@ func TestSlowDiskHoldsUpNothing(t *testing.T) {
 	}
 }
 
+// TestFailedWriteIsTriedNowAndThen: for the same state once a minute, for another one at once.
+func TestFailedWriteIsTriedNowAndThen(t *testing.T) {
+	now, dir := time.Now(), filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := &keeper{}
+	tries := func(after time.Duration, want *Saved) bool {
+		_ = k.keep(now.Add(after), dir, want) // how the last write went
+		writes := k.done != nil
+		k.wait(time.Minute)
+		return writes
+	}
+	other := sampleState()
+	other.Open = firewall.Ports(21255)
+	for _, c := range []struct {
+		after time.Duration
+		want  *Saved
+		tries bool
+	}{
+		{0, sampleState(), true}, {time.Second, sampleState(), false}, {59 * time.Second, sampleState(), false},
+		{60 * time.Second, sampleState(), true}, {61 * time.Second, other, true}, {62 * time.Second, other, false},
+	} {
+		if got := tries(c.after, c.want); got != c.tries {
+			t.Errorf("after %s: tries %v", c.after, got)
+		}
+	}
+}
+
 // TestClonedMachine: the rules that an earlier run left are of the machine that this one was cloned from.
 func TestClonedMachine(t *testing.T) {
 	for node, after := range map[string]string{

@@ -63,6 +63,7 @@ table inet hostagentx {
 table ip mangle {
 	chain HOSTAGENT-GUARD { #!
 		tcp dport 1 drop #!
+		iifname "}" drop comment "# }" #!
 	} #!
 	chain mine {
 	}

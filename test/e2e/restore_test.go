@@ -52,7 +52,7 @@ func TestRestoreAtBoot(t *testing.T) {
 			agent := w.guard(usingVariant(variant))
 			w.saved(fmt.Sprintf(`"open":"%d"`, sidecar))
 			w.must(agent.Stop())
-			w.must(w.consul.Process.Stop())
+			w.must(w.consul.Stop())
 			w.reboot()
 			w.reaches(sidecar, host.Dropped)
 
@@ -162,7 +162,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 	if !strings.Contains(string(state), strings.TrimSpace(string(node))) {
 		t.Fatalf("the state does not name the node %s:\n%s", node, state)
 	}
-	w.must(w.consul.Process.Stop())
+	w.must(w.consul.Stop())
 	w.must(os.WriteFile(nodeFile, []byte("99999999-2222-3333-4444-555555555555"), 0o600))
 	if out := w.hostagent(1, "firewall", "restore", "--mode", "guard", "--config", dir); !strings.Contains(out, "is another one") {
 		t.Errorf("on another node:\n%s", out)
