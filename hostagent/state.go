@@ -88,7 +88,7 @@ type stateContent struct {
 // encode writes s as a file's content. The same s gives the same bytes.
 func (s *Saved) encode() ([]byte, error) {
 	content, err := json.Marshal(stateContent{
-		Version: s.Version, Machine: s.Machine, NodeID: s.NodeID, DataDir: s.DataDir, Range: s.Range.String(),
+		Version: s.Version, Machine: s.Machine, NodeID: s.NodeID, DataDir: s.DataDir, Range: s.Range.Ports().String(),
 		Guard: s.Guard.String(), Open: s.Open.String(), Cut: s.Cut.String(),
 		Limited: s.Limited, Sources: s.Sources, AllowFrom: s.AllowFrom, Cluster: s.AllowCluster, Bridges: s.AllowBridges,
 	})

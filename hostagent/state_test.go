@@ -71,6 +71,7 @@ func TestStateRoundTrip(t *testing.T) {
 	for name, s := range map[string]*Saved{
 		"everything":  sampleState(),
 		"next to nil": {Machine: "abc"},
+		"one port":    {Machine: "abc", Range: PortRange{21000, 21000}},
 		"crowded":     crowdedState(),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -112,13 +112,22 @@ func enter(files []*os.File) int {
 	return 1
 }
 
-// furnish makes the new namespaces usable: mounts stay private, /run is empty, lo is up.
+// stateDir is where a hostagent that is installed on this machine keeps its state.
+const stateDir = "/var/lib/hostagent"
+
+// furnish makes the new namespaces usable: mounts stay private, /run is empty, lo is up. What a hostagent of this machine
+// has saved is out of reach.
 func furnish() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot make mounts private: %w", err)
 	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("cannot mount a tmpfs on /run: %w", err)
+	}
+	if _, err := os.Stat(stateDir); err == nil {
+		if err := unix.Mount("tmpfs", stateDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+			return fmt.Errorf("cannot mount a tmpfs on %s: %w", stateDir, err)
+		}
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
