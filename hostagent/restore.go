@@ -35,12 +35,15 @@ type RefusedError struct {
 }
 
 func (e *RefusedError) Error() string {
-	remedy := "rm " + shellWord(filepath.Join(e.Dir, stateFile))
+	remedy := "mend that, or set another state_dir"
+	remove := "rm " + shellWord(filepath.Join(e.Dir, stateFile))
 	switch {
+	case errors.Is(e.Err, errDamaged), errors.Is(e.Err, errForeign):
+		remedy = remove
+	case errors.Is(e.Err, errNewer):
+		remedy = "install that version again, or " + remove
 	case errors.Is(e.Err, fs.ErrPermission):
 		remedy = "run this as the user that hostagent run has"
-	case errors.Is(e.Err, errNewer):
-		remedy = "install that version again, or " + remedy
 	}
 	return fmt.Sprintf("%v; nothing was opened or closed, and hostagent run saves a new state once Consul answers (%s)", e.Err, remedy)
 }

@@ -77,11 +77,10 @@ func restore(cmd *cobra.Command, c *config.Config, fw *firewall.Firewall) error 
 	if _, refused := errors.AsType[*hostagent.RefusedError](err); refused {
 		return &exitError{exitFindings, err}
 	}
-	text := ""
-	if done != nil {
-		text = restoredText(c.StateDir, done)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, output(cmd, text))
+	return output(cmd, restoredText(c.StateDir, done))
 }
 
 // makeSets makes the sets that are missing and says which.
