@@ -60,6 +60,7 @@ type Client struct {
 	now     func() time.Time
 
 	services cache[[]Registration]
+	members  cache[Members]
 	checks   cache[map[string]*api.AgentCheck]
 
 	lifeRefreshed time.Time              // when this client last refreshed the TTL of the life check
