@@ -9,11 +9,13 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -59,6 +61,9 @@ type Parts struct {
 	Listen   func(context.Context) ([]sockets.Listener, error)
 	Owners   owners
 	Host     func(context.Context) *Host // nil: not looked at
+	// Members and Networks are asked only where Policy limits who may connect; nil: not to be had.
+	Members  func(context.Context) (consul.Members, error)
+	Networks func(context.Context) (facts.Networks, error)
 	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
 	Connections func(ctx context.Context, first, last uint16) ([]sockets.Connection, error)
 	Log         *slog.Logger
@@ -107,6 +112,7 @@ type Agent struct {
 	host      *Host
 	hostNext  time.Time // when the host is looked at again
 	looked    bool      // the listeners were listed at least once
+	sources   sources   // who may connect
 	input     Input     // that result was made of, without owners
 	result    Result
 	shown     *Result // a copy of result for readers, made when it changes
@@ -141,7 +147,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), news: newNews(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), result: Result{Range: DefaultSidecarRange()}}
 	a.shown, a.holds = &Result{Range: DefaultSidecarRange()}, &standing{}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
@@ -179,6 +185,7 @@ func (a *Agent) replace(parts Parts) {
 	}
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	a.sources.soon()
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
@@ -193,6 +200,7 @@ func (a *Agent) pass(ctx context.Context) {
 	if !errors.Is(consulErr, errWaiting) {
 		a.stepped("consul", start)
 	}
+	a.askSources(ctx, start)
 	listing := time.Now()
 	a.listenErr = a.look(ctx)
 	a.stepped("listeners", listing)
@@ -201,6 +209,8 @@ func (a *Agent) pass(ctx context.Context) {
 	}
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
 	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
+	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
+	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
 	if a.host == nil {
 		a.lookAtHost(ctx, start) // the first time before anything is judged: a container runtime's ports look like squatters
 	}
@@ -209,7 +219,7 @@ func (a *Agent) pass(ctx context.Context) {
 		changed = a.decide(ctx, start, consulErr)
 	}
 	var reportErr error
-	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
+	if calm := errors.Join(consulErr, a.sources.membersErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
 		reporting := time.Now()
 		written, err := a.report(ctx, consulErr)
 		a.stepped("report", reporting)
@@ -346,6 +356,8 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Registrations: a.regs,
 		Held:          a.memory.held(),
 		Listeners:     a.listeners,
+		Members:       a.sources.members.all,
+		Networks:      a.sources.networks,
 		Agent:         a.facts,
 		PreviousRange: a.result.Range,
 		Settled:       a.memory.settled,
@@ -431,8 +443,11 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
 	}
 	a.recallState()
+	if limited, ok := state.Limited(); ok && a.parts.Policy.AllowCluster {
+		a.sources.members.adopt(limited)
+	}
 	a.adopted, a.found = true, standingOf(state)
-	a.holds = &standing{guard: a.found.guard, open: a.found.open}
+	a.holds = &standing{guard: a.found.guard, open: a.found.open, sources: a.found.sources}
 	return nil
 }
 
@@ -457,8 +472,8 @@ func (a *Agent) apply(ctx context.Context) error {
 	}
 	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
 	a.applyAt = time.Now()
-	if rules := &a.result.Rules; a.holds.guard != rules.Guard || a.holds.open != rules.Open {
-		a.holds = &standing{guard: rules.Guard, open: rules.Open}
+	if rules := &a.result.Rules; a.holds.guard != rules.Guard || a.holds.open != rules.Open || !slices.Equal(a.holds.sources, rules.AllowFrom) {
+		a.holds = &standing{guard: rules.Guard, open: rules.Open, sources: rules.AllowFrom}
 	}
 	return nil
 }
@@ -468,7 +483,7 @@ func (a *Agent) applyWaits() error {
 	if !a.ranged && a.memory.adoptedGuard.Len() > 0 {
 		return errors.New("cannot tell the sidecar range: the agent's is refused or unknown, so the rules of an earlier run stand; set sidecar_range")
 	}
-	return nil
+	return a.sources.wait(&a.parts.Policy)
 }
 
 // tellChanges logs and counts what an Apply did.

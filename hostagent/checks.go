@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -107,6 +106,10 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 		c.Status = consul.Warning
 		c.Output += "\nThe last whole answer of Consul stands:\n" + wrap("  ", catalog.CleanTo(consulErr.Error(), maxNote))
 	}
+	if err := a.sources.membersErr; err != nil {
+		c.Status = consul.Warning
+		c.Output += "\nThe members that were answered last are let in:\n" + wrap("  ", catalog.CleanTo(err.Error(), maxNote))
+	}
 	if a.listenErr != nil {
 		c.Status = consul.Warning
 		c.Output += "\nThe listeners of this host cannot be listed:\n" + wrap("  ", catalog.CleanTo(a.listenErr.Error(), maxNote))
@@ -130,13 +133,13 @@ func (a *Agent) firewallCheck() consul.Check {
 		b.WriteString("Observe mode: nothing is enforced, but the firewall cannot be looked at.\nRules of an earlier guard run may stand.\n")
 	case a.parts.Policy.Mode == ModeObserve:
 		fmt.Fprintf(&b, "Observe mode: nothing is enforced. Guard mode would\nclose: %s\nopen:  %s\n", res.Rules.Guard, res.Rules.Open)
-		b.WriteString(fromText("from:  ", res.Rules.AllowFrom))
+		b.WriteString(a.fromText("from:  "))
 	case !a.memory.settled:
 		c.Status = consul.Warning
 		b.WriteString("Waiting for a second whole answer of Consul before anything is closed.\n")
 	default:
 		fmt.Fprintf(&b, "Guarded: %s\nOpen:    %s\n", res.Rules.Guard, res.Rules.Open)
-		b.WriteString(fromText("From:    ", res.Rules.AllowFrom))
+		b.WriteString(a.fromText("From:    "))
 	}
 	for i, o := range res.Openings {
 		if b.Len() > consul.MaxOutput-300 {
@@ -149,13 +152,18 @@ func (a *Agent) firewallCheck() consul.Check {
 	return c
 }
 
-// fromText is a line that says who may connect, or nothing where everybody may. Of many networks it names the first few.
-func fromText(label string, sources []netip.Prefix) string {
+// fromText is a line that says who may connect in the operator's words, or nothing where everybody may. Of many networks it
+// names the first few. It tells of no member: a thousand hosts would write their checks whenever one more comes.
+func (a *Agent) fromText(label string) string {
 	const most = 8
-	if len(sources) == 0 {
+	if !a.parts.Policy.limits() {
 		return ""
 	}
+	sources := a.parts.Policy.AllowFrom
 	var names []string
+	if a.parts.Policy.AllowCluster {
+		names = append(names, sourceCluster)
+	}
 	for _, source := range sources[:min(len(sources), most)] {
 		if source.IsSingleIP() {
 			names = append(names, source.Addr().String())

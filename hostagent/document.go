@@ -187,6 +187,7 @@ type PlanDocument struct {
 	Later         string            `json:"closes_later"`
 	Releases      string            `json:"releases"`
 	AllowFrom     []string          `json:"allow_from"`
+	Sources       int               `json:"sources"`
 	Cuts          []DocumentCut     `json:"cuts"`
 	Firewall      []string          `json:"firewall"`
 	Findings      []DocumentFinding `json:"findings"`
@@ -214,7 +215,7 @@ func (p *Plan) Document(version string) PlanDocument {
 	d := PlanDocument{
 		SchemaVersion: 1, Version: version, Source: scan.Source, Mode: p.Mode, Node: scan.Node, Datacenter: scan.Datacenter,
 		SidecarRange: scan.SidecarRange, Opens: documentOpenings(p.Opens), Keeps: documentOpenings(p.Keeps),
-		Closes: p.Closes.String(), Later: p.Later.String(), Releases: p.Releases.String(), AllowFrom: prefixTexts(p.Rules.AllowFrom),
+		Closes: p.Closes.String(), Later: p.Later.String(), Releases: p.Releases.String(), AllowFrom: append([]string{}, p.AllowFrom...), Sources: len(p.Rules.AllowFrom),
 		Cuts: []DocumentCut{}, Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
 		Errors: scan.Errors, Notes: scan.Notes,
 	}

@@ -55,6 +55,7 @@ func Evaluate(in Input) Result {
 		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
 	}
 	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed)
+	e.res.Rules.AllowFrom = sourcesOf(&in)
 	e.rootSuspects()
 	sortFindings(e.res.Findings)
 	e.res.Suspects = slices.SortedFunc(maps.Values(e.suspects), func(a, b sockets.Listener) int {
@@ -145,10 +146,9 @@ func ruleset(in Input, sidecars PortRange, protected, claimed firewall.PortSet) 
 		guard = guard.Intersect(in.AdoptedGuard)
 	}
 	return firewall.Ruleset{
-		Guard:     guard,
-		Open:      claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected),
-		AllowFrom: in.Policy.AllowFrom,
-		Accept:    in.Policy.Accept,
+		Guard:  guard,
+		Open:   claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected),
+		Accept: in.Policy.Accept,
 	}
 }
 

@@ -500,13 +500,14 @@ func TestAllowFrom(t *testing.T) {
 			t.Errorf("the check in %s mode does not end with %q:\n%s", mode, line, got)
 		}
 	}
-	for len(a.result.Rules.AllowFrom) < 10000 {
-		a.result.Rules.AllowFrom = append(a.result.Rules.AllowFrom, in.Policy.AllowFrom...)
+	a.parts.Policy.Mode, a.parts.Policy.AllowCluster = ModeObserve, true
+	for len(a.parts.Policy.AllowFrom) < 10000 {
+		a.parts.Policy.AllowFrom = append(a.parts.Policy.AllowFrom, in.Policy.AllowFrom...)
 	}
-	if got := a.firewallCheck().Output; len(got) > 300 || !strings.HasSuffix(got, " and 9992 more") {
+	if got := a.firewallCheck().Output; len(got) > 300 || !strings.Contains(got, "\nfrom:  cluster, 10.0.0.0/8, ") || !strings.HasSuffix(got, " and 9992 more") {
 		t.Errorf("with 10,000 networks the check says:\n%s", got)
 	}
-	a.result.Rules.AllowFrom = nil
+	a.parts.Policy.AllowFrom, a.parts.Policy.AllowCluster = nil, false
 	if got := a.firewallCheck().Output; strings.Contains(got, "rom:") {
 		t.Errorf("where everybody may connect the check says:\n%s", got)
 	}

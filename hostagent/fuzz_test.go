@@ -92,6 +92,15 @@ func (s *source) input() Input {
 	if s.flag() {
 		in.Policy.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	}
+	in.Policy.AllowCluster, in.Policy.AllowBridges = s.flag(), s.flag()
+	for range uint32(s.number()) % 4 {
+		var b [4]byte
+		binary.LittleEndian.PutUint32(b[:], uint32(s.number()))
+		addr := netip.AddrFrom4(b)
+		in.Members = append(in.Members, addr)
+		in.Networks.Addresses = append(in.Networks.Addresses, addr.Next())
+		in.Networks.Bridged = append(in.Networks.Bridged, netip.PrefixFrom(addr, int(b[0])%33).Masked())
+	}
 	if s.flag() {
 		in.PreviousRange = PortRange{First: 30000, Last: 30010}
 	}
@@ -147,8 +156,24 @@ func FuzzEvaluate(f *testing.F) {
 			claimed.Add(h.Port)
 		}
 		must("open, beside what anybody claims,", res.Rules.Open, claimed)
-		if !slices.Equal(res.Rules.AllowFrom, in.Policy.AllowFrom) {
-			t.Errorf("the operator lets %v connect, the rules %v", in.Policy.AllowFrom, res.Rules.AllowFrom)
+		allowed := res.Rules.AllowFrom
+		if (len(allowed) > 0) != in.Policy.limits() {
+			t.Errorf("the operator says who may connect: %t; the rules let in %v", in.Policy.limits(), allowed)
+		}
+		wanted := slices.Clone(in.Policy.AllowFrom)
+		for _, addr := range append(slices.Clone(in.Members), in.Networks.Addresses...) {
+			wanted = append(wanted, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+		wanted = append(wanted, in.Networks.Bridged...)
+		for _, p := range allowed {
+			if !slices.Contains(wanted, p) && !p.Addr().IsLoopback() {
+				t.Errorf("the rules let in %v, who is none of %v", p, wanted)
+			}
+		}
+		for _, p := range in.Policy.AllowFrom {
+			if !admits(allowed, p) {
+				t.Errorf("the operator lets in %v, the rules %v", p, allowed)
+			}
 		}
 		if res.Rules.Cut.Len() > 0 || res.Rules.CutRules {
 			t.Errorf("something is cut: %s", res.Rules.Cut)

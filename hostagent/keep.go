@@ -134,9 +134,6 @@ func oneWord(text string) string {
 	return text
 }
 
-// limits tells whether only some may connect to open ports.
-func (p *Policy) limits() bool { return len(p.AllowFrom) > 0 || p.AllowCluster }
-
 // recallState learns what an earlier run saved.
 func (a *Agent) recallState() {
 	if a.parts.StateDir == "" {

@@ -132,6 +132,8 @@ type Input struct {
 	Registrations []consul.Registration // of the last whole answer
 	Held          []Held
 	Listeners     []sockets.Listener
+	Members       []netip.Addr             // of this datacenter, sorted: who may connect where Policy.AllowCluster says so
+	Networks      facts.Networks           // of this host; read only where Policy limits who may connect
 	Owners        map[uint64]sockets.Owner // by socket cookie; a missing one is normal
 	Agent         consul.Agent             // zero when the agent did not tell
 	PreviousRange PortRange                // that the last pass used; DefaultSidecarRange before the first
@@ -171,6 +173,7 @@ func (in *Input) equal(other *Input) bool {
 	sameRegistrations := len(in.Registrations) == len(other.Registrations) &&
 		(len(in.Registrations) == 0 || &in.Registrations[0] == &other.Registrations[0])
 	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
+		sameAddrs(in.Members, other.Members) && in.Networks.Equal(&other.Networks) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
 		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host

@@ -41,7 +41,7 @@ type Cut struct {
 	Owner       *sockets.Owner    // nil when unknown
 	GoesTo      string            // where nat rules send the port, "" where none does
 	Connections int               // from the network, now; -1 when they cannot be counted
-	// Outside tells that the port is open and only sources outside of Policy.AllowFrom would lose it; Connections are
+	// Outside tells that the port is open and only sources outside of Rules.AllowFrom would lose it; Connections are
 	// theirs, and there is at least one.
 	Outside bool
 }
@@ -63,14 +63,13 @@ func standingOf(state firewall.State) standing {
 	return s
 }
 
-// narrows tells whether limiting open ports to sources keeps out somebody who is let in now.
+// narrows tells whether limiting open ports to sources, which are as sourcesOf returns them, keeps out somebody who is let
+// in now.
 func (s *standing) narrows(sources []netip.Prefix) bool {
 	if len(sources) == 0 {
 		return false
 	}
-	return !s.limited || slices.ContainsFunc(s.sources, func(now netip.Prefix) bool {
-		return !slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Bits() <= now.Bits() && p.Contains(now.Addr()) })
-	})
+	return !s.limited || slices.ContainsFunc(s.sources, func(now netip.Prefix) bool { return !admits(sources, now) })
 }
 
 // LookAhead makes one pass that changes nothing, as Look does, and tells what guard mode would change. It fails where
@@ -85,6 +84,9 @@ func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	}
 	if err := errors.Join(scan.Errors...); scan.Source == SourceNone {
 		return nil, fmt.Errorf("cannot plan without the registrations: %w", err)
+	}
+	if scan.membersErr != nil {
+		return nil, fmt.Errorf("cannot plan without the sources: %w", scan.membersErr)
 	}
 	switch {
 	case scan.RangeTaken:
@@ -210,14 +212,10 @@ func (p *Plan) count(connections []sockets.Connection) {
 				break
 			}
 		}
-		if took != nil && (!took.Outside || !allows(p.rules.AllowFrom, conn.Peer)) {
+		if took != nil && (!took.Outside || !admits(p.rules.AllowFrom, netip.PrefixFrom(conn.Peer, conn.Peer.BitLen()))) {
 			took.Connections++
 		}
 	}
-}
-
-func allows(sources []netip.Prefix, peer netip.Addr) bool {
-	return slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
 // RangeFindings returns the findings that concern the sidecar range and its registrations: an application that listens

@@ -20,6 +20,9 @@ type Scan struct {
 	Source Source
 	Agent  consul.Agent
 	Mode   Mode
+	// AllowFrom is who may connect to open ports in the operator's words: "cluster", "10.0.0.0/8"; empty for everybody. Who
+	// that is in fact stands in Rules.
+	AllowFrom []string
 	// Network is who listens where the network can reach it, in the order of List; only with SourceNone.
 	Network []Reachable
 	// Errors are why registrations are not known, or not all of them.
@@ -27,9 +30,10 @@ type Scan struct {
 	// Notes say what could not be seen and what would show it, one sentence each.
 	Notes []string
 
-	listeners []sockets.Listener
-	published []firewall.Published
-	standing  standing
+	listeners  []sockets.Listener
+	published  []firewall.Published
+	standing   standing
+	membersErr error // why the members are not known, though the operator lets them in
 }
 
 // Reachable is a socket that other hosts can reach, firewalls aside.
@@ -58,6 +62,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		return nil, err
 	}
 	scan.listeners = in.Listeners
+	scan.askSources(ctx, parts, &in)
 	scan.lookAtFirewall(ctx, parts, &in)
 	if parts.Host != nil {
 		in.Host = parts.Host(ctx)
@@ -95,6 +100,23 @@ func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 		s.note("the sidecar range is assumed: %v", err)
 	}
 	s.Agent = in.Agent
+}
+
+// askSources asks who may connect, where that is limited.
+func (s *Scan) askSources(ctx context.Context, parts Parts, in *Input) {
+	policy := &parts.Policy
+	s.AllowFrom = sourceTexts(policy.AllowCluster, policy.AllowFrom)
+	if policy.AllowCluster {
+		if in.Members, s.membersErr = parts.members(ctx, in.Agent.Datacenter); s.membersErr != nil {
+			s.note("%v", s.membersErr)
+		}
+	}
+	if policy.limits() && parts.Networks != nil {
+		var err error
+		if in.Networks, err = parts.Networks(ctx); err != nil {
+			s.note("who may connect is not known in full: %v", err)
+		}
+	}
 }
 
 // lookAtFirewall finds out what the kernel keeps the network from.

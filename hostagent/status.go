@@ -3,6 +3,7 @@
 package hostagent
 
 import (
+	"errors"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -17,6 +18,7 @@ import (
 type view struct {
 	mode         Mode
 	allowFrom    []netip.Prefix
+	allowCluster bool
 	version      string
 	backend      string
 	address      string // of the Consul agent
@@ -27,22 +29,24 @@ type view struct {
 	passAt       time.Time
 	passTook     time.Duration
 
-	agent      consul.Agent
-	answers    int
-	answerAt   time.Time
-	consulErr  error
-	listenErr  error
-	reportErr  error
-	settled    bool
-	applyAt    time.Time
-	changeAt   time.Time
-	applyErr   error
-	repairs    int
-	result     *Result
-	holds      *standing
-	incomplete string // what kept owners out of sight
-	host       *Host
-	stateErr   error
+	agent       consul.Agent
+	answers     int
+	answerAt    time.Time
+	consulErr   error
+	listenErr   error
+	membersErr  error
+	networksErr error
+	reportErr   error
+	settled     bool
+	applyAt     time.Time
+	changeAt    time.Time
+	applyErr    error
+	repairs     int
+	result      *Result
+	holds       *standing
+	incomplete  string // what kept owners out of sight
+	host        *Host
+	stateErr    error
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -53,11 +57,11 @@ func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
 	return &view{
-		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
+		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, allowCluster: a.parts.Policy.AllowCluster, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
 		degradations: a.parts.Degradations,
 		namespace:    a.parts.Namespace, started: a.started, passes: a.passes, passAt: start, passTook: took,
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
-		listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
+		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host, stateErr: a.stateErr,
 	}
@@ -108,12 +112,14 @@ type StatusConsul struct {
 }
 
 // StatusFirewall is what the kernel holds, or in observe mode would hold. Guarded and Open are ports as in "21000-21002, 21010",
-// or "none". Settled is false until enough whole answers were seen to close anything.
+// or "none". AllowFrom is who may connect in the operator's words, empty for everybody, and Sources how many networks and
+// addresses that is. Settled is false until enough whole answers were seen to close anything.
 type StatusFirewall struct {
 	Backend    string     `json:"backend"`
 	Guarded    string     `json:"guarded"`
 	Open       string     `json:"open"`
 	AllowFrom  []string   `json:"allow_from"`
+	Sources    int        `json:"sources"`
 	Settled    bool       `json:"settled"`
 	LastApply  *time.Time `json:"last_apply"`
 	LastChange *time.Time `json:"last_change"`
@@ -130,11 +136,11 @@ func (a *Agent) Status() Status {
 		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
-			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(v.consulErr),
+			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(errors.Join(v.consulErr, v.membersErr)),
 		},
 		Listeners: StatusStep{Error: errorText(v.listenErr)},
 		Firewall: StatusFirewall{
-			Backend: v.backend, AllowFrom: prefixTexts(v.allowFrom),
+			Backend: v.backend, AllowFrom: sourceTexts(v.allowCluster, v.allowFrom),
 			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
 		},
 		Report:       StatusStep{Error: errorText(v.reportErr)},
@@ -144,9 +150,12 @@ func (a *Agent) Status() Status {
 	}
 	holds := v.holds
 	if v.mode != ModeGuard { // owns nothing: what it would hold
-		holds = &standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open}
+		holds = &standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open, sources: v.result.Rules.AllowFrom}
 	}
-	s.Firewall.Guarded, s.Firewall.Open = holds.guard.String(), holds.open.String()
+	s.Firewall.Guarded, s.Firewall.Open, s.Firewall.Sources = holds.guard.String(), holds.open.String(), len(holds.sources)
+	if v.networksErr != nil {
+		s.Degradations = append(s.Degradations, v.networksErr.Error())
+	}
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}

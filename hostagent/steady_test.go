@@ -5,6 +5,7 @@ package hostagent
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"reflect"
 	"slices"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -92,6 +94,8 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Registrations": []consul.Registration{{}},
 		"Held":          []Held{{}},
 		"Listeners":     []sockets.Listener{{}},
+		"Members":       []netip.Addr{netip.IPv6Loopback()},
+		"Networks":      facts.Networks{Bridged: []netip.Prefix{{}}},
 		"Agent":         consul.Agent{Ports: map[string]uint16{"http": 8500}},
 		"PreviousRange": DefaultSidecarRange(),
 		"Settled":       true,

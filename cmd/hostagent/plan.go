@@ -90,7 +90,7 @@ func (s *screen) plan(p *hostagent.Plan) string {
 	for _, o := range p.Keeps {
 		s.marked("=", "open ", fmt.Sprintf("%d  %s", o.Port, openingFor(&o)))
 	}
-	if len(p.Rules.AllowFrom) > 0 {
+	if len(p.AllowFrom) > 0 {
 		s.wrapped("open ports admit ", allowed(p))
 	}
 	s.gap()
@@ -154,11 +154,7 @@ func cutText(c *hostagent.Cut) string {
 }
 
 func allowed(p *hostagent.Plan) string {
-	texts := make([]string, len(p.Rules.AllowFrom))
-	for i, prefix := range p.Rules.AllowFrom {
-		texts[i] = prefix.String()
-	}
-	return strings.Join(texts, ", ") + " only"
+	return catalog.CleanTo(strings.Join(p.AllowFrom, ", "), 2000) + " only (" + plural(len(p.Rules.AllowFrom), "source") + ")"
 }
 
 func planSummary(p *hostagent.Plan) string {

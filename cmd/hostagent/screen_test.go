@@ -46,6 +46,7 @@ func plans() map[string]*hostagent.Plan {
 	}
 	many.Cuts[1].Owner.Unit = "squatter.service"
 	many.Rules.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	many.AllowFrom = []string{"cluster", "10.0.0.0/8", "fd00::/8"}
 	many.Notes = []string{"connections: no"}
 	return map[string]*hostagent.Plan{"many": many, "nothing": {Scan: scanOf(nil)}}
 }
@@ -81,7 +82,7 @@ func statuses() map[string]hostagent.Status {
 			LastWholeAnswer: before(3 * time.Minute), Error: "cannot ask for /v1/agent/services at the Consul agent http://127.0.0.1:8500: connection refused",
 		},
 		Firewall: hostagent.StatusFirewall{
-			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", AllowFrom: document.AllowFrom,
+			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", AllowFrom: document.AllowFrom, Sources: 27,
 			Settled: true, LastApply: before(time.Second), LastChange: before(5 * time.Hour), Repairs: 1, Error: "another program holds the lock",
 		},
 		Report:       hostagent.StatusStep{Error: "429"},

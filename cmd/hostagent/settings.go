@@ -81,7 +81,7 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 	if err != nil {
 		return hostagent.Parts{}, err
 	}
-	p.Registry, p.Address = client, client.Address()
+	p.Registry, p.Address, p.Members = client, client.Address(), client.Members
 	return p, nil
 }
 
@@ -89,7 +89,7 @@ func partsWithoutConsul(c *config.Config, log *slog.Logger) hostagent.Parts {
 	return hostagent.Parts{
 		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
 		Listen: sockets.List, Owners: sockets.NewOwners(), Connections: sockets.Connections, Host: lookAtHost(nil),
-		Log: log, Version: version(), StateDir: c.StateDir,
+		Networks: facts.ReadNetworks, Log: log, Version: version(), StateDir: c.StateDir,
 	}
 }
 

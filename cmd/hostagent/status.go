@@ -127,7 +127,7 @@ func (s *screen) firewall(st *hostagent.Status, now time.Time) {
 	}
 	s.wrapped("firewall:   ", fmt.Sprintf("%s %s, open %s", holds, clean(f.Guarded), clean(f.Open)))
 	if len(f.AllowFrom) > 0 {
-		s.wrapped("            ", "open to "+clean(strings.Join(f.AllowFrom, ", "))+" only")
+		s.wrapped("            ", "open to "+clean(strings.Join(f.AllowFrom, ", "))+" only ("+plural(f.Sources, "source")+")")
 	}
 	if st.Mode == hostagent.ModeGuard {
 		s.wrapped("            ", fmt.Sprintf("%s, as wanted %s, last change %s, %s", clean(f.Backend), ago(f.LastApply, now), ago(f.LastChange, now),

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
+)
+
+const (
+	membersEvery  = 10 * time.Second // how often the agent is asked who the members of the datacenter are
+	networksEvery = 5 * time.Second  // how often this host's addresses and bridges are looked at
+)
+
+// sources is what the loop knows of who may connect, as far as the operator limits it.
+type sources struct {
+	members     *sourceMemory
+	membersErr  error     // of the last question, nil where it was answered
+	membersNext time.Time // when the agent is asked again
+	failures    int       // of the last questions
+
+	networks     facts.Networks
+	networksErr  error
+	networksNext time.Time
+}
+
+// soon makes the next pass ask and look again.
+func (s *sources) soon() { s.membersNext, s.networksNext, s.failures = time.Time{}, time.Time{}, 0 }
+
+// askMembers asks who the members of the datacenter are, now and then and only where the operator lets them in. What was
+// answered before stands when there is no answer.
+func (a *Agent) askMembers(ctx context.Context, now time.Time) {
+	s := &a.sources
+	switch {
+	case !a.parts.Policy.AllowCluster:
+		*s = sources{members: newSourceMemory(), networks: s.networks, networksErr: s.networksErr, networksNext: s.networksNext}
+		return
+	case a.failures > 0: // the agent does not answer; its trouble is told already
+		s.members.miss()
+		return
+	case now.Before(s.membersNext):
+		return
+	}
+	members, err := a.parts.members(ctx, a.facts.Datacenter)
+	if s.membersErr = err; err != nil {
+		a.consulFailed(ctx, err)
+		s.members.miss()
+		wait := min(a.parts.PollInterval<<min(s.failures, 6), membersEvery)
+		s.membersNext = now.Add(wait/2 + rand.N(wait/2+1))
+		s.failures++
+		return
+	}
+	s.failures, s.membersNext = 0, now.Add(membersEvery)
+	s.members.answer(now, members, a.parts.CloseDelay, 2*membersEvery)
+}
+
+// members asks for the members of a datacenter, "" for all that the agent knows.
+func (p *Parts) members(ctx context.Context, datacenter string) ([]netip.Addr, error) {
+	members, err := consul.Members{}, errors.New("no Consul agent is asked")
+	if p.Members != nil {
+		members, err = p.Members(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot learn who the members of the datacenter are, for allow_from: %w", err)
+	}
+	return members.Of(datacenter), nil
+}
+
+// lookAtNetworks brings the host's own networks up to date, where it matters whose they are.
+func (a *Agent) lookAtNetworks(ctx context.Context, now time.Time) {
+	s := &a.sources
+	switch {
+	case a.parts.Networks == nil:
+		return
+	case !a.parts.Policy.limits():
+		s.networks, s.networksErr, s.networksNext = facts.Networks{}, nil, time.Time{}
+		return
+	case now.Before(s.networksNext):
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, hostDeadline)
+	defer cancel()
+	networks, err := a.parts.Networks(ctx)
+	s.networksErr, s.networksNext = err, now.Add(networksEvery)
+	if err == nil {
+		s.networks = networks
+	}
+}
+
+// askSources brings up to date who may connect, and tells what could not be asked.
+func (a *Agent) askSources(ctx context.Context, now time.Time) {
+	a.askMembers(ctx, now)
+	a.lookAtNetworks(ctx, now)
+}
+
+// wait tells why nobody can be let in yet, nil where somebody can.
+func (s *sources) wait(p *Policy) error {
+	if !p.AllowCluster || s.members.known() {
+		return nil
+	}
+	return errors.Join(errors.New(`cannot tell who may connect: the members that "cluster" in allow_from stands for are not known yet, so what stands stays`), s.membersErr)
+}
