@@ -219,7 +219,7 @@ func (a *Agent) pass(ctx context.Context) {
 		changed = a.decide(ctx, start, consulErr)
 	}
 	var reportErr error
-	if calm := errors.Join(consulErr, a.sources.membersErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
+	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
 		reporting := time.Now()
 		written, err := a.report(ctx, consulErr)
 		a.stepped("report", reporting)

@@ -105,5 +105,9 @@ func (s *sources) wait(p *Policy) error {
 	if !p.AllowCluster || s.members.known() {
 		return nil
 	}
-	return errors.Join(errors.New(`cannot tell who may connect: the members that "cluster" in allow_from stands for are not known yet, so what stands stays`), s.membersErr)
+	const text = `cannot tell who may connect, so what stands stays: the members that "cluster" in allow_from stands for are not known yet`
+	if s.membersErr == nil {
+		return errors.New(text)
+	}
+	return fmt.Errorf(text+": %w", s.membersErr)
 }

@@ -59,7 +59,7 @@ func sourcesOf(in *Input) []netip.Prefix {
 	slices.SortFunc(all, netip.Prefix.Compare)
 	apart := all[:0]
 	for _, p := range all { // a network sorts right before all that lies in it
-		if n := len(apart); n == 0 || !(apart[n-1].Bits() <= p.Bits() && apart[n-1].Contains(p.Addr())) {
+		if n := len(apart); n == 0 || !apart[n-1].Contains(p.Addr()) {
 			apart = append(apart, p)
 		}
 	}
@@ -69,7 +69,7 @@ func sourcesOf(in *Input) []netip.Prefix {
 // admits tells whether all of p lies in one of sources, which are as sourcesOf returns them.
 func admits(sources []netip.Prefix, p netip.Prefix) bool {
 	at, found := slices.BinarySearchFunc(sources, p, netip.Prefix.Compare)
-	return found || at > 0 && sources[at-1].Bits() <= p.Bits() && sources[at-1].Contains(p.Addr())
+	return found || at > 0 && sources[at-1].Contains(p.Addr()) // what sorts before p is not narrower where it holds p's first address
 }
 
 const (

@@ -177,6 +177,16 @@ func TestSourceMemory(t *testing.T) {
 	}
 }
 
+// TestAdoptedMemberIsNoneTwice: the first answer may come before the kernel is looked at.
+func TestAdoptedMemberIsNoneTwice(t *testing.T) {
+	m := newSourceMemory()
+	m.answer(time.Now(), addrs("10.0.0.1 10.0.0.2"), 30*time.Second, 20*time.Second)
+	m.adopt(prefixes("10.0.0.2 10.0.0.3"))
+	if got := fmt.Sprint(m.all); got != "[10.0.0.1 10.0.0.2 10.0.0.3]" {
+		t.Errorf("let in: %s", got)
+	}
+}
+
 // TestLoneMemberInTheEnd: a datacenter may really shrink to one host.
 func TestLoneMemberInTheEnd(t *testing.T) {
 	m, at := newSourceMemory(), time.Now()

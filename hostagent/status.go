@@ -3,7 +3,6 @@
 package hostagent
 
 import (
-	"errors"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -136,7 +135,7 @@ func (a *Agent) Status() Status {
 		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
-			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(errors.Join(v.consulErr, v.membersErr)),
+			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(v.consulErr),
 		},
 		Listeners: StatusStep{Error: errorText(v.listenErr)},
 		Firewall: StatusFirewall{
@@ -147,6 +146,9 @@ func (a *Agent) Status() Status {
 		SidecarRange: v.result.Range.String(),
 		Openings:     documentOpenings(v.result.Openings), Findings: documentFindings(v.result.Findings),
 		Degradations: append([]string{}, v.degradations...),
+	}
+	if v.consulErr == nil {
+		s.Consul.Error = errorText(v.membersErr)
 	}
 	holds := v.holds
 	if v.mode != ModeGuard { // owns nothing: what it would hold
