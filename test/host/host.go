@@ -61,11 +61,12 @@ type Host struct {
 	tempDir bool
 	http    *http.Client
 
-	mu        sync.Mutex
-	processes []*Process // in the order of their starts
-	logs      int        // number of logs made, so that names differ
-	consul    *Consul
-	closed    bool
+	mu         sync.Mutex
+	processes  []*Process // in the order of their starts
+	logs       int        // number of logs made, so that names differ
+	consul     *Consul
+	neighbours []*Neighbour
+	closed     bool
 }
 
 // New makes a host. The caller closes it.
@@ -188,6 +189,10 @@ func addAddresses(prefixes ...string) error {
 	if err != nil {
 		return err
 	}
+	return addAddressesTo(link, prefixes...)
+}
+
+func addAddressesTo(link netlink.Link, prefixes ...string) error {
 	for _, prefix := range prefixes {
 		address, err := netlink.ParseAddr(prefix)
 		if err != nil {
@@ -219,6 +224,9 @@ func (h *Host) Close() error {
 	}
 	if h.http != nil {
 		h.http.CloseIdleConnections()
+	}
+	for _, n := range h.neighbours { // nobody adds to them any more
+		errs = append(errs, n.close())
 	}
 	for _, n := range []*Namespace{h.Local, h.Net} {
 		if n != nil {

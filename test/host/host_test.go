@@ -507,3 +507,38 @@ func TestEverythingDiesWithTheParent(t *testing.T) {
 	_ = cmd.Wait()
 	eventually(t, "the application dies with the program that made the host", func() bool { return gone(pid) })
 }
+
+// TestNeighboursAndContainers: another host of the network and a container reach the host, and come from addresses of
+// their own.
+func TestNeighboursAndContainers(t *testing.T) {
+	h := newHost(t)
+	startApp(t, h, "app", "[::]:8080")
+	neighbour, err := h.Neighbour()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := h.Neighbour()
+	if err != nil {
+		t.Fatal(err)
+	}
+	container, err := h.Container()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*Namespace{h.Net, neighbour.Namespace, other.Namespace, container.Namespace} {
+		for _, address := range []string{IPv4, IPv6} {
+			reach, err := n.Reachable(t.Context(), net.JoinHostPort(address, "8080"))
+			if err != nil || reach != Open {
+				t.Errorf("from %s %s is %s, %v", n.Name, address, reach, err)
+			}
+		}
+	}
+	conn, err := neighbour.Dial(t.Context(), "tcp", net.JoinHostPort(IPv4, "8080"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if from, _, _ := net.SplitHostPort(conn.LocalAddr().String()); from != neighbour.IPv4 || neighbour.IPv4 == other.IPv4 || neighbour.IPv4 == NetIPv4 {
+		t.Errorf("a neighbour with address %s comes from %s", neighbour.IPv4, from)
+	}
+}

@@ -29,9 +29,14 @@ const (
 // Reachable tries one TCP connection from the network to address, an IP:PORT of the host. What is neither open, refused
 // nor dropped (no route, a context that ended) is an error.
 func (h *Host) Reachable(ctx context.Context, address string) (Reach, error) {
+	return h.Net.Reachable(ctx, address)
+}
+
+// Reachable is Host.Reachable from n.
+func (n *Namespace) Reachable(ctx context.Context, address string) (Reach, error) {
 	probe, cancel := context.WithTimeout(ctx, dropTimeout)
 	defer cancel()
-	conn, err := h.Net.Dial(probe, "tcp", address)
+	conn, err := n.Dial(probe, "tcp", address)
 	switch {
 	case err == nil:
 		return Open, conn.Close()

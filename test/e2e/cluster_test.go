@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/hostagent/hostagent/test/host"
+)
+
+// member is another host of the network with a Consul agent that has joined the host's datacenter.
+type member struct {
+	*host.Neighbour
+	agent *host.Process
+}
+
+// members adds hosts of these names to the network and returns when the host's agent counts them as members.
+func (w *world) members(names ...string) []member {
+	w.t.Helper()
+	binary, err := host.ConsulBinary(w.ctx, io.Discard)
+	w.must(err)
+	var all []member
+	for _, name := range names {
+		n, err := w.Neighbour()
+		w.must(err)
+		data := filepath.Join(w.Dir, "consul-data-"+name)
+		w.must(os.MkdirAll(data, 0o700))
+		agent, err := w.Start("consul "+name, n.Command(context.Background(), binary, "agent", "-node", name, "-bind", n.IPv4, "-data-dir", data,
+			"-retry-join", host.IPv4, "-retry-interval", "1s", "-hcl", `disable_update_check = true`))
+		w.must(err)
+		all = append(all, member{n, agent})
+	}
+	for _, name := range names {
+		w.memberTurns(name, 1)
+	}
+	return all
+}
+
+// memberTurns waits until the host's agent gives a member that status, as serf numbers it: 1 alive, 3 left, 4 failed.
+func (w *world) memberTurns(name string, status int) {
+	w.t.Helper()
+	w.until(fmt.Sprintf("member %s has status %d", name, status), func() error {
+		members, err := w.consul.API().Agent().Members(false)
+		for _, m := range members {
+			if m.Name == name && m.Status == status {
+				return nil
+			}
+		}
+		return fmt.Errorf("the members are %v, %v", members, err)
+	})
+}
+
+// expect wants n to see port of the host as given at each address.
+func (w *world) expect(who string, n *host.Namespace, port uint16, want host.Reach, addresses ...string) {
+	w.t.Helper()
+	for _, address := range addresses {
+		got, err := n.Reachable(w.ctx, at(address, port))
+		w.must(err)
+		if got != want {
+			w.t.Errorf("from %s %s is %s, want %s", who, at(address, port), got, want)
+		}
+	}
+}
+
+// turns waits until n sees port of the host as given.
+func (w *world) turns(who string, n *host.Namespace, port uint16, want host.Reach, within time.Duration) {
+	w.t.Helper()
+	for deadline := time.Now().Add(within); ; time.Sleep(50 * time.Millisecond) {
+		got, err := n.Reachable(w.ctx, at(host.IPv4, port))
+		w.must(err)
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("from %s %s is %s after %v, want %s", who, at(host.IPv4, port), got, within, want)
+		}
+	}
+}
+
+// TestClusterConnects: members of the datacenter reach open ports, and so do the host and its containers; others on the
+// same network do not. Who leaves is shut out after close_delay, who only fails is not, and without Consul all stays as it
+// is, over a restart of hostagent too.
+func TestClusterConnects(t *testing.T) {
+	w := newWorld(t, host.ConsulOptions{})
+	_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
+	members := w.members("b", "c")
+	b, c := members[0], members[1]
+	stranger, err := w.Neighbour()
+	w.must(err)
+	container, err := w.Container()
+	w.must(err)
+	file := filepath.Join(t.TempDir(), "h.hcl")
+	write := func(more string) {
+		t.Helper()
+		w.must(os.WriteFile(file, []byte(quick+"mode = \"guard\"\nallow_from = [\"cluster\"]\n"+more), 0o600))
+	}
+	others := func() {
+		t.Helper()
+		w.expect("b", b.Namespace, sidecar, host.Open, host.IPv4)
+		w.expect("b", b.Namespace, sidecar, host.Dropped, host.IPv6) // Consul knows one address of a member
+		w.expect("a stranger", stranger.Namespace, sidecar, host.Dropped, both()...)
+		w.expect("the network", w.Net, sidecar, host.Dropped, both()...)
+		w.expect("the host itself", w.Local, sidecar, host.Open, both()...)
+	}
+
+	write("")
+	agent := w.start("", "--config", file)
+	w.guarded()
+	w.turns("b", b.Namespace, sidecar, host.Open, 5*time.Second)
+	others()
+	w.expect("c", c.Namespace, sidecar, host.Open, host.IPv4)
+	w.expect("a container", container.Namespace, sidecar, host.Open, both()...)
+	w.checkTurns("firewall", "passing", "\nFrom:    cluster\n")
+	if plan := w.hostagent(0, "firewall", "plan", "--config", file); !strings.Contains(plan, "open ports admit cluster only (") || !strings.Contains(plan, "nothing would change") {
+		t.Errorf("plan says\n%s", plan)
+	}
+	w.hostagent(0, "scan", "--config", file, "--fail-on", "never")
+
+	write("allow_local_bridges = false\n")
+	w.must(agent.Signal(syscall.SIGHUP))
+	w.turns("a container", container.Namespace, sidecar, host.Dropped, 5*time.Second)
+	w.expect("a container", container.Namespace, sidecar, host.Dropped, both()...)
+	others()
+	write("")
+	w.must(agent.Signal(syscall.SIGHUP))
+	w.turns("a container", container.Namespace, sidecar, host.Open, 5*time.Second)
+
+	w.must(b.agent.Kill())
+	w.must(c.agent.Stop()) // a client that is told to end leaves
+	w.memberTurns("c", 3)
+	left := time.Now()
+	w.memberTurns("b", 4)
+	w.turns("c, which has left,", c.Namespace, sidecar, host.Dropped, 30*time.Second)
+	if after := time.Since(left); after < 4*time.Second {
+		t.Errorf("c was shut out %v after it left; close_delay is 4 s", after)
+	}
+	others() // b has failed, and is still a member
+
+	w.must(w.consul.Stop())
+	w.must(agent.WaitLog(w.ctx, "step=consul"))
+	others()
+	w.must(agent.Stop())
+	others()
+	before := w.run("ipset", "save", "hostagent-from4")
+	agent = w.start("", "--config", file)
+	w.must(agent.WaitLog(w.ctx, "adopted the rules of an earlier run"))
+	w.must(agent.WaitLog(w.ctx, "step=consul"))
+	time.Sleep(5 * time.Second) // close_delay is 4 s
+	others()
+	w.expect("a container", container.Namespace, sidecar, host.Open, both()...)
+	if after := w.run("ipset", "save", "hostagent-from4"); after != before {
+		t.Errorf("a restart without Consul changes who may connect:\n%s\nwas\n%s", after, before)
+	}
+
+	// An agent that has just started knows nobody, and none of its members answers it.
+	w.must(w.consul.Restart(w.ctx))
+	w.until("hostagent asks the agent again", func() error {
+		if log := agent.Log(); !strings.Contains(log, "recovered\" step=consul") && !strings.Contains(log, "recovered step=consul") {
+			return fmt.Errorf("the log is\n%s", log)
+		}
+		return nil
+	})
+	time.Sleep(5 * time.Second)
+	others()
+}
+
+// TestClusterNeedsNodeRead: without the right to see members nothing is decided, and the error names the rule; with it
+// everything works; and when it is taken away, the last state stands.
+func TestClusterNeedsNodeRead(t *testing.T) {
+	const management = "11111111-2222-3333-4444-555555555555"
+	w := newWorld(t, host.ConsulOptions{
+		Token: management,
+		Config: fmt.Sprintf(`acl {
+  enabled = true
+  default_policy = "deny"
+  tokens {
+    initial_management = %q
+    agent = %[1]q
+  }
+}`, management),
+	})
+	_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
+	b := w.members("b")[0]
+	acl := w.consul.API().ACL()
+	rights, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: policy}, nil)
+	w.must(err)
+	token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "hostagent"}}}, nil)
+	w.must(err)
+	file := filepath.Join(t.TempDir(), "token")
+	w.must(os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
+
+	const remedy = `node_prefix "" { policy = "read" }`
+	agent := w.start(quick+fmt.Sprintf("allow_from = [\"cluster\"]\nconsul { token_file = %q }\n", file), "--mode", "guard")
+	w.checkTurns("alive", "warning", remedy)
+	w.checkTurns("firewall", "critical", "cannot tell who may connect")
+	time.Sleep(3 * time.Second) // two equal answers about services have come
+	if show := w.hostagent(0, "firewall", "show"); !strings.Contains(show, "no rules and no sets") {
+		t.Errorf("with nobody known it holds\n%s", show)
+	}
+	w.reaches(sidecar, host.Open)
+
+	allow := func(rules string) {
+		t.Helper()
+		rights.Rules = rules
+		_, _, err := acl.PolicyUpdate(rights, nil)
+		w.must(err)
+	}
+	allow(policy + remedy)
+	w.guarded()
+	w.checkTurns("firewall", "passing", "\nFrom:    cluster\n")
+	w.checkTurns("alive", "passing", "guard mode")
+	w.expect("b", b.Namespace, sidecar, host.Open, host.IPv4)
+	w.expect("the network", w.Net, sidecar, host.Dropped, both()...)
+
+	allow(policy)
+	w.checkTurns("alive", "warning", "The members that were answered last are let in")
+	w.checkTurns("firewall", "passing", "\nFrom:    cluster\n")
+	time.Sleep(5 * time.Second) // close_delay is 4 s
+	w.expect("b", b.Namespace, sidecar, host.Open, host.IPv4)
+	w.expect("the network", w.Net, sidecar, host.Dropped, both()...)
+	if log := agent.Log(); strings.Contains(log, token.SecretID) {
+		t.Errorf("hostagent's log has the token:\n%s", log)
+	}
+}
