@@ -58,7 +58,7 @@ func (a *Agent) askMembers(ctx context.Context, now time.Time) {
 		return
 	}
 	s.failures, s.membersNext = 0, now.Add(membersEvery)
-	s.members.answer(now, members, a.parts.CloseDelay, 2*membersEvery)
+	s.members.answer(now, members, a.parts.CloseDelay)
 }
 
 // members asks for the members of a datacenter, "" for all that the agent knows.
@@ -70,7 +70,11 @@ func (p *Parts) members(ctx context.Context, datacenter string) ([]netip.Addr, e
 	if err != nil {
 		return nil, fmt.Errorf("cannot learn who the members of the datacenter are, for allow_from: %w", err)
 	}
-	return members.Of(datacenter), nil
+	of := members.Of(datacenter)
+	if len(of) == 0 { // the agent itself should be there
+		return nil, fmt.Errorf("cannot use the members of the datacenter for allow_from: none of them says that it is in %q", datacenter)
+	}
+	return of, nil
 }
 
 // lookAtNetworks brings the host's own networks up to date, where it matters whose they are.

@@ -146,6 +146,7 @@ func TestMembersConnect(t *testing.T) {
 func TestNobodyIsLetInForLackOfMembers(t *testing.T) {
 	c := newCluster()
 	c.members, c.membersFail = membersOf(t, "10.0.0.1 10.0.0.2"), noRights
+	c.facts.Datacenter = "dc9"
 	c.watched(t, c.parts(ModeGuard), func(a *Agent) {
 		pass(time.Minute)
 		if c.applies > 0 {
@@ -163,7 +164,12 @@ func TestNobodyIsLetInForLackOfMembers(t *testing.T) {
 		want(t, "life check", "warning", string(c.report.Life.Status))
 		want(t, "firewall check", "critical", string(checkOf(c.report, "firewall").Status))
 		c.membersFail = nil
-		pass(10 * time.Second)
+		pass(time.Minute)
+		if err := a.Status().Firewall.Error; c.applies > 0 || !strings.Contains(err, `none of them says that it is in "dc9"`) {
+			t.Errorf("members of another datacenter: %d applies, %q", c.applies, err)
+		}
+		c.facts.Datacenter = "dc1"
+		pass(time.Minute) // the agent's facts are asked for every 30 s
 		want(t, "with an answer", "open 21000 to [10.0.0.1/32 10.0.0.2/32]", c.sources())
 		st = a.Status()
 		want(t, "status", "[cluster] 2  ", fmt.Sprint(st.Firewall.AllowFrom, " ", st.Firewall.Sources, " ", st.Firewall.Error, " ", st.Consul.Error))

@@ -113,11 +113,12 @@ func (m *sourceMemory) adopt(sources []netip.Prefix) {
 func (m *sourceMemory) miss() { m.last = time.Time{} }
 
 // answer records a whole answer that came at now: its members, sorted, which the memory keeps. Two answers that are further
-// apart than most age nothing by more than that.
-func (m *sourceMemory) answer(now time.Time, members []netip.Addr, delay, most time.Duration) {
+// apart than mostBetween, because hostagent was frozen, age nothing by more than that.
+func (m *sourceMemory) answer(now time.Time, members []netip.Addr, delay time.Duration) {
+	const mostBetween = 2 * membersEvery
 	var elapsed time.Duration
 	if !m.last.IsZero() {
-		elapsed = min(now.Sub(m.last), most)
+		elapsed = min(now.Sub(m.last), mostBetween)
 	}
 	lone := len(members) <= 1
 	if lone {

@@ -164,7 +164,7 @@ func TestSourceMemory(t *testing.T) {
 				if strings.TrimSpace(list) == "-" {
 					m.miss()
 				} else {
-					m.answer(start.Add(at), addrs(list), 30*time.Second, 20*time.Second)
+					m.answer(start.Add(at), addrs(list), 30*time.Second)
 				}
 				if got := strings.Trim(fmt.Sprint(m.all), "[]"); look && got != strings.TrimSpace(want) {
 					t.Errorf("%s\n got %s", step, got)
@@ -180,7 +180,7 @@ func TestSourceMemory(t *testing.T) {
 // TestAdoptedMemberIsNoneTwice: the first answer may come before the kernel is looked at.
 func TestAdoptedMemberIsNoneTwice(t *testing.T) {
 	m := newSourceMemory()
-	m.answer(time.Now(), addrs("10.0.0.1 10.0.0.2"), 30*time.Second, 20*time.Second)
+	m.answer(time.Now(), addrs("10.0.0.1 10.0.0.2"), 30*time.Second)
 	m.adopt(prefixes("10.0.0.2 10.0.0.3"))
 	if got := fmt.Sprint(m.all); got != "[10.0.0.1 10.0.0.2 10.0.0.3]" {
 		t.Errorf("let in: %s", got)
@@ -190,11 +190,11 @@ func TestAdoptedMemberIsNoneTwice(t *testing.T) {
 // TestLoneMemberInTheEnd: a datacenter may really shrink to one host.
 func TestLoneMemberInTheEnd(t *testing.T) {
 	m, at := newSourceMemory(), time.Now()
-	m.answer(at, addrs("10.0.0.1 10.0.0.2"), 30*time.Second, 20*time.Second)
+	m.answer(at, addrs("10.0.0.1 10.0.0.2"), 30*time.Second)
 	gone := 0
 	for ; len(m.all) > 1 && gone < 1000; gone += 10 {
 		at = at.Add(10 * time.Second)
-		m.answer(at, addrs("10.0.0.1"), 30*time.Second, 20*time.Second)
+		m.answer(at, addrs("10.0.0.1"), 30*time.Second)
 	}
 	if gone != 610 {
 		t.Errorf("the last other member went after %d s, want 610", gone)
@@ -211,7 +211,7 @@ func TestSourceMemoryIsBounded(t *testing.T) {
 			members[i] = netip.AddrFrom4([4]byte{10, round, byte(i >> 8), byte(i)})
 		}
 		at = at.Add(time.Second)
-		m.answer(at, members, time.Hour, 20*time.Second)
+		m.answer(at, members, time.Hour)
 		if want := min(int(round+1)*10_000, maxHeldSources); len(m.all) != want {
 			t.Errorf("after round %d there are %d, want %d", round, len(m.all), want)
 		}
@@ -255,7 +255,7 @@ func BenchmarkSources(b *testing.B) {
 		other := append([]netip.Addr(nil), in.Members...)
 		for i := 0; b.Loop(); i++ {
 			at = at.Add(10 * time.Second)
-			m.answer(at, [][]netip.Addr{in.Members, other}[i%2], 30*time.Second, 20*time.Second)
+			m.answer(at, [][]netip.Addr{in.Members, other}[i%2], 30*time.Second)
 		}
 	})
 }

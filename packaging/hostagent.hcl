@@ -39,14 +39,16 @@ mode = "observe"
 # Who may connect to open ports: networks ("10.0.0.0/8", "fd00::/8") or single addresses. Empty means everybody. Set it
 # where the host also faces networks that no mesh service calls from. All others are kept out of open ports, whatever the
 # host's own rules let in; an IP version without a network here is closed altogether but for what allow_local_bridges
-# adds. "cluster" stands for the addresses of this Consul datacenter's members, as the local agent knows them: a member that
-# leaves is let in for close_delay more, and the token needs node_prefix "" { policy = "read" }. What the host itself
-# connects to is never limited. Running connections of a network that is taken out end only where the host's own rules
-# drop them.
+# adds. "cluster" stands for the members of this Consul datacenter, as the local agent knows them: of each the one address
+# that it advertises. A member that leaves is let in for close_delay more, one that has failed stays, and the token needs
+# node_prefix "" { policy = "read" }. Until members are known, nothing is opened or closed. What the host itself connects
+# to is never limited, and its own addresses are always let in. Running connections of a network that is taken out end
+# only where the host's own rules drop them.
 # allow_from = []
 
 # Whether containers and virtual machines on this host's bridges may connect to open ports too, where allow_from limits who
-# may.
+# may: all networks routed to a bridge whose ports are virtual ones only. A bridge with a network card, bond, VLAN or tunnel
+# on it, or with a default route through it, is the network itself and not meant.
 # allow_local_bridges = true
 
 

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -56,7 +57,7 @@ func (w *world) memberTurns(name string, status int) {
 				return nil
 			}
 		}
-		return fmt.Errorf("the members are %v, %v", members, err)
+		return errors.Join(fmt.Errorf("the members are %v", members), err)
 	})
 }
 
