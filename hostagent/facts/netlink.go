@@ -35,14 +35,21 @@ const (
 
 // run asks and calls each with the type and the body of every message, which it must not keep.
 func (d *dump) run(ctx context.Context, each func(kind uint16, body []byte)) error {
-	var err error
 	buffer := make([]byte, dumpBuffer)
-	for range dumpAttempts {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
+	return retry(ctx, func() error {
 		d.begin()
-		if err = d.try(ctx, buffer, each); !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+		return d.try(ctx, buffer, each)
+	})
+}
+
+// retry calls try until it succeeds, fails for good, or was interrupted too often.
+func retry(ctx context.Context, try func() error) error {
+	var err error
+	for range dumpAttempts {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err = try(); !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // readNetworks is ReadNetworks in the host, as text.
@@ -71,6 +72,9 @@ func TestReadNetworks(t *testing.T) {
 			"[10.99.0.1 172.17.0.1 fd00:99::1] behind []"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if strings.Contains(tt.script, "tuntap") {
+				netns.RequireRoot(t, "opens /dev/net/tun")
+			}
 			h := newHost(t)
 			shell(t, h, tt.script)
 			if diff := cmp.Diff(tt.want, readNetworks(t, h)); diff != "" {
@@ -133,6 +137,33 @@ func TestEachMessage(t *testing.T) {
 				t.Errorf("%d messages, done %t, %v", count, done, err)
 			}
 		})
+	}
+}
+
+func TestRetry(t *testing.T) {
+	for name, tt := range map[string]struct {
+		errs  []error // of the tries, the last one of all that follow
+		want  error
+		tries int
+	}{
+		"at once":                     {[]error{nil}, nil, 1},
+		"interrupted twice":           {[]error{unix.EINTR, fmt.Errorf("full: %w", unix.ENOBUFS), nil}, nil, 3},
+		"interrupted again and again": {[]error{unix.EINTR}, unix.EINTR, dumpAttempts},
+		"refused":                     {[]error{unix.EINTR, unix.EPERM, nil}, unix.EPERM, 2},
+	} {
+		tries := 0
+		err := retry(t.Context(), func() error {
+			tries++
+			return tt.errs[min(tries, len(tt.errs))-1]
+		})
+		if !errors.Is(err, tt.want) || tries != tt.tries {
+			t.Errorf("%s: %v after %d tries", name, err, tries)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := retry(ended, func() error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
 	}
 }
 
