@@ -243,6 +243,7 @@ func consulAgent(folder string) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/agent/self", file("self.json"))
+	mux.Handle("GET /v1/agent/members", file("members.json"))
 	mux.Handle("GET /v1/agent/services", file("services.json"))
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })
 	mux.HandleFunc("PUT /", func(http.ResponseWriter, *http.Request) {})
