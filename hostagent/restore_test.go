@@ -38,7 +38,7 @@ func TestRestoredRules(t *testing.T) {
 			want:   "guard 21000-21255 open 21000, 21003 cut none false from 10.0.0.0/8 172.17.0.0/16",
 		},
 		"narrowed since": {
-			policy: func(p *Policy) { p.AllowFrom = prefixes("10.1.0.0/16", "192.168.0.0/16") },
+			policy: func(p *Policy) { p.AllowFrom = prefixes("10.1.0.0/16 192.168.0.0/16") },
 			want:   "guard 21000-21255 open 21000, 21003 cut none false from 10.1.0.0/16 172.17.0.0/16",
 		},
 		"widened since": {

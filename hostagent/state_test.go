@@ -23,20 +23,12 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 )
 
-func prefixes(texts ...string) []netip.Prefix {
-	all := make([]netip.Prefix, len(texts))
-	for i, text := range texts {
-		all[i] = netip.MustParsePrefix(text)
-	}
-	return all
-}
-
 // sampleState is a state in which every field is set.
 func sampleState() *Saved {
 	return &Saved{
 		Version: "1.2.3", Machine: "abc", NodeID: "11111111-2222-3333-4444-555555555555", DataDir: "/nowhere/consul",
 		Range: DefaultSidecarRange(), Guard: DefaultSidecarRange().Ports(), Open: firewall.Ports(21000, 21003), Cut: firewall.Ports(8080),
-		Limited: true, Sources: prefixes("10.0.0.0/8", "172.17.0.0/16"), AllowFrom: prefixes("10.0.0.0/8"), AllowCluster: true, AllowBridges: true,
+		Limited: true, Sources: prefixes("10.0.0.0/8 172.17.0.0/16"), AllowFrom: prefixes("10.0.0.0/8"), AllowCluster: true, AllowBridges: true,
 	}
 }
 
@@ -426,7 +418,7 @@ func FuzzState(f *testing.F) {
 	policy.Mode, policy.Protected = ModeGuard, firewall.Ports(22, 21007)
 	policy.ExtraPorts, policy.GuardPorts = firewall.Ports(443), firewall.Ports(9000)
 	policy.Quarantine = &Quarantine{Ports: firewall.Ports(8080, 22)}
-	policy.AllowFrom = prefixes("10.0.0.0/16", "192.168.0.0/24")
+	policy.AllowFrom = prefixes("10.0.0.0/16 192.168.0.0/24")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = decodeState(data)
 		s, err := decodeState(sealed(data))
