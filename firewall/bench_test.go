@@ -3,14 +3,18 @@
 package firewall
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
@@ -180,6 +184,57 @@ func BenchmarkApplyUnchanged(b *testing.B) {
 			mustApply(b, f, want)
 		}
 	})
+}
+
+// BenchmarkRepair measures how long harm lasts: from before the program starts that does it, until Watch says that the
+// kernel is repaired, which is after it has listed the rules once more.
+func BenchmarkRepair(b *testing.B) {
+	for _, bench := range []struct {
+		name    string
+		variant Variant
+		harm    []string
+	}{
+		{"nft/flush-mangle", VariantNFT, []string{"iptables-nft", "-t", "mangle", "-F"}},
+		{"nft/flush-ruleset", VariantNFT, []string{"nft", "flush", "ruleset"}},
+		{"legacy/flush-mangle", VariantLegacy, []string{"iptables-legacy", "-t", "mangle", "-F"}},
+		{"legacy/flush-filter6", VariantLegacy, []string{"ip6tables-legacy", "-F"}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			f := open(b, bench.variant)
+			mustApply(b, f, sample())
+			ctx, cancel := context.WithCancel(context.Background())
+			reports, ended := make(chan report, 1000), make(chan error)
+			go func() {
+				ended <- f.Watch(ctx, func(changes Changes, err error) { reports <- report{changes, err, time.Now()} })
+			}()
+			settle(b, f)
+			var took []time.Duration
+			for b.Loop() {
+				began := time.Now()
+				pipe(b, "", bench.harm[0], bench.harm[1:]...)
+				repair := nextRepair(b, reports)
+				if repair.err != nil {
+					b.Fatal(repair.err)
+				}
+				took = append(took, repair.at.Sub(began))
+				b.StopTimer()
+				settle(b, f)
+				peace(f)
+				b.StartTimer()
+			}
+			slices.Sort(took)
+			for _, percent := range []int{50, 99} {
+				b.ReportMetric(float64(took[(len(took)*percent+99)/100-1].Microseconds())/1000, fmt.Sprintf("p%d-ms", percent))
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				b.Error(err)
+			}
+			if _, err := f.Remove(context.Background()); err != nil {
+				b.Error(err)
+			}
+		})
+	}
 }
 
 // BenchmarkDropped reads the counters of the drop rules.

@@ -20,6 +20,12 @@ type Changes struct {
 	// Repaired says, a phrase each, where the kernel was not as the last Apply had left it: another hand changed it.
 	// It is never set on the first Apply, nor on the first one after an error.
 	Repaired []string
+	// By names the processes that the kernel named for what made a repair necessary, as far as a Watch heard of it; legacy
+	// rules have no names. Names are what processes call themselves, without control characters.
+	By []string
+	// Fight tells that another program undid more than 5 repairs within a minute, and has not been quiet for a minute
+	// since: until then, repairs come at most every 15 s.
+	Fight bool
 }
 
 // SetChange is what happened to one set. Added and Removed are what a set of ports gained and lost, AddedFrom and
@@ -60,6 +66,9 @@ func (c Changes) Lines() []string {
 	parts = append(parts, c.rulesText()...)
 	for _, r := range c.Repaired {
 		parts = append(parts, "repaired: "+r)
+	}
+	if len(c.By) > 0 {
+		parts = append(parts, "changed by "+strings.Join(c.By, ", "))
 	}
 	return parts
 }
@@ -158,10 +167,8 @@ func (c *Changes) addRules(t *tool, fixes []fix) {
 // addDrift notes that a family's rules were not as applied, by the fixes that they needed.
 func (c *Changes) addDrift(t *tool, fixes []fix) {
 	for _, f := range fixes {
-		what := "chain " + f.chain + " had changed"
-		if f.done == "jump placed" {
-			what = "the jump to " + f.chain + " was not where it belongs"
+		if f.was != "" {
+			c.Repaired = append(c.Repaired, fmt.Sprintf("%s %s %s: %s", t.family, t.variant, f.table, f.was))
 		}
-		c.Repaired = append(c.Repaired, fmt.Sprintf("%s %s %s: %s", t.family, t.variant, f.table, what))
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -434,7 +433,7 @@ func TestMissingTools(t *testing.T) {
 		!strings.Contains(err.Error(), "install the iptables package") {
 		t.Errorf("error: %v", err)
 	}
-	if tool := findTool(context.Background(), "no-such-variant", IPv4, time.Second, new(atomic.Int64)); tool != nil {
+	if tool := findTool(context.Background(), "no-such-variant", IPv4, time.Second, new(programs)); tool != nil {
 		t.Errorf("found %+v", tool)
 	}
 }

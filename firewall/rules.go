@@ -300,6 +300,7 @@ func words(rule string) []string {
 type fix struct {
 	table, chain string
 	done         string // in the words of RuleChange.Done
+	was          string // what was wrong, if that does not follow from another fix's
 	// empties is the line that makes or empties the chain, if that is to happen. Those lines come before all others.
 	empties string
 	lines   []string
@@ -314,7 +315,7 @@ func (t *table) fixes(name string, wanted []chain, exists func(chain string, rul
 		jumps := t.jumpsTo(ours)
 		if i < 0 {
 			if t.chains[ours] {
-				all = append(all, fix{name, ours, "removed", "-F " + ours, append(deletions(jumps), "-X "+ours)})
+				all = append(all, fix{name, ours, "removed", "chain " + ours + " had appeared", "-F " + ours, append(deletions(jumps), "-X "+ours)})
 			}
 			continue
 		}
@@ -329,11 +330,11 @@ func (t *table) fixes(name string, wanted []chain, exists func(chain string, rul
 		}
 		if !right {
 			lines := prefixed("-A "+ours+" ", c.rules)
-			all = append(all, fix{name, ours, "written", ":" + ours + " - [0:0]", lines})
+			all = append(all, fix{name, ours, "written", t.wrong(c), ":" + ours + " - [0:0]", lines})
 		}
 		if len(jumps) != 1 || jumps[0] != (JumpState{c.parent, 1, c.jump()}) {
 			lines := append(deletions(jumps), "-I "+c.parent+" 1 -j "+ours)
-			all = append(all, fix{name, ours, "jump placed", "", lines})
+			all = append(all, fix{name, ours, "jump placed", t.misplaced(c, jumps), "", lines})
 		}
 	}
 	return all, nil
@@ -355,6 +356,33 @@ func (t *table) holds(c *chain, exists func(chain string, rule string) (bool, er
 		}
 	}
 	return true, nil
+}
+
+// wrong says what is wrong with a chain that does not hold what is wanted.
+func (t *table) wrong(c *chain) string {
+	switch rules := t.ours[c.name]; {
+	case !t.chains[c.name]:
+		return "chain " + c.name + " was gone"
+	case len(rules) == 0:
+		return "chain " + c.name + " was empty"
+	}
+	return "chain " + c.name + " had changed"
+}
+
+// misplaced says what is wrong with the rules that lead to a chain, where they are not one jump at the head of its parent. A
+// chain that was gone took the jump along: that need not be said.
+func (t *table) misplaced(c *chain, jumps []JumpState) string {
+	switch {
+	case !t.chains[c.name]:
+		return ""
+	case len(jumps) == 0:
+		return "the jump to " + c.name + " was gone"
+	case len(jumps) > 1:
+		return fmt.Sprintf("%d rules led to %s instead of one", len(jumps), c.name)
+	case jumps[0].Parent == c.parent && jumps[0].Rule != c.jump():
+		return "the jump to " + c.name + " had changed"
+	}
+	return "the jump to " + c.name + " was not where it belongs"
 }
 
 // jumpsTo returns the rules that lead to a chain of ours. Those inside our chains are left out: they go when the chain

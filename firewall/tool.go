@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,14 +63,43 @@ type tool struct {
 	family                 Family
 	command, save, restore string // paths
 	lockTimeout            time.Duration
-	runs                   *atomic.Int64 // counts the programs started
+	runs                   *programs
+	// proven are the rules of ours that the program itself found in a chain, with what the chain's listing was then: the
+	// same listing proves it again. Asking would take the lock, whose release wakes Watch, which would ask again.
+	proven map[rulePlace]string
+}
+
+// rulePlace is a rule in a chain.
+type rulePlace struct{ table, chain, rule string }
+
+// programs counts the programs that were started, and knows the latest ones by their process ids.
+type programs struct {
+	atomic.Int64
+	mu     sync.Mutex
+	latest [64]int
+	next   int
+}
+
+// started notes a program that runs now.
+func (p *programs) started(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.latest[p.next] = pid
+	p.next = (p.next + 1) % len(p.latest)
+}
+
+// ours tells whether a process is this one or one of the programs that it started lately.
+func (p *programs) ours(pid uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return pid != 0 && (int(pid) == os.Getpid() || slices.Contains(p.latest[:], int(pid)))
 }
 
 // findTool looks for the programs of a variant: under the variant's own names, then under the plain ones where these
 // are that variant. It returns nil where there are none.
-func findTool(ctx context.Context, variant Variant, family Family, lockTimeout time.Duration, runs *atomic.Int64) *tool {
+func findTool(ctx context.Context, variant Variant, family Family, lockTimeout time.Duration, runs *programs) *tool {
 	for _, name := range []string{family.program() + "-" + string(variant), family.program()} {
-		t := &tool{variant: variant, family: family, lockTimeout: lockTimeout, runs: runs}
+		t := &tool{variant: variant, family: family, lockTimeout: lockTimeout, runs: runs, proven: map[rulePlace]string{}}
 		t.command, t.save, t.restore = lookPath(name), lookPath(name+"-save"), lookPath(name+"-restore")
 		if t.command == "" || t.save == "" || t.restore == "" {
 			continue
@@ -125,28 +155,53 @@ func (t *tool) lockSeconds() int {
 }
 
 // list reads the tables that we have chains in. It changes nothing, and loads no kernel module.
-func (t *tool) list(ctx context.Context) (map[string]*table, error) {
-	all := map[string]*table{}
+func (t *tool) list(ctx context.Context) (map[string]*table, error) { return t.startList(ctx)() }
+
+// startList begins to read the tables that we have chains in, and returns what waits for them. Between the two, other
+// tools may begin as well: their programs then run side by side.
+func (t *tool) startList(ctx context.Context) (wait func() (map[string]*table, error)) {
+	var waits []func() (*table, error)
 	for _, name := range ourTables() {
-		listed, err := t.listTable(ctx, name)
-		if err != nil {
+		waits = append(waits, t.startTable(ctx, name))
+	}
+	return func() (map[string]*table, error) {
+		all := map[string]*table{}
+		var errs []error
+		for i, name := range ourTables() {
+			listed, err := waits[i]()
+			all[name] = listed
+			errs = append(errs, err)
+		}
+		if err := errors.Join(errs...); err != nil {
 			return nil, err
 		}
-		all[name] = listed
+		return all, nil
 	}
-	return all, nil
 }
 
 // listTable reads one table, with further options of iptables-save; one that is not there is empty. It changes nothing,
 // loads no kernel module and needs no lock.
 func (t *tool) listTable(ctx context.Context, name string, options ...string) (*table, error) {
+	return t.startTable(ctx, name, options...)()
+}
+
+// startTable begins to read a table as listTable does, and returns what waits for it.
+func (t *tool) startTable(ctx context.Context, name string, options ...string) (wait func() (*table, error)) {
 	if !t.exists(name) {
-		return &table{}, nil
+		return func() (*table, error) { return &table{}, nil }
 	}
-	output, err := t.run(ctx, "", t.save, append(options, "-t", name)...)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list table %s of %s: %w", name, t.family, err)
+	running := t.start(ctx, "", t.save, append(options, "-t", name)...)
+	return func() (*table, error) {
+		output, err := running()
+		if err != nil {
+			return nil, fmt.Errorf("cannot list table %s of %s: %w", name, t.family, err)
+		}
+		return t.tableIn(output, name)
 	}
+}
+
+// tableIn returns the table of that name in a listing.
+func (t *tool) tableIn(output, name string) (*table, error) {
 	listed := parseSave(output)[name]
 	if listed == nil {
 		return &table{}, nil
@@ -235,17 +290,33 @@ func (t *tool) apply(ctx context.Context, script string) error {
 }
 
 func (t *tool) run(ctx context.Context, input, path string, args ...string) (string, error) {
+	return t.start(ctx, input, path, args...)()
+}
+
+// start starts a program, and returns what waits for its end and output.
+func (t *tool) start(ctx context.Context, input, path string, args ...string) (wait func() (string, error)) {
 	t.runs.Add(1)
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &stdout, &stderr, time.Second
+	if input != "" {
+		cmd.Stdin = strings.NewReader(input)
+	}
+	err := cmd.Start()
+	if err == nil {
+		t.runs.started(cmd.Process.Pid)
+	}
+	return func() (string, error) {
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if err == nil {
+			return stdout.String(), nil
+		}
 		command := strings.Join(append([]string{filepath.Base(path)}, args...), " ")
 		if ctx.Err() != nil {
 			err = errors.Join(ctx.Err(), err)
 		}
 		return "", newToolError(command, stderr.String(), err)
 	}
-	return stdout.String(), nil
 }

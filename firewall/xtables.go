@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
+	"strings"
 	"time"
 )
 
@@ -19,10 +19,12 @@ type xtables struct {
 	tools  []*tool // the chosen variant's, one for each family
 	others []*tool // the other variant's, as far as they are to be had
 	notes  []string
-	name   string       // for people: the variant and its version
-	runs   atomic.Int64 // how many programs were started
+	name   string // for people: the variant and its version
+	runs   *programs
 
 	memory *memory // nil: nothing is known about the kernel
+	events *events // nil: no Watch runs
+	fight  fight
 	// verifyEvery is how long what was seen in the kernel is taken for granted. listEvery is how long legacy rules go
 	// unlisted while their number and size stay the same; nft rules have a generation that misses nothing.
 	verifyEvery, listEvery time.Duration
@@ -40,7 +42,7 @@ func newXtables(ctx context.Context, opts Options) (*xtables, error) {
 	if err := probeSets(); err != nil {
 		return nil, err
 	}
-	x := &xtables{verifyEvery: opts.VerifyEvery, listEvery: time.Minute}
+	x := &xtables{verifyEvery: opts.VerifyEvery, listEvery: time.Minute, runs: &programs{}}
 	families := []Family{IPv4, IPv6}
 	if !ipv6Present("/proc") {
 		families = families[:1]
@@ -58,7 +60,7 @@ func newXtables(ctx context.Context, opts Options) (*xtables, error) {
 			continue
 		}
 		for _, family := range families {
-			if t := findTool(ctx, v, family, opts.LockTimeout, &x.runs); t != nil {
+			if t := findTool(ctx, v, family, opts.LockTimeout, x.runs); t != nil {
 				found[v] = append(found[v], t)
 			}
 		}
@@ -149,6 +151,11 @@ func (x *xtables) apply(ctx context.Context, want *Ruleset) (Changes, error) {
 	if err != nil {
 		x.memory = nil
 	}
+	if len(changes.Repaired) > 0 {
+		x.fight.repaired(time.Now())
+	}
+	changes.Fight = x.fight.fought(time.Now())
+	x.events.sign(&changes)
 	return changes, err
 }
 
@@ -160,7 +167,7 @@ func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) er
 		return x.bringAll(ctx, want, changes)
 	}
 	held := known.applied.held()
-	verify := now.Sub(known.verified) >= x.verifyEvery
+	verify := now.Sub(known.verified) >= x.verifyEvery && x.fight.wait(now) == 0
 	if verify {
 		seen, err := readSets()
 		if err != nil {
@@ -228,7 +235,7 @@ func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes)
 func (x *xtables) rulesMayDiffer(now time.Time) bool {
 	seen := x.generation()
 	legacyIsOld := x.tools[0].variant == VariantLegacy && now.Sub(x.memory.listed) >= x.listEvery
-	return !seen.known || seen != x.memory.generation || legacyIsOld
+	return !seen.known || seen != x.memory.generation || legacyIsOld || x.mayDiffer()
 }
 
 func (x *xtables) generation() generation {
@@ -245,22 +252,25 @@ func (x *xtables) generation() generation {
 func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, changes *Changes) (generation, error) {
 	const rounds = 3
 	for round := range rounds {
+		x.events.listing()
 		seen := x.generation()
 		right := true
-		var errs []error
+		var lists []func() (map[string]*table, error)
 		for _, t := range x.tools {
-			tables, err := t.list(ctx)
+			lists = append(lists, t.startList(ctx))
+		}
+		var errs []error
+		for i, t := range x.tools {
+			tables, err := lists[i]()
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			if round == 0 && applied != nil {
-				// Errors come up again below, where want is looked at.
-				drift, _ := t.fixes(tables, applied.chains(t.family), false)
-				changes.addDrift(t, drift)
-			}
 			fixes, err := t.fixes(tables, want.chains(t.family), round > 0)
 			errs = append(errs, err)
+			if round == 0 && applied != nil {
+				changes.addDrift(t, t.drift(tables, fixes, want, applied))
+			}
 			if len(fixes) == 0 {
 				continue
 			}
@@ -279,6 +289,15 @@ func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, change
 		"(find out which program also manages them)", rounds)
 }
 
+// drift returns what would have to be done to bring back what was applied; fixes is what has to be for want.
+func (t *tool) drift(tables map[string]*table, fixes []fix, want, applied *Ruleset) []fix {
+	if want.sameRules(applied) {
+		return fixes
+	}
+	drift, _ := t.fixes(tables, applied.chains(t.family), false) // the fixes for want came with the same errors
+	return drift
+}
+
 // fixes returns what has to be done to the tables of a family. What can be done in one table is returned even where
 // another's cannot. written says that the rules were written a moment ago.
 //
@@ -291,10 +310,18 @@ func (t *tool) fixes(tables map[string]*table, wanted []chain, written bool) ([]
 	var errs []error
 	for _, name := range ourTables() {
 		fixes, err := tables[name].fixes(name, wanted, func(chain, rule string) (bool, error) {
+			place, listed := rulePlace{name, chain, rule}, strings.Join(tables[name].ours[chain], "\n")
+			if before, known := t.proven[place]; known && before == listed {
+				return true, nil
+			}
 			if careless {
 				return false, nil
 			}
-			return t.find(name, chain, rule)
+			found, err := t.find(name, chain, rule)
+			if found {
+				t.proven[place] = listed
+			}
+			return found, err
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", t.family, err))
