@@ -5,6 +5,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"unicode"
 )
@@ -20,7 +21,7 @@ var (
 	// changed.
 	ErrForeignSet = errors.New("set has our name but is not ours")
 	// ErrLocked means that somebody else held the xtables lock for all of Options.LockTimeout. Trying again later helps.
-	ErrLocked = errors.New("the xtables lock is held by another program")
+	ErrLocked = errors.New("another program holds the xtables lock: try again later, end it if it hangs")
 	// ErrNoChain means that the filter table has no chain of the name in Accept.Chain.
 	ErrNoChain = errors.New("no such chain")
 )
@@ -31,8 +32,10 @@ type ToolError struct {
 	Command string
 	// Stderr is what the program said, on one line and without control characters.
 	Stderr string
-	// Err says how the program ended. Kind is ErrPermission, ErrLocked or nil.
+	// Err says how the program ended. Kind is, or wraps, one of the kinds above, or is nil.
 	Err, Kind error
+	// Holder names the program that held the xtables lock just after an ErrLocked, as far as /proc tells.
+	Holder string
 }
 
 func (e *ToolError) Error() string {
@@ -41,6 +44,9 @@ func (e *ToolError) Error() string {
 		said = "it said nothing"
 	}
 	text := fmt.Sprintf("%s: %v: %s", e.Command, e.Err, said)
+	if e.Holder != "" {
+		text += "; its holder is " + e.Holder
+	}
 	if e.Kind != nil {
 		text += " (" + e.Kind.Error() + ")"
 	}
@@ -60,6 +66,8 @@ func (e *ToolError) Unwrap() []error {
 func newToolError(command, stderr string, err error) *ToolError {
 	e := &ToolError{Command: command, Stderr: oneLine(stderr), Err: err}
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.Kind = errProgramGone
 	case strings.Contains(stderr, "holding the xtables lock"):
 		e.Kind = ErrLocked
 	case strings.Contains(stderr, "open lock file"):
@@ -70,6 +78,8 @@ func newToolError(command, stderr string, err error) *ToolError {
 	}
 	return e
 }
+
+var errProgramGone = fmt.Errorf("%w any more: install the iptables package", ErrMissingTool)
 
 var errLockFile = errors.New("make the lock file's directory, and make the file writable for this user, " +
 	"or name another file in XTABLES_LOCKFILE")

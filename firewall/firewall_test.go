@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 )
 
 // sample is a ruleset as a host with three sidecars has it.
@@ -383,35 +381,6 @@ func TestOtherWords(t *testing.T) {
 	}
 }
 
-func TestLockHeld(t *testing.T) {
-	f := start(t, VariantLegacy)
-	lock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	_, err = f.Apply(context.Background(), sample())
-	if !errors.Is(err, ErrLocked) {
-		t.Errorf("Apply: %v", err)
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("Apply took %v", took)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	if _, err = f.Apply(ctx, sample()); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Apply with a deadline: %v", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_UN); err != nil {
-		t.Fatal(err)
-	}
-	mustApply(t, f, sample())
-}
-
 func TestLockFileMissing(t *testing.T) {
 	f := start(t, VariantLegacy)
 	t.Setenv("XTABLES_LOCKFILE", "/run/no/such/directory/lock")
@@ -435,16 +404,6 @@ func TestMissingTools(t *testing.T) {
 	}
 	if tool := findTool(context.Background(), "no-such-variant", IPv4, time.Second, new(programs)); tool != nil {
 		t.Errorf("found %+v", tool)
-	}
-}
-
-func TestPermission(t *testing.T) {
-	if errno := dropNetAdmin(t); errno != nil {
-		t.Fatal(errno)
-	}
-	_, err := New(Options{})
-	if !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "run as root") {
-		t.Errorf("New without CAP_NET_ADMIN: %v", err)
 	}
 }
 

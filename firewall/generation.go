@@ -44,9 +44,11 @@ func readGeneration(variant Variant, families []Family) generation {
 // nftGeneration asks nf_tables for the number that every change of its rules, whoever makes it, counts up. It takes 3 µs
 // where listing the rules takes milliseconds.
 func nftGeneration() (uint32, error) {
-	r := nl.NewNetlinkRequest(unix.NFT_MSG_GETGEN|unix.NFNL_SUBSYS_NFTABLES<<8, unix.NLM_F_REQUEST)
-	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
-	answer, err := r.Execute(unix.NETLINK_NETFILTER, 0)
+	answer, err := uninterrupted(func() ([][]byte, error) {
+		r := nl.NewNetlinkRequest(unix.NFT_MSG_GETGEN|unix.NFNL_SUBSYS_NFTABLES<<8, unix.NLM_F_REQUEST)
+		r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+		return r.Execute(unix.NETLINK_NETFILTER, 0)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the nf_tables generation: %w", err)
 	}

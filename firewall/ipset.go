@@ -106,6 +106,21 @@ func ipsetRequest(command, flags int, attributes ...*nl.RtAttr) ([][]byte, error
 	return nil, err
 }
 
+// uninterrupted repeats a request that changes nothing, where a signal cut it short, or a change of what it lists: netlink
+// then returns ErrDumpInterrupted beside a part, which must not be taken for the whole.
+func uninterrupted(request func() ([][]byte, error)) ([][]byte, error) {
+	const tries = 5
+	for try := 1; ; try++ {
+		answer, err := request()
+		switch again := errors.Is(err, nl.ErrDumpInterrupted) || errors.Is(err, unix.EINTR); {
+		case !again:
+			return answer, err
+		case try == tries:
+			return nil, fmt.Errorf("%w %d times (find out which program changes it all the time)", err, tries)
+		}
+	}
+}
+
 func setName(name string) *nl.RtAttr {
 	return nl.NewRtAttr(nl.IPSET_ATTR_SETNAME, nl.ZeroTerminated(name))
 }
@@ -113,6 +128,11 @@ func setName(name string) *nl.RtAttr {
 // probeSets tells whether the kernel can do sets and we may change them. The kernel loads ip_set by itself for it.
 func probeSets() error {
 	_, err := ipsetRequest(nl.IPSET_CMD_PROTOCOL, nl.GetIpsetFlags(nl.IPSET_CMD_PROTOCOL))
+	return probeError(err)
+}
+
+// probeError says what mends what ipset answered to a probe.
+func probeError(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -188,7 +208,9 @@ func destroySet(name string) (existed bool, err error) {
 
 // readSet returns the set of that name, or nil where there is none.
 func readSet(name string) (*ipset, error) {
-	answer, err := ipsetRequest(nl.IPSET_CMD_LIST, nl.GetIpsetFlags(nl.IPSET_CMD_LIST), setName(name))
+	answer, err := uninterrupted(func() ([][]byte, error) {
+		return ipsetRequest(nl.IPSET_CMD_LIST, nl.GetIpsetFlags(nl.IPSET_CMD_LIST), setName(name))
+	})
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, nil

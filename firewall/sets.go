@@ -196,6 +196,23 @@ func (m *migration) begin(changes *Changes) error {
 	return nil
 }
 
+// undo takes away the sets that begin made, where no rule at all could be written after it: they were not there before, and
+// without rules they do nothing.
+func (m *migration) undo(changes *Changes) error {
+	if len(changes.Rules) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, name := range m.create {
+		_, err := destroySet(name)
+		errs = append(errs, err)
+		if err == nil {
+			changes.Sets = slices.DeleteFunc(changes.Sets, func(s SetChange) bool { return s.Set == name })
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // finish makes the changes that come after the rules. Where those could not be written, it must not be called.
 func (m *migration) finish(changes *Changes) error {
 	for _, step := range m.after {

@@ -317,6 +317,10 @@ func (t *tool) start(ctx context.Context, input, path string, args ...string) (w
 		if ctx.Err() != nil {
 			err = errors.Join(ctx.Err(), err)
 		}
-		return "", newToolError(command, stderr.String(), err)
+		failed := newToolError(command, stderr.String(), err)
+		if errors.Is(failed, ErrLocked) {
+			failed.Holder = lockHolder("/proc", lockPath())
+		}
+		return "", failed
 	}
 }

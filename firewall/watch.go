@@ -15,8 +15,9 @@ const (
 	// repairTimeout bounds one repair, which holds up Apply meanwhile.
 	repairTimeout = 20 * time.Second
 	// restFactor is how many times as long as a look that found nothing took no further one is made: a neighbour that
-	// changes its own rules all the time costs a fifth of one processor at most.
+	// changes its own rules all the time costs a fifth of the time. It ends after mostRest, because real harm waits for it too.
 	restFactor = 4
+	mostRest   = 100 * time.Millisecond
 )
 
 // Watch repairs what others change as soon as they do, until ctx ends; then it returns nil. It calls told after each
@@ -108,7 +109,7 @@ func (f *Firewall) look(ctx context.Context, e *events, w *watch) (sight, error)
 		s.changes, s.err = f.repair(ctx)
 		s.tell, s.again = s.err != nil || !s.changes.Empty(), -1
 		if !s.tell {
-			w.rest = time.Now().Add(restFactor * time.Since(began))
+			w.rest = time.Now().Add(min(restFactor*time.Since(began), mostRest))
 		}
 	}
 	if e.foreign && !s.tell {

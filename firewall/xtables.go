@@ -114,6 +114,10 @@ func chooseVariant(ctx context.Context, wanted Variant, found map[Variant][]*too
 	default:
 		return "", fmt.Errorf("cannot use iptables variant %q: it is one of auto, nft and legacy", wanted)
 	}
+	if len(found[VariantNFT]) == 0 && len(found[VariantLegacy]) == 0 {
+		return "", fmt.Errorf("cannot find %s, neither of variant nft nor of legacy: %w (install the iptables package)",
+			IPv4.program(), ErrMissingTool)
+	}
 	if len(found[VariantNFT]) == 0 {
 		return VariantLegacy, nil
 	}
@@ -184,7 +188,7 @@ func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) er
 	if write {
 		generation, err := x.writeRules(ctx, want, &known.applied, changes)
 		if err != nil {
-			return err
+			return errors.Join(err, way.undo(changes))
 		}
 		known.generation, known.listed = generation, now
 	}
@@ -219,7 +223,7 @@ func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes)
 	}
 	generation, err := x.writeRules(ctx, want, nil, changes)
 	if err != nil {
-		return err
+		return errors.Join(err, way.undo(changes))
 	}
 	if err := removeRules(ctx, x.others, changes); err != nil {
 		return err
