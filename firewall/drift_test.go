@@ -6,6 +6,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -123,15 +124,55 @@ func TestForeignChangeIsNoDrift(t *testing.T) {
 	})
 }
 
+// TestNoFalseDrift: however often the kernel is looked at, and whatever others change elsewhere or read, nothing of ours is
+// taken for changed.
+func TestNoFalseDrift(t *testing.T) {
+	const looks = 1000
+	others := []string{
+		"iptables-X -N OTHER$i; iptables-X -A INPUT -j OTHER$i", "ip6tables-X -t mangle -A FORWARD -p udp -j ACCEPT",
+		"iptables-X -L -n >/dev/null; ip6tables-X -t mangle -S >/dev/null", "nft add table inet other$i", "nft flush table inet other$i; nft delete table inet other$i",
+		"iptables-X -t mangle -A INPUT -p udp -j HOSTAGENT-LIKE || iptables-X -t mangle -N HOSTAGENT-LIKE",
+		"iptables-X -C INPUT -j HOSTAGENT-ACCEPT", "ipset create other$i hash:ip; ipset add other$i 192.0.2.1", "iptables-X -t nat -A OUTPUT -p udp -j ACCEPT",
+	}
+	eachVariant(t, func(t *testing.T, variant Variant) {
+		f := start(t, variant)
+		mustApply(t, f, driftSample())
+		reports := watching(t, f)
+		for i := range looks {
+			if i%20 == 0 {
+				script := strings.ReplaceAll(forVariant(others[i/20%len(others)], variant), "$i", strconv.Itoa(i/20/len(others)))
+				shell(t, "("+script+") 2>/dev/null || true")
+			}
+			if f.mu.Lock(); f.backend.memory != nil {
+				f.backend.memory.verified = time.Time{}
+			}
+			f.mu.Unlock()
+			if changes := mustApply(t, f, driftSample()); !changes.Empty() || changes.Fight {
+				t.Fatalf("look %d says: %v", i, changes)
+			}
+		}
+		settle(t, f)
+		for len(reports) > 0 {
+			if r := <-reports; r.err != nil || !r.changes.Empty() {
+				t.Errorf("Watch told: %v, %v", r.changes, r.err)
+			}
+		}
+	})
+}
+
 // TestApplyFromAnyState: whatever was there before, Apply leads to one and the same state.
 func TestApplyFromAnyState(t *testing.T) {
-	const rounds = 12
+	const rounds = 100
 	harms := []string{
-		"iptables-V -t mangle -F", "ip6tables-V -F", "iptables-V -t mangle -I INPUT -p tcp -j ACCEPT",
+		"iptables-X -t mangle -F", "ip6tables-X -F", "iptables-X -t mangle -I INPUT -p tcp -j ACCEPT",
 		"ipset flush hostagent-open", "ipset add hostagent-guard 1-1000", "ipset create hostagent-tmp hash:ip",
-		"iptables-V -t mangle -A INPUT -j HOSTAGENT-GUARD", "ip6tables-V -t mangle -F HOSTAGENT-GUARD",
-		"ipset flush hostagent-from4", "ipset add hostagent-from6 fd00::/64", "iptables-V -t mangle -D HOSTAGENT-GUARD 2",
-		"iptables-V -I HOSTAGENT-ACCEPT -j RETURN", "iptables-V -A FORWARD -g HOSTAGENT-ACCEPT",
+		"iptables-X -t mangle -A INPUT -j HOSTAGENT-GUARD", "ip6tables-X -t mangle -F HOSTAGENT-GUARD",
+		"ipset flush hostagent-from4", "ipset add hostagent-from6 fd00::/64", "iptables-X -t mangle -D HOSTAGENT-GUARD 2",
+		"iptables-X -I HOSTAGENT-ACCEPT -j RETURN", "iptables-X -A FORWARD -g HOSTAGENT-ACCEPT", "nft flush ruleset",
+		"printf '*mangle\\nCOMMIT\\n' | ip6tables-X-restore", "iptables-X -D INPUT -j HOSTAGENT-ACCEPT", "ipset del hostagent-open 1-20000",
+		"ipset add hostagent-from4 10.1.0.0/16 nomatch", "iptables-X -F; iptables-X -t mangle -F; iptables-X -X; iptables-X -t mangle -X",
+		"ip6tables-X -t mangle -N HOSTAGENT-ACCEPT", "iptables-X -N OTHER; iptables-X -I INPUT -j OTHER; iptables-X -A OTHER -j HOSTAGENT-ACCEPT",
+		"ipset swap hostagent-guard hostagent-open", "ipset create hostagent-from4 hash:net", "iptables-O -t mangle -N HOSTAGENT-GUARD",
 	}
 	eachVariant(t, func(t *testing.T, variant Variant) {
 		freshNamespace(t)
@@ -150,15 +191,23 @@ func TestApplyFromAnyState(t *testing.T) {
 			return r
 		}
 		f := open(t, variant)
-		for range rounds {
-			mustApply(t, f, draw())
-			for range random.IntN(3) {
-				harm := strings.ReplaceAll(harms[random.IntN(len(harms))], "V", string(variant))
-				shell(t, "("+harm+") 2>/dev/null || true")
+		for round := range rounds {
+			var harm strings.Builder
+			anew := random.IntN(2) == 0
+			for range random.IntN(4) {
+				text := forVariant(harms[random.IntN(len(harms))], variant)
+				if anew { // the other variant is looked at by a new process only
+					text = strings.ReplaceAll(text, "tables-O", "tables-"+string(variant.other()))
+				}
+				harm.WriteString("(" + text + ") 2>/dev/null || true\n")
 			}
-			if random.IntN(2) == 0 {
+			if harm.Len() > 0 {
+				shell(t, harm.String())
+			}
+			if anew {
 				f = open(t, variant)
 			}
+			peace(f)
 			verifyNow(f)
 			want := draw()
 			mustApply(t, f, want)
@@ -166,7 +215,7 @@ func TestApplyFromAnyState(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(expected(want, variant), show(t, f)); diff != "" {
-				t.Fatalf("Show (-want +got):\n%s", diff)
+				t.Fatalf("round %d: after\n%sShow (-want +got):\n%s", round, harm.String(), diff)
 			}
 		}
 	})

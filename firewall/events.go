@@ -174,13 +174,16 @@ func (e *events) listing() {
 	}
 }
 
-// sign names in changes whoever made a repair necessary.
+// sign names in changes whoever made a repair necessary. Of legacy rules nobody is known to have changed them.
 func (e *events) sign(changes *Changes) {
 	if e == nil || len(changes.Repaired) == 0 {
 		return
 	}
 	_ = e.drain() // an error comes up again in Watch
-	changes.By, e.by = e.by, nil
+	if e.lock == nil {
+		changes.By = e.by
+	}
+	e.by = nil
 	if e.foreign || e.unseen {
 		e.poke() // Watch has to see to it, and will find nothing to read any more
 	}

@@ -109,6 +109,7 @@ func (f *Firewall) look(ctx context.Context, e *events, w *watch) (sight, error)
 		s.changes, s.err = f.repair(ctx)
 		s.tell, s.again = s.err != nil || !s.changes.Empty(), -1
 		if !s.tell {
+			e.by = nil
 			w.rest = time.Now().Add(min(restFactor*time.Since(began), mostRest))
 		}
 	}

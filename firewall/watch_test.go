@@ -175,6 +175,39 @@ func TestWatchIsIdle(t *testing.T) {
 	})
 }
 
+// TestWatchOtherWords: where iptables lists our rules in other words it is asked for them, which takes the lock, but not
+// again and again; and what stands is not taken for changed.
+func TestWatchOtherWords(t *testing.T) {
+	eachVariant(t, func(t *testing.T, variant Variant) {
+		f := start(t, variant)
+		for _, tool := range f.backend.tools {
+			wrapper := t.TempDir() + "/save"
+			script := "#!/bin/sh\n" + tool.save + ` "$@" | sed 's/--tcp-flags FIN,SYN,RST,ACK SYN/--syn/'`
+			if err := os.WriteFile(wrapper, []byte(script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			tool.save = wrapper
+		}
+		mustApply(t, f, sample())
+		reports := watching(t, f)
+		shell(t, forVariant("iptables-X -t mangle -D INPUT 1; ip6tables-X -t mangle -D HOSTAGENT-GUARD 1", variant))
+		nextRepair(t, reports)
+		settle(t, f)
+		for len(reports) > 0 {
+			<-reports
+		}
+		before := settle(t, f)
+		time.Sleep(300 * time.Millisecond)
+		if ran := f.backend.runs.Load() - before; ran != 0 {
+			t.Errorf("idle Watch started %d programs", ran)
+		}
+		verifyNow(f)
+		if changes := mustApply(t, f, sample()); !changes.Empty() {
+			t.Errorf("the next look says: %v", changes)
+		}
+	})
+}
+
 // TestWatchTells: a foreign change that needs no repair is told as such, however many there are once a second; our own
 // are not.
 func TestWatchTells(t *testing.T) {
@@ -209,12 +242,19 @@ func TestWatchNames(t *testing.T) {
 	f := start(t, VariantNFT)
 	reports := watching(t, f)
 	mustApply(t, f, sample())
-	shell(t, "cp $(command -v nft) /run/harm$(printf '\\033')less; /run/harm*less add table inet other; rm /run/harm*")
-	settle(t, f)
-	time.Sleep(50 * time.Millisecond)
+	const other = "cp $(command -v nft) /run/harm$(printf '\\033')less; /run/harm*less COMMAND; rm /run/harm*"
+	shell(t, strings.Replace(other, "COMMAND", "add table inet other", 1))
+	if r := <-reports; !r.changes.Empty() || r.changes.By != nil {
+		t.Fatalf("a change elsewhere was told as %+v", r)
+	}
+	time.Sleep(mostRest) // no event but the next must wake Watch
 	shell(t, "nft flush ruleset")
 	r := nextRepair(t, reports)
 	if diff := cmp.Diff([]string{"nft"}, r.changes.By); diff != "" {
+		t.Errorf("named by event (-want +got):\n%s", diff)
+	}
+	shell(t, strings.Replace(other, "COMMAND", "flush ruleset", 1))
+	if diff := cmp.Diff([]string{"harm?less"}, nextRepair(t, reports).changes.By); diff != "" {
 		t.Errorf("named by event (-want +got):\n%s", diff)
 	}
 	if text := r.changes.String(); !strings.HasSuffix(text, "; changed by nft") {
@@ -246,6 +286,17 @@ func TestWatchAndApply(t *testing.T) {
 	seen, err := f.look(context.Background(), e, &watch{})
 	if err != nil || seen.err != nil || !seen.changes.Empty() || !seen.tell {
 		t.Errorf("Watch then: %+v, %v", seen, err)
+	}
+}
+
+// TestWatchLegacyNames: whoever changed nf_tables did not change legacy rules.
+func TestWatchLegacyNames(t *testing.T) {
+	f := start(t, VariantLegacy)
+	mustApply(t, f, sample())
+	reports := watching(t, f)
+	shell(t, "nft add table inet other; iptables-legacy -t mangle -F")
+	if r := nextRepair(t, reports); r.changes.By != nil {
+		t.Errorf("legacy rules have names: %v", r.changes)
 	}
 }
 
