@@ -29,8 +29,8 @@ type drift struct {
 }
 
 // saveEdited restores what iptables shows, edited by sed: files of others that hold our rules of another day.
-func saveEdited(program, edit string) string {
-	return "iptables-X-save >/run/saved; sed -i '" + edit + "' /run/saved; " + program + " /run/saved; rm /run/saved"
+func saveEdited(edit string) string {
+	return "iptables-X-save >/run/saved; sed -i '" + edit + "' /run/saved; iptables-X-restore /run/saved; rm /run/saved"
 }
 
 func drifts() []drift {
@@ -60,11 +60,11 @@ func drifts() []drift {
 			want: "ipv6 X mangle: chain HOSTAGENT-GUARD had changed"},
 		{name: "our chain jumps to our chain", harm: "iptables-X -t mangle -A HOSTAGENT-GUARD -j HOSTAGENT-PREROUTING", want: guardGone},
 		{name: "ruleset flushed", harm: "nft flush ruleset", want: "ipv6 X mangle: chain HOSTAGENT-GUARD was gone", only: VariantNFT},
-		{name: "restore with older words", harm: saveEdited("iptables-X-restore", "/^-A HOSTAGENT-ACCEPT/s/-p tcp//"),
+		{name: "restore with older words", harm: saveEdited("/^-A HOSTAGENT-ACCEPT/s/-p tcp//"),
 			want: "ipv4 X filter: chain HOSTAGENT-ACCEPT had changed"},
-		{name: "restore with another set", harm: saveEdited("iptables-X-restore", "s/hostagent-guard/hostagent-cut/"), want: guardGone},
-		{name: "restore with fewer rules", harm: saveEdited("iptables-X-restore", "/hostagent-cut/d"), want: guardGone},
-		{name: "restore without a chain", harm: saveEdited("iptables-X-restore", "/HOSTAGENT-PREROUTING/d"),
+		{name: "restore with another set", harm: saveEdited("s/hostagent-guard/hostagent-cut/"), want: guardGone},
+		{name: "restore with fewer rules", harm: saveEdited("/hostagent-cut/d"), want: guardGone},
+		{name: "restore without a chain", harm: saveEdited("/HOSTAGENT-PREROUTING/d"),
 			want: "ipv4 X mangle: chain HOSTAGENT-PREROUTING was gone"},
 		{name: "set flushed", silent: true, harm: "ipset flush hostagent-open", want: "set hostagent-open had lost ports 21000-21001, 21010 and gained none"},
 		{name: "port deleted from a set", silent: true, harm: "ipset del hostagent-guard 21007", want: "set hostagent-guard had lost ports 21007 and gained none"},

@@ -315,7 +315,8 @@ func (t *table) fixes(name string, wanted []chain, exists func(chain string, rul
 		jumps := t.jumpsTo(ours)
 		if i < 0 {
 			if t.chains[ours] {
-				all = append(all, fix{name, ours, "removed", "chain " + ours + " had appeared", "-F " + ours, append(deletions(jumps), "-X "+ours)})
+				lines := append(deletions(jumps), "-X "+ours)
+				all = append(all, fix{name, ours, "removed", "chain " + ours + " had appeared", "-F " + ours, lines})
 			}
 			continue
 		}
