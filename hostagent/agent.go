@@ -64,6 +64,9 @@ type Parts struct {
 	// Members and Networks are asked only where Policy limits who may connect; nil: not to be had.
 	Members  func(context.Context) (consul.Members, error)
 	Networks func(context.Context) (facts.Networks, error)
+	// Foreign repairs what others change in the firewall as it happens, until its context ends, and tells of it and of
+	// changes that may bear on us; nil: Apply finds out by itself, later.
+	Foreign func(ctx context.Context, told func(firewall.Changes, error)) error
 	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
 	Connections func(ctx context.Context, first, last uint16) ([]sockets.Connection, error)
 	Log         *slog.Logger
@@ -133,6 +136,9 @@ type Agent struct {
 	keeper    keeper
 	stateErr  error  // why the state is not saved
 	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
+	inbox     *inbox
+	drift     driftMemory
+	drifted   *Drift // what drift says
 
 	// For Status.
 	view       atomic.Pointer[view]
@@ -147,7 +153,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), inbox: newInbox(), result: Result{Range: DefaultSidecarRange()}}
 	a.shown, a.holds = &Result{Range: DefaultSidecarRange()}, &standing{}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
@@ -158,6 +164,8 @@ func NewAgent(parts Parts) *Agent {
 func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 	a.started = time.Now()
 	a.parts.Log.Info("started", "mode", a.parts.Policy.Mode, "version", a.parts.Version)
+	stopWatch := a.watch(ctx)
+	defer func() { stopWatch() }()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -166,7 +174,10 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			a.stop(context.WithoutCancel(ctx))
 			return nil
 		case parts := <-reload:
+			stopWatch() // before another Firewall takes over
 			a.replace(parts)
+			stopWatch = a.watch(ctx)
+		case <-a.inbox.wake:
 		case <-timer.C:
 		}
 		if ctx.Err() == nil {
@@ -196,6 +207,7 @@ func (a *Agent) pass(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
 	start := time.Now()
+	a.takeForeign(start)
 	consulErr := a.askConsul(ctx, start)
 	if !errors.Is(consulErr, errWaiting) {
 		a.stepped("consul", start)
@@ -352,6 +364,7 @@ func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
 // evaluate brings the result up to date and tells whether it looked at anything anew: Evaluate is pure, so on a host
 // where nothing happens its result stands for a while.
 func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bool {
+	a.drifted = a.drift.standing(now, a.drifted)
 	in := Input{
 		Registrations: a.regs,
 		Held:          a.memory.held(),
@@ -365,6 +378,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Enforced:      a.enforced,
 		Source:        a.source(),
 		Host:          a.host,
+		Drift:         a.drifted,
 		SSH:           a.ssh,
 		Policy:        a.parts.Policy,
 	}
@@ -465,7 +479,7 @@ func (a *Agent) apply(ctx context.Context) error {
 		return err
 	}
 	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)
-	a.tellChanges(changes)
+	a.tellChanges(time.Now(), changes)
 	if err != nil {
 		a.enforced = firewall.PortSet{} // nobody knows now what the kernel holds
 		return err
@@ -486,12 +500,13 @@ func (a *Agent) applyWaits() error {
 	return a.sources.wait(&a.parts.Policy)
 }
 
-// tellChanges logs and counts what an Apply did.
-func (a *Agent) tellChanges(changes firewall.Changes) {
+// tellChanges logs and counts what an Apply or a repair did.
+func (a *Agent) tellChanges(now time.Time, changes firewall.Changes) {
 	if changes.Empty() {
 		return
 	}
-	a.changeAt = time.Now()
+	a.changeAt = now
+	a.drift.add(now, changes)
 	message := "firewall changed"
 	if len(changes.Repaired) > 0 {
 		message = "firewall repaired: somebody else had changed it"

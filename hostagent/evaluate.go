@@ -51,6 +51,7 @@ func Evaluate(in Input) Result {
 		e.judgeServices()
 	}
 	e.judgeHost()
+	e.judgeDrift()
 	if in.Filtered != "" {
 		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
 	}

@@ -570,6 +570,7 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		},
 		Published: []firewall.Published{{First: 21255, Last: 21255, To: "172.17.0.2:80"}},
 	}
+	in.Drift = &Drift{What: []string{"a set was flushed"}}
 	seen := map[catalog.ID]bool{}
 	for _, f := range Evaluate(in).Findings {
 		seen[f.ID] = true

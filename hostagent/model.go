@@ -144,6 +144,7 @@ type Input struct {
 	Filtered      string                   // why the last answer was not whole, "" if it was
 	Source        Source                   // of Registrations; with SourceNone nothing is judged by their absence
 	Host          *Host                    // nil: not looked at
+	Drift         *Drift                   // nil: nobody touched what is ours lately
 	Policy        Policy
 }
 
@@ -176,7 +177,7 @@ func (in *Input) equal(other *Input) bool {
 		sameAddrs(in.Members, other.Members) && in.Networks.Equal(&other.Networks) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
-		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host
+		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift
 }
 
 // State says what stands between a finding and its harm.

@@ -87,7 +87,7 @@ func TestStatusFollowsTheLoop(t *testing.T) {
 			t.Errorf("while Consul is down, between two tries: %s", statusText(got))
 		}
 		got.Pass = StatusPass{Last: got.Started}
-		want(t, "while Consul is down", `guard fake, pass 0 at 0s; answer 2s "refused"; apply 12s, change 2s, repairs 2, ""; guard 21000-21255 open 21000 settled true (21000 web); 1 findings; no IPv6`, statusText(got))
+		want(t, "while Consul is down", `guard fake, pass 0 at 0s; answer 2s "refused"; apply 12s, change 2s, repairs 2, ""; guard 21000-21255 open 21000 settled true (21000 web); 2 findings; no IPv6`, statusText(got))
 	})
 	if watch.repair != 2 || !slices.Contains(watch.kinds, consul.KindUnreachable) {
 		t.Errorf("counted %d repairs and %v", watch.repair, watch.kinds)

@@ -105,6 +105,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Filtered":      "no rights",
 		"Source":        SourceNone,
 		"Host":          &Host{},
+		"Drift":         &Drift{},
 	}
 	for field := range reflect.TypeFor[Input]().Fields() {
 		if slices.Contains([]string{"Owners", "Policy"}, field.Name) {
