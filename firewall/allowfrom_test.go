@@ -101,7 +101,7 @@ func TestAllowFromGolden(t *testing.T) {
 
 // TestAllowFromTakenOver: a process that starts anew finds everything right, and starts no program for what only sets hold.
 func TestAllowFromTakenOver(t *testing.T) {
-	eachVariant(t, func(t *testing.T, variant Variant) {
+	eachBackend(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
 		want := limited("10.0.0.0/8", "fd00::/8")
 		mustApply(t, f, want)
@@ -110,16 +110,16 @@ func TestAllowFromTakenOver(t *testing.T) {
 				t.Errorf("the same sources again: %v", changes)
 			}
 		}
-		before := f.backend.runs.Load()
+		before := f.xtables.runs.Load()
 		want = limited("192.0.2.0/24", "10.0.0.0/8")
 		want.Open.Add(21020)
 		want.Open.Remove(21000)
 		changes := mustApply(t, f, want)
-		if diff := cmp.Diff("hostagent-open +21020 -21000; hostagent-from4 +192.0.2.0/24; hostagent-from6 -fd00::/8", changes.String()); diff != "" {
+		if diff := cmp.Diff(named(variant, "hostagent-open +21020 -21000; hostagent-from4 +192.0.2.0/24; hostagent-from6 -fd00::/8"), changes.String()); diff != "" {
 			t.Errorf("changes (-want +got):\n%s", diff)
 		}
-		if f.backend.runs.Load() != before {
-			t.Errorf("other sources started %d programs", f.backend.runs.Load()-before)
+		if f.xtables.runs.Load() != before {
+			t.Errorf("other sources started %d programs", f.xtables.runs.Load()-before)
 		}
 		if diff := cmp.Diff(expected(want, variant), show(t, f)); diff != "" {
 			t.Errorf("Show (-want +got):\n%s", diff)
@@ -137,14 +137,14 @@ func TestAllowFromTakenOver(t *testing.T) {
 // TestAllowFromComesAndGoes by the same process and by new ones, and Remove takes everything away.
 func TestAllowFromComesAndGoes(t *testing.T) {
 	everybody, some := sample(), limited("10.0.0.0/8")
-	eachVariant(t, func(t *testing.T, variant Variant) {
+	eachBackend(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
 		for i, want := range []Ruleset{everybody, some, everybody, limited("::/0"), limited("fd00::/8", "0.0.0.0/0"), everybody, some, everybody, some} {
 			changes := mustApply(t, f, want)
 			if changes.Repaired != nil {
 				t.Errorf("step %d is taken for a repair: %v", i, changes)
 			}
-			if gone := "hostagent-from4 destroyed; hostagent-from6 destroyed"; want.AllowFrom == nil && i > 0 && !strings.Contains(changes.String(), gone) {
+			if gone := named(variant, "hostagent-from4 destroyed; hostagent-from6 destroyed"); want.AllowFrom == nil && i > 0 && !strings.Contains(changes.String(), gone) {
 				t.Errorf("step %d does not say %q: %v", i, gone, changes)
 			}
 			if diff := cmp.Diff(expected(want, variant), show(t, f)); diff != "" {

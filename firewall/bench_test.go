@@ -115,7 +115,7 @@ func BenchmarkAllowFrom(b *testing.B) {
 	odd = even
 	odd.AllowFrom = even.AllowFrom[1:]
 	b.Run("one-network", func(b *testing.B) { toggle(b, f, even, odd) })
-	f.backend.verifyEvery = 0
+	f.xtables.verifyEvery = 0
 	b.Run("verified", func(b *testing.B) { toggle(b, f, even, even) })
 }
 
@@ -174,13 +174,13 @@ func BenchmarkApplyUnchanged(b *testing.B) {
 	})
 	b.Run("verified", func(b *testing.B) {
 		f, want := benchFirewall(b)
-		f.backend.verifyEvery = 0
+		f.xtables.verifyEvery = 0
 		toggle(b, f, want, want)
 	})
 	b.Run("first", func(b *testing.B) {
 		f, want := benchFirewall(b)
 		for b.Loop() {
-			f.backend.memory = nil
+			f.xtables.memory = nil
 			mustApply(b, f, want)
 		}
 	})

@@ -37,7 +37,8 @@ type SetChange struct {
 	AddedFrom, RemovedFrom []netip.Prefix
 }
 
-// RuleChange is what happened to one chain of ours: Done is "written", "removed" or "jump placed".
+// RuleChange is what happened to one chain of ours: Done is "written", "removed" or "jump placed". For the nftables backend
+// Variant is empty, Family is FamilyInet and Table is "hostagent"; without a Chain it is the whole table.
 type RuleChange struct {
 	Variant      Variant
 	Family       Family
@@ -79,13 +80,22 @@ func (c Changes) rulesText() []string {
 	chains := map[string][]string{}
 	for _, r := range c.Rules {
 		key := fmt.Sprintf("%s %s %%s %s", r.Family, r.Variant, r.Done)
+		switch {
+		case r.Family == FamilyInet && r.Chain == "":
+			order = append(order, fmt.Sprintf("nftables %s %s %s", r.Family, r.Table, r.Done))
+			continue
+		case r.Family == FamilyInet:
+			key = fmt.Sprintf("nftables %s %s: %%s %s", r.Family, r.Table, r.Done)
+		}
 		if chains[key] == nil {
 			order = append(order, key)
 		}
 		chains[key] = append(chains[key], r.Chain)
 	}
 	for i, key := range order {
-		order[i] = fmt.Sprintf(key, strings.Join(chains[key], ", "))
+		if chains[key] != nil {
+			order[i] = strings.Replace(key, "%s", strings.Join(chains[key], ", "), 1)
+		}
 	}
 	return order
 }
@@ -137,6 +147,13 @@ func (c *Changes) set(name string) *SetChange {
 		c.Sets = append(c.Sets, SetChange{Set: name})
 	}
 	return &c.Sets[i]
+}
+
+// add notes what more describes after what c does.
+func (c *Changes) add(more Changes) {
+	c.Sets = append(c.Sets, more.Sets...)
+	c.Rules = append(c.Rules, more.Rules...)
+	c.Repaired = append(c.Repaired, more.Repaired...)
 }
 
 // addPorts notes that ports were added to a set and removed from it.

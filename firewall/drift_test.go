@@ -112,12 +112,12 @@ func TestForeignChangeIsNoDrift(t *testing.T) {
 		mustApply(t, f, sample())
 		shell(t, "iptables-"+string(variant)+" -A INPUT -p udp -j ACCEPT")
 		for i, wantRuns := range []bool{true, false} {
-			f.backend.memory.verified = time.Time{}
-			before := f.backend.runs.Load()
+			f.xtables.memory.verified = time.Time{}
+			before := f.xtables.runs.Load()
 			if changes := mustApply(t, f, sample()); !changes.Empty() {
 				t.Errorf("Apply says: %v", changes)
 			}
-			if ran := f.backend.runs.Load() > before; ran != wantRuns {
+			if ran := f.xtables.runs.Load() > before; ran != wantRuns {
 				t.Errorf("look %d listed rules: %v", i, ran)
 			}
 		}

@@ -17,19 +17,28 @@ type Drops struct{ IPv4, IPv6 DropCount }
 // is open, but not to where it came from (Ruleset.AllowFrom).
 type DropCount struct{ Guard, Source uint64 }
 
-// Dropped reads the counters of our drop rules in the variant in use; where there are none it returns zeros. A packet is
+// Dropped reads the counters of our drop rules in the backend and variant in use; where there are none it returns zeros. A packet is
 // counted once, in PREROUTING or in INPUT. What the cut rules drop is not in it: those are no SYNs.
 //
 // The kernel counts from the moment a rule is written. So the numbers begin again at 0 when Apply writes the chains anew:
 // when sources begin or cease to be limited, when Ruleset.CutRules changes, after a repair, and with Remove; a restart,
 // ports that open and close, and sources that change leave them alone. iptables -Z sets them to 0 as well.
 //
-// It runs one iptables-save a family, takes no lock, neither Apply's nor that of the xtables, and so neither waits for
+// With iptables it runs one iptables-save a family. It takes no lock, neither Apply's nor that of the xtables, and so neither waits for
 // them nor holds them up. Beside an error it returns what could be read.
 func (f *Firewall) Dropped(ctx context.Context) (Drops, error) {
+	drops, err := f.backend.dropped(ctx)
+	if err != nil {
+		return drops, fmt.Errorf("cannot read what was dropped: %w", err)
+	}
+	return drops, nil
+}
+
+// dropped reads the counters of both families.
+func (x *xtables) dropped(ctx context.Context) (Drops, error) {
 	var drops Drops
 	var errs []error
-	for _, t := range f.backend.tools {
+	for _, t := range x.tools {
 		mangle, err := t.listTable(ctx, mangleTable, "-c")
 		switch {
 		case err != nil:
@@ -40,10 +49,7 @@ func (f *Firewall) Dropped(ctx context.Context) (Drops, error) {
 			drops.IPv4 = mangle.drops(t.family)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return drops, fmt.Errorf("cannot read what was dropped: %w", err)
-	}
-	return drops, nil
+	return drops, errors.Join(errs...)
 }
 
 // drops adds up the counters of our drop rules, which are told apart by the sets that they read: iptables versions list

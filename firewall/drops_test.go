@@ -28,7 +28,7 @@ func mustDropped(t testing.TB, f *Firewall) Drops {
 // TestDropped: SYNs that are dropped are counted, by family and reason, wherever they meet the drop. A SYN that is
 // answered is not, and the first one of each attempt is the only one, because no attempt lasts a second.
 func TestDropped(t *testing.T) {
-	eachVariant(t, func(t *testing.T, variant Variant) {
+	eachBackend(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
 		client := newPeer(t, 1)
 		client.do(func() { shell(t, "ip addr add 10.9.1.3/24 dev far1") })
@@ -38,7 +38,7 @@ func TestDropped(t *testing.T) {
 		listen(t, 21000, 21050)
 		want := sample()
 		mustApply(t, f, want)
-		shell(t, "iptables-"+string(variant)+" -t nat -A PREROUTING -p tcp -d 10.9.1.1 --dport 9999 -j REDIRECT --to-ports 21055")
+		shell(t, "iptables-"+tables(variant)+" -t nat -A PREROUTING -p tcp -d 10.9.1.1 --dport 9999 -j REDIRECT --to-ports 21055")
 		client.do(func() {
 			for _, address := range []string{"10.9.1.1", "fd09:1::1"} {
 				if !blocked(address, 21050) || !reach(address, 21000, nil) {
@@ -57,7 +57,7 @@ func TestDropped(t *testing.T) {
 		// Sets may change as they like, another hand's rules too, and a new hostagent may come.
 		want.Open.Add(21100)
 		mustApply(t, f, want)
-		shell(t, "iptables-"+string(variant)+" -t mangle -A INPUT -p udp -j ACCEPT")
+		shell(t, "iptables-"+tables(variant)+" -t mangle -A INPUT -p udp -j ACCEPT")
 		f = open(t, variant)
 		if changes := mustApply(t, f, want); !changes.Empty() {
 			t.Errorf("a new Firewall changed %v", changes)
@@ -87,7 +87,7 @@ func TestDropped(t *testing.T) {
 // TestDroppedWaitsForNobody: neither an Apply that goes on for long nor a holder of the xtables lock keeps the counters
 // from being read.
 func TestDroppedWaitsForNobody(t *testing.T) {
-	eachVariant(t, func(t *testing.T, variant Variant) {
+	eachBackend(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
 		mustApply(t, f, sample())
 		lock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)

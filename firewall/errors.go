@@ -22,6 +22,9 @@ var (
 	ErrForeignSet = errors.New("set has our name but is not ours")
 	// ErrLocked means that somebody else held the xtables lock for all of Options.LockTimeout. Trying again later helps.
 	ErrLocked = errors.New("another program holds the xtables lock: try again later, end it if it hangs")
+	// ErrOwned means that the table of nf_tables with our name belongs to another process, which lives: as a rule another
+	// hostagent. Nothing has been changed.
+	ErrOwned = errors.New("the table is owned by another process")
 	// ErrNoChain means that the filter table has no chain of the name in Accept.Chain.
 	ErrNoChain = errors.New("no such chain")
 )

@@ -11,6 +11,22 @@ const (
 	fightPause  = 15 * time.Second
 )
 
+// others is what is known of other programs that change the firewall; both backends share it. A Firewall's mutex guards it.
+type others struct {
+	events *events // nil: no Watch runs
+	fight  fight
+}
+
+// settle completes what an Apply says that it repaired.
+func (o *others) settle(changes *Changes) {
+	now := time.Now()
+	if len(changes.Repaired) > 0 {
+		o.fight.repaired(now)
+	}
+	changes.Fight = o.fight.fought(now)
+	o.events.sign(changes)
+}
+
 // fight notices that another program undoes what is repaired, again and again, and then spaces the repairs: two programs
 // that each restore their rules at once would otherwise keep the machine busy for ever. The zero value is peace. The
 // times passed to its methods must not go back.

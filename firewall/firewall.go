@@ -3,8 +3,9 @@
 // Package firewall makes the kernel's firewall equal a Ruleset: three sets of TCP ports, two of sources where these are
 // limited, and a few fixed rules that read them. Start with New and Apply.
 //
-// Only sets named hostagent-*, chains named HOSTAGENT-* and the jumps to those chains are ever touched. Which ports
-// belong into which set is decided elsewhere.
+// There are two backends, iptables with ipset and nftables; see Backend. Only sets named hostagent-*, chains named
+// HOSTAGENT-* and the jumps to those chains, and table "inet hostagent" of nf_tables are ever touched. Which ports belong
+// into which set is decided elsewhere.
 package firewall
 
 import (
@@ -18,6 +19,8 @@ import (
 
 // Options say which programs are used, and how. The zero value is good.
 type Options struct {
+	// Backend is what holds rules and sets; empty means BackendAuto.
+	Backend Backend
 	// Variant is the variant of iptables; empty means VariantAuto.
 	Variant Variant
 	// LockTimeout is how long to wait for the xtables lock that legacy programs share, in whole seconds, rounded up;
@@ -34,7 +37,12 @@ type Options struct {
 type Firewall struct {
 	mu      sync.Mutex
 	sources sourceMemo
-	backend *xtables
+	backend backend      // xtables or native: what Apply writes with
+	xtables *xtables     // never nil; it can always show and remove
+	native  *nativeTable // nil where the kernel has no nf_tables
+	notes   []string
+	rivals  others
+	alone   bool // the backend that is not in use is known to hold nothing of ours
 
 	published publishedMemo
 }
@@ -50,15 +58,15 @@ func New(opts Options) (*Firewall, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	backend, err := newXtables(ctx, opts)
-	if err != nil {
+	f := &Firewall{}
+	if err := f.choose(ctx, opts); err != nil {
 		return nil, fmt.Errorf("cannot use the firewall: %w", err)
 	}
-	return &Firewall{backend: backend}, nil
+	return f, nil
 }
 
 // Apply makes the kernel equal want and returns what it changed. The same want again changes nothing. Sets that exist
-// are taken over, not emptied.
+// are taken over, not emptied. The first one removes what another backend or variant has of ours, once its own rules stand.
 //
 // What Apply has once seen and written it takes for granted for Options.VerifyEvery, so most calls cost no more than the
 // ports that differ; after that it looks whether another hand was there. After an error it looks at everything anew. A
@@ -68,15 +76,24 @@ func New(opts Options) (*Firewall, error) {
 // While another program undoes what is repaired (Changes.Fight), it looks less often; what differs from the last want is
 // applied all the same.
 //
-// Errors are of the kinds of this package where they are one. Rules of one family are written even where those of the
-// other cannot be; the errors are joined.
+// Errors are of the kinds of this package where they are one. With iptables, rules of one family are written even where
+// those of the other cannot be; the errors are joined. With nftables all is done at one instant, or nothing.
 func (f *Firewall) Apply(ctx context.Context, want Ruleset) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.prepare(ctx, &want); err != nil {
 		return Changes{}, fmt.Errorf("cannot apply the firewall: %w", err)
 	}
+	if err := f.checkLeftovers(); err != nil {
+		return Changes{}, fmt.Errorf("cannot apply the firewall: %w", err)
+	}
 	changes, err := f.backend.apply(ctx, &want)
+	if err == nil && !f.alone {
+		var more Changes
+		more, err = f.leftovers(ctx, true)
+		changes.add(more)
+	}
+	f.alone = err == nil
 	if err != nil {
 		return changes, fmt.Errorf("cannot apply the firewall: %w", err)
 	}
@@ -92,30 +109,50 @@ func (f *Firewall) Plan(ctx context.Context, want Ruleset) (Changes, error) {
 		return Changes{}, fmt.Errorf("cannot plan the firewall: %w", err)
 	}
 	changes, err := f.backend.plan(ctx, &want)
-	if err != nil {
+	more, moreErr := f.leftovers(ctx, false)
+	changes.add(more)
+	if err = errors.Join(err, moreErr); err != nil {
 		return changes, fmt.Errorf("cannot plan the firewall: %w", err)
 	}
 	return changes, nil
 }
 
-// Show returns what the kernel holds of ours now, in both variants and families, and changes nothing. Beside an error it
-// returns what could be read.
+// Show returns what the kernel holds of ours now, in both backends, variants and families, and changes nothing. Beside an
+// error it returns what could be read.
 func (f *Firewall) Show(ctx context.Context) (State, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	state, err := f.backend.show(ctx)
+	state, err := f.xtables.show(ctx)
+	state.Notes = slices.Clone(f.notes)
+	if f.native != nil {
+		seen, nativeErr := f.native.rules.readNative()
+		err = errors.Join(err, nativeErr)
+		if nativeErr == nil {
+			state.Native = seen.state()
+		}
+	}
 	if err != nil {
 		return state, fmt.Errorf("cannot read the firewall: %w", err)
 	}
 	return state, nil
 }
 
-// Remove takes everything of ours out of the kernel, in both variants and families, and returns what that was. Nothing
-// else is touched. Where nothing is left it does nothing.
+// Remove takes everything of ours out of the kernel, in both backends, variants and families, and returns what that was.
+// Nothing else is touched. Where nothing is left it does nothing. A native table that another living process owns
+// (ErrOwned) ends it before anything is removed.
 func (f *Firewall) Remove(ctx context.Context) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	changes, err := f.backend.remove(ctx)
+	var changes Changes
+	var err error
+	if f.native != nil {
+		changes, err = f.native.remove(ctx, true)
+	}
+	if err == nil {
+		var more Changes
+		more, err = f.xtables.remove(ctx, true)
+		changes.add(more)
+	}
 	if err != nil {
 		return changes, fmt.Errorf("cannot remove the firewall: %w", err)
 	}
@@ -123,10 +160,10 @@ func (f *Firewall) Remove(ctx context.Context) (Changes, error) {
 }
 
 // Degradations returns what cannot be guarded on this host, one sentence each; none is the rule.
-func (f *Firewall) Degradations() []string { return slices.Clone(f.backend.notes) }
+func (f *Firewall) Degradations() []string { return slices.Clone(f.notes) }
 
-// Backend names what holds the rules and sets, "iptables-nft 1.8.9 + ipset", as New found it.
-func (f *Firewall) Backend() string { return f.backend.name }
+// Backend names what holds the rules and sets, "iptables-nft 1.8.9 + ipset" or "nftables", as New found it.
+func (f *Firewall) Backend() string { return f.backend.title() }
 
 // prepare refuses what cannot be applied, takes port 0 out, because no segment carries it, and makes sources canonical.
 func (f *Firewall) prepare(ctx context.Context, want *Ruleset) error {

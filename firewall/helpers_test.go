@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +38,25 @@ func shell(t testing.TB, script string) string {
 	return string(output)
 }
 
+// onNFTables stands for the nftables backend where tests go through the variants of iptables and it.
+const onNFTables Variant = "nftables"
+
+// tables is the variant of iptables in which other people's rules are made.
+func tables(variant Variant) string {
+	if variant == onNFTables {
+		return string(VariantNFT)
+	}
+	return string(variant)
+}
+
+// named writes names of ipsets as those of native sets, for the nftables backend.
+func named(variant Variant, text string) string {
+	if variant == onNFTables {
+		return strings.ReplaceAll(text, "hostagent-", "inet hostagent ")
+	}
+	return text
+}
+
 // start returns a Firewall of one variant, in a fresh namespace.
 func start(t testing.TB, variant Variant) *Firewall {
 	t.Helper()
@@ -47,7 +67,11 @@ func start(t testing.TB, variant Variant) *Firewall {
 // open returns a Firewall in the test's namespace.
 func open(t testing.TB, variant Variant) *Firewall {
 	t.Helper()
-	f, err := New(Options{Variant: variant, LockTimeout: time.Second})
+	options := Options{Backend: BackendIptables, Variant: variant, LockTimeout: time.Second}
+	if variant == onNFTables {
+		options = Options{Backend: BackendNFTables}
+	}
+	f, err := New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +99,16 @@ func show(t testing.TB, f *Firewall) string {
 // expected is what Show says when want stands in one variant: the rules once for each family.
 func expected(want Ruleset, variant Variant) string {
 	want.AllowFrom, _ = canonicalSources(want.AllowFrom)
+	if variant == onNFTables {
+		for _, ports := range []*PortSet{&want.Guard, &want.Open, &want.Cut} {
+			ports.Remove(0)
+		}
+		rules, err := newNativeRules()
+		if err != nil {
+			return err.Error()
+		}
+		return rules.wants(&want).state().String()
+	}
 	s := State{Sets: want.sets(), Tables: append(want.tables(IPv4), want.tables(IPv6)...)}
 	for i := range s.Tables {
 		s.Tables[i].Variant = variant
@@ -84,18 +118,22 @@ func expected(want Ruleset, variant Variant) string {
 
 // verifyNow makes the next Apply look at the kernel again.
 func verifyNow(f *Firewall) {
-	if f.backend.memory != nil {
-		f.backend.memory.verified = time.Time{}
-		f.backend.memory.listed = time.Time{}
+	if f.native != nil && f.native.memory != nil {
+		f.native.memory.verified = time.Time{}
+	}
+	if f.xtables.memory != nil {
+		f.xtables.memory.verified = time.Time{}
+		f.xtables.memory.listed = time.Time{}
 	}
 }
 
-var saveNoise = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`)
+var saveNoise = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]|packets \d+ bytes \d+`)
 
-// saved is everything that iptables and ipset show in both variants and families, without comments and counters.
+// saved is everything that iptables and ipset show in both variants and families, and nft of tables of its own family,
+// without comments and counters.
 func saved(t testing.TB) string {
 	t.Helper()
-	text := shell(t, "iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-legacy-save; ipset save")
+	text := shell(t, "iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-legacy-save; ipset save; nft list ruleset inet")
 	return saveNoise.ReplaceAllString(text, "")
 }
 
@@ -110,6 +148,12 @@ func eachVariant(t *testing.T, test func(t *testing.T, variant Variant)) {
 	for _, variant := range []Variant{VariantNFT, VariantLegacy} {
 		t.Run(string(variant), func(t *testing.T) { test(t, variant) })
 	}
+}
+
+// eachBackend runs a test in both variants of iptables, and with nftables.
+func eachBackend(t *testing.T, test func(t *testing.T, variant Variant)) {
+	eachVariant(t, test)
+	t.Run(string(onNFTables), func(t *testing.T) { test(t, onNFTables) })
 }
 
 // dropNetAdmin takes CAP_NET_ADMIN from the test's thread, which ends with the test.

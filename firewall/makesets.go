@@ -19,7 +19,10 @@ import (
 func (f *Firewall) MakeSets(ctx context.Context) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	changes, err := f.backend.makeSets(ctx)
+	if f.backend != backend(f.xtables) {
+		return Changes{}, nil // the native table's sets are in it, and whoever saved one saved both
+	}
+	changes, err := f.xtables.makeSets(ctx)
 	if err != nil {
 		return changes, fmt.Errorf("cannot make the firewall's sets: %w", err)
 	}

@@ -2,4 +2,348 @@
 
 package firewall
 
-import _ "github.com/google/nftables" // the nftables backend
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// nativeTable makes rulesets in nf_tables, in table "inet hostagent", over netlink and without programs: each change is
+// one transaction. But for dropped it is not safe for concurrent use.
+//
+// It has the drops of the iptables backend, in base chains of the same priority, and no accept: what a chain of one table
+// accepts, a chain of another may still drop, so an accept here would open nothing that somebody else's rules close. The
+// host's own rules must let in the open ports; Ruleset.Accept has no effect.
+//
+// Every transaction names the generation of nf_tables on which it was worked out, and the kernel refuses it where another
+// program changed anything since. So what is remembered is exactly what is there for as long as the generation stays.
+type nativeTable struct {
+	rules       *nativeRules
+	verifyEvery time.Duration
+	memory      *nativeMemory // nil: nothing is known about the kernel
+	rivals      *others
+
+	// socket, while it is held, is what all transactions go through, and what owns the table. flags are what the table
+	// has then, or 0 where this kernel knows no such flags.
+	socket *nftSocket
+	flags  uint32
+}
+
+// nativeMemory is what the kernel is known to hold: what was applied, and how that looks, as of view's generation.
+type nativeMemory struct {
+	applied  Ruleset
+	view     *nativeView
+	verified time.Time
+}
+
+// newNative tells whether this kernel has nf_tables, and we may change them. The kernel loads it by itself.
+func newNative(opts Options, rivals *others) (*nativeTable, error) {
+	_, err := nftGeneration()
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("cannot reach nf_tables: %w", ErrPermission)
+	case err != nil:
+		return nil, fmt.Errorf("cannot reach nf_tables: kernel module nf_tables %w (modprobe nf_tables): %w", ErrMissingTool, err)
+	}
+	rules, err := newNativeRules()
+	if err != nil {
+		return nil, err
+	}
+	return &nativeTable{rules: rules, verifyEvery: opts.VerifyEvery, rivals: rivals, flags: nftOwner | nftPersist}, nil
+}
+
+func (n *nativeTable) title() string { return "nftables" }
+
+// hold makes the table this process's own, from the next apply until release is called: all transactions go through one
+// socket, and the table has the flags owner and persist, where the kernel knows both (6.9). Meanwhile nobody else can
+// change it, and "nft flush ruleset" leaves it alone; when the socket closes, be it with the process, it stays and is
+// anybody's. A table that another process left so is taken over as it is. One without the flags cannot get them, so it is
+// made anew, in one transaction.
+func (n *nativeTable) hold() (release func(), err error) {
+	if n.socket != nil {
+		return nil, fmt.Errorf("cannot hold table %s: it is held already", nativeTitle)
+	}
+	socket, err := openNFTSocket()
+	if err != nil {
+		return nil, fmt.Errorf("cannot hold table %s: %w", nativeTitle, err)
+	}
+	n.socket = socket
+	n.doubt()
+	return func() {
+		if n.socket == socket {
+			n.socket = nil
+			socket.close()
+			n.doubt()
+		}
+	}, nil
+}
+
+// doubt makes the next apply look at the kernel, without forgetting what was applied.
+func (n *nativeTable) doubt() {
+	if n.memory != nil {
+		n.memory.verified, n.memory.view.generation = time.Time{}, 0
+	}
+}
+
+// apply makes the kernel equal want. Any error makes the next call look at everything anew.
+func (n *nativeTable) apply(ctx context.Context, want *Ruleset) (Changes, error) {
+	var changes Changes
+	err := n.bring(ctx, want, &changes)
+	if err != nil {
+		n.memory = nil
+	}
+	n.rivals.settle(&changes)
+	return changes, err
+}
+
+// mayDiffer tells whether anything of nf_tables was changed since the table was last seen.
+func (n *nativeTable) mayDiffer() bool {
+	if n.memory == nil {
+		return false
+	}
+	generation, err := nftGeneration()
+	return err == nil && generation != n.memory.view.generation
+}
+
+// repair makes the table what was last applied.
+func (n *nativeTable) repair(ctx context.Context) (Changes, error) {
+	if n.memory == nil {
+		return Changes{}, nil
+	}
+	n.memory.verified = time.Time{}
+	want := n.memory.applied
+	return n.apply(ctx, &want)
+}
+
+// bring is apply. It works out the transaction from what is known, or read, and begins again where another program was
+// quicker or the kernel takes the transaction for wrong: then the table is made anew.
+func (n *nativeTable) bring(ctx context.Context, want *Ruleset, changes *Changes) error {
+	const rounds = 10
+	now := time.Now()
+	seen, verified := n.known(now)
+	wanted := n.wanted(want)
+	anew := false
+	var failed error
+	for round := range rounds {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(err, failed)
+		}
+		if seen == nil {
+			var err error
+			if seen, err = n.rules.readNative(); err != nil {
+				return err
+			}
+			verified = now
+			if n.memory != nil {
+				changes.Repaired = n.memory.drift(seen)
+			}
+		}
+		if err := n.mayChange(seen); err != nil {
+			return err
+		}
+		step := n.migrate(seen, wanted, anew)
+		if round >= rounds/2 { // somebody never rests: then the transaction must do without certainty
+			step.generation = 0
+		}
+		batch, err := step.batch()
+		if err != nil {
+			return err
+		}
+		if batch.empty() {
+			n.remember(want, wanted, seen.generation, verified)
+			return nil
+		}
+		if failed = n.send(batch); failed == nil {
+			step.note(changes)
+			n.remember(want, wanted, nextGeneration(step.generation), verified)
+			return nil
+		}
+		seen = nil
+		if anew, err = n.afterFailure(failed, step, anew, round); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+// known is the kernel's state as it is remembered, and since when, where that may be taken for granted or has just been
+// found to be so still; nil where it must be read.
+func (n *nativeTable) known(now time.Time) (*nativeView, time.Time) {
+	if n.memory == nil {
+		return nil, now
+	}
+	if now.Sub(n.memory.verified) < n.verifyEvery || n.rivals.fight.wait(now) > 0 {
+		return n.memory.view, n.memory.verified
+	}
+	generation, err := nftGeneration()
+	if err != nil || generation != n.memory.view.generation {
+		return nil, now
+	}
+	return n.memory.view, now
+}
+
+// wanted is the table that want asks for. What is remembered of the same sources serves again.
+func (n *nativeTable) wanted(want *Ruleset) *nativeView {
+	if n.memory == nil || len(want.AllowFrom) == 0 || !sameSources(want.AllowFrom, n.memory.applied.AllowFrom) {
+		return n.rules.wants(want)
+	}
+	light := *want
+	light.AllowFrom = want.AllowFrom[:1]
+	v := n.rules.wants(&light)
+	for _, name := range nativeSets()[3:] {
+		v.set(name).runs = n.memory.view.set(name).runs
+	}
+	return v
+}
+
+// remember notes that the table is as wanted.
+func (n *nativeTable) remember(want *Ruleset, wanted *nativeView, generation uint32, verified time.Time) {
+	wanted.generation = generation
+	if n.socket != nil && n.flags != 0 {
+		wanted.flags, wanted.owner = n.flags, n.socket.port
+	}
+	n.memory = &nativeMemory{applied: *want, view: wanted, verified: verified}
+}
+
+// nextGeneration is the one after a transaction that was worked out on the given one; 0 is unknown, and the kernel leaves
+// it out.
+func nextGeneration(generation uint32) uint32 {
+	if generation == 0 {
+		return 0
+	}
+	return max(generation+1, 1)
+}
+
+// mayChange refuses a table that another living process owns.
+func (n *nativeTable) mayChange(seen *nativeView) error {
+	if seen.flags&nftOwner == 0 || n.socket != nil && seen.owner == n.socket.port {
+		return nil
+	}
+	return fmt.Errorf("cannot change table %s: %w: netlink port %d, as a rule the id of the process "+
+		"(stop that process; the table then stays and is taken over)", nativeTitle, ErrOwned, seen.owner)
+}
+
+// send makes a transaction through the socket that is held, or one of its own.
+func (n *nativeTable) send(batch *nftBatch) error {
+	socket := n.socket
+	if socket == nil {
+		var err error
+		if socket, err = openNFTSocket(); err != nil {
+			return err
+		}
+		defer socket.close()
+	}
+	if err := socket.send(batch); err != nil {
+		return fmt.Errorf("cannot write table %s: %w", nativeTitle, err)
+	}
+	return nil
+}
+
+// afterFailure tells whether the next round must make the table anew, or returns the error that ends the rounds.
+func (n *nativeTable) afterFailure(failed error, step *nativeStep, anew bool, round int) (bool, error) {
+	var refused *batchError
+	switch {
+	case errors.Is(failed, errNoAnswer):
+		n.memory = nil // what will be seen may be our own doing
+		return anew, nil
+	case !errors.As(failed, &refused):
+		return anew, failed
+	}
+	switch refused.errno {
+	case unix.ERESTART, unix.EINTR, unix.EAGAIN, unix.ENOBUFS:
+		return anew, nil
+	case unix.EPERM:
+		if round == 0 { // another process may have made the table its own just now, which the next look tells
+			return anew, nil
+		}
+		return anew, fmt.Errorf("%w (%w)", failed, ErrPermission)
+	case unix.EOPNOTSUPP, unix.EINVAL:
+		if refused.what == "table" && step.anew && step.flags != 0 {
+			n.flags = 0 // this kernel does not know them
+			return anew, nil
+		}
+	}
+	if !step.anew {
+		return true, nil
+	}
+	if refused.errno == unix.ENOENT && refused.what == "table" { // it went away
+		return true, nil
+	}
+	if refused.errno == unix.ENOENT || refused.errno == unix.EOPNOTSUPP {
+		return true, fmt.Errorf("%w: a kernel module %w (modprobe -a nft_fib_inet nft_ct)", failed, ErrMissingTool)
+	}
+	return true, failed
+}
+
+// plan says what an apply that knows nothing would do.
+func (n *nativeTable) plan(_ context.Context, want *Ruleset) (Changes, error) {
+	var changes Changes
+	seen, err := n.rules.readNative()
+	if err == nil {
+		err = n.mayChange(seen)
+	}
+	if err != nil {
+		return changes, err
+	}
+	n.migrate(seen, n.rules.wants(want), false).note(&changes)
+	return changes, nil
+}
+
+// remove takes the table away, or only says what that would be.
+func (n *nativeTable) remove(ctx context.Context, really bool) (Changes, error) {
+	n.memory = nil
+	var failed error
+	for range 5 {
+		seen, err := n.rules.readNative()
+		if err == nil {
+			err = errors.Join(n.mayChange(seen), ctx.Err())
+		}
+		if err != nil || !seen.exists {
+			return Changes{}, err
+		}
+		step := &nativeStep{generation: seen.generation, seen: seen, wanted: &nativeView{}, anew: true}
+		batch, err := step.batch()
+		if err == nil && really {
+			if failed = n.send(batch); failed != nil {
+				continue
+			}
+		}
+		var changes Changes
+		step.note(&changes)
+		return changes, err
+	}
+	return Changes{}, failed
+}
+
+// dropped adds up the counters of the rules, which are told apart by what they do.
+func (n *nativeTable) dropped(ctx context.Context) (Drops, error) {
+	var drops Drops
+	v := &nativeView{}
+	err := errors.Join(ctx.Err(), v.readTable())
+	if err == nil && v.exists {
+		if err = v.readChains(); err == nil {
+			err = v.readRules(n.rules)
+		}
+	}
+	if errors.Is(err, unix.ENOENT) { // it went away meanwhile
+		return Drops{}, nil
+	}
+	for _, c := range v.chains {
+		for _, r := range c.rules {
+			switch r.code {
+			case n.rules.guard4.code:
+				drops.IPv4.Guard += r.packets
+			case n.rules.guard6.code:
+				drops.IPv6.Guard += r.packets
+			case n.rules.from4.code:
+				drops.IPv4.Source += r.packets
+			case n.rules.from6.code:
+				drops.IPv6.Source += r.packets
+			}
+		}
+	}
+	return drops, err
+}

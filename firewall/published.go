@@ -32,8 +32,8 @@ type Published struct {
 	Chain string
 }
 
-// Published returns the ports that DNAT and REDIRECT rules of table nat send elsewhere, of both variants and families,
-// each once, sorted. It changes nothing, loads no kernel module and takes no lock; it starts one iptables-save for each
+// Published returns the ports that DNAT and REDIRECT rules of table nat send elsewhere, of both variants and families as
+// far as their programs are there, whatever the backend; each once, sorted. It changes nothing, loads no kernel module and takes no lock; it starts one iptables-save for each
 // variant and family that has a table nat. Beside an error it returns what could be read.
 //
 // It follows the rules that packets may reach from PREROUTING, with the ports that rules on the way ask for, and takes a
@@ -69,7 +69,7 @@ type publishedMemo struct {
 // natGeneration returns a number that every change of tables nat changes, and false where there is none: legacy tables have
 // only a size.
 func (f *Firewall) natGeneration() (uint32, bool) {
-	for _, t := range slices.Concat(f.backend.tools, f.backend.others) {
+	for _, t := range f.xtables.all() {
 		if t.variant == VariantLegacy && t.exists(natTable) {
 			return 0, false
 		}
@@ -81,7 +81,7 @@ func (f *Firewall) natGeneration() (uint32, bool) {
 func (f *Firewall) listPublished(ctx context.Context) ([]Published, error) {
 	var all []Published
 	var errs []error
-	for _, t := range slices.Concat(f.backend.tools, f.backend.others) {
+	for _, t := range f.xtables.all() {
 		nat, err := t.listTable(ctx, natTable)
 		if err != nil {
 			errs = append(errs, err)

@@ -182,12 +182,12 @@ func TestPublishedIsRemembered(t *testing.T) {
 				t.Errorf("%d ports, want %d", n, want)
 			}
 		}
-		before := f.backend.runs.Load()
+		before := f.xtables.runs.Load()
 		ports, err := f.Published(t.Context())
 		if err != nil || len(ports) != 3 || ports[0].First != 21001 {
 			t.Errorf("again: %v, %v", ports, err)
 		}
-		if ran := f.backend.runs.Load() != before; ran != (variant == VariantLegacy) {
+		if ran := f.xtables.runs.Load() != before; ran != (variant == VariantLegacy) {
 			t.Errorf("a program was started: %t", ran)
 		}
 		shell(t, command+" -t nat -D PREROUTING 2")

@@ -16,7 +16,9 @@ type State struct {
 	Sets []SetState
 	// Tables are those in which something of ours stands.
 	Tables []TableState
-	// Families are those that this host has.
+	// Native is the nftables backend's table, nil where there is none.
+	Native *NativeState
+	// Families are those that this host has, as far as iptables programs are there for them.
 	Families []Family
 	// Notes say what could not be looked at, one sentence each.
 	Notes []string
@@ -56,11 +58,13 @@ type JumpState struct {
 }
 
 // Exists tells whether anything of ours is in the kernel.
-func (s State) Exists() bool { return len(s.Sets) > 0 || len(s.Tables) > 0 }
+func (s State) Exists() bool { return len(s.Sets) > 0 || len(s.Tables) > 0 || s.Native != nil }
 
-// Guards tells whether the rules that keep the network from guarded ports stand, in one variant and every family of the
-// host: sets alone hold nothing back. Where the accept rule stands plays no part.
-func (s State) Guards() bool {
+// Guards tells whether the rules that keep the network from guarded ports stand, in one backend and variant and every
+// family of the host: sets alone hold nothing back. Where the accept rule stands plays no part.
+func (s State) Guards() bool { return s.Native.guards() || s.xtablesGuard() }
+
+func (s State) xtablesGuard() bool {
 	for _, variant := range []Variant{VariantNFT, VariantLegacy} {
 		guards := len(s.Families) > 0
 		for _, family := range s.Families {
@@ -104,8 +108,11 @@ func (t *TableState) drops(parent, chain string) bool {
 }
 
 // Limited returns the sources that open ports are limited to, and false where a rule that limits them is missing
-// somewhere.
+// somewhere. Of sources that lie in one another the nftables backend has only the outermost.
 func (s State) Limited() ([]netip.Prefix, bool) {
+	if s.Native.limits() {
+		return slices.Concat(s.Native.set("from4").Sources, s.Native.set("from6").Sources), true
+	}
 	var sources []netip.Prefix
 	for _, family := range s.Families {
 		set := family.fromSet()
@@ -126,11 +133,24 @@ func (s State) Limited() ([]netip.Prefix, bool) {
 	return sources, len(s.Families) > 0
 }
 
-// Guard returns the ports of the guard set, empty where there is no such set.
-func (s State) Guard() PortSet { return s.ports(guardSet) }
+// Guard returns the ports of the guard set, empty where there is no such set; where both backends have one, of both.
+func (s State) Guard() PortSet { return s.ports(guardSet).Union(s.Native.set("guard").Ports) }
 
-// Open returns the ports of the open set, empty where there is no such set.
-func (s State) Open() PortSet { return s.ports(openSet) }
+// Open returns the ports of the open set, empty where there is no such set. Where both backends have one, as in the moment
+// between the two, it is the ports that are in one and that neither drops.
+func (s State) Open() PortSet {
+	open := s.ports(openSet).Union(s.Native.set("open").Ports)
+	if s.xtablesGuard() {
+		open = open.Minus(s.ports(guardSet).Minus(s.ports(openSet)))
+	}
+	if s.Native.guards() {
+		open = open.Minus(s.Native.set("guard").Ports.Minus(s.Native.set("open").Ports))
+	}
+	return open
+}
+
+// Cut returns the ports of the cut set, empty where there is no such set; where both backends have one, of both.
+func (s State) Cut() PortSet { return s.ports(cutSet).Union(s.Native.set("cut").Ports) }
 
 func (s State) ports(name string) PortSet {
 	for _, set := range s.Sets {
@@ -141,8 +161,8 @@ func (s State) ports(name string) PortSet {
 	return PortSet{}
 }
 
-// String writes s in the syntax of ipset save and iptables-save, so that it reads like those programs' output and compares
-// as text. Jumps are written as insertions, because their place matters. Control characters are replaced.
+// String writes s in the syntax of ipset save, iptables-save and nft list table, so that it reads like those programs'
+// output and compares as text. Jumps are written as insertions, because their place matters. Control characters are replaced.
 func (s State) String() string {
 	var b strings.Builder
 	for _, note := range s.Notes {
@@ -178,6 +198,9 @@ func (s State) String() string {
 			}
 		}
 		b.WriteString("COMMIT\n")
+	}
+	if s.Native != nil {
+		b.WriteString(s.Native.String())
 	}
 	return b.String()
 }

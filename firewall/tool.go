@@ -43,10 +43,11 @@ func (v Variant) other() Variant {
 // Family is the IP version that a table is for: "ipv4" or "ipv6".
 type Family string
 
-// The families.
+// The families. FamilyInet is both in one table, as only nf_tables has it.
 const (
-	IPv4 Family = "ipv4"
-	IPv6 Family = "ipv6"
+	IPv4       Family = "ipv4"
+	IPv6       Family = "ipv6"
+	FamilyInet Family = "inet"
 )
 
 // program is the name of the family's plain iptables program.

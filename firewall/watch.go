@@ -41,6 +41,11 @@ func (f *Firewall) Watch(ctx context.Context, told func(Changes, error)) error {
 		return fmt.Errorf("cannot watch the firewall: %w", err)
 	}
 	defer f.unlisten(e)
+	release, err := f.hold()
+	if err != nil {
+		return fmt.Errorf("cannot watch the firewall: %w", err)
+	}
+	defer release()
 	defer context.AfterFunc(ctx, e.poke)()
 	var w watch
 	for ctx.Err() == nil {
@@ -62,18 +67,23 @@ func (f *Firewall) Watch(ctx context.Context, told func(Changes, error)) error {
 func (f *Firewall) listen() (*events, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.backend.events != nil {
+	if f.rivals.events != nil {
 		return nil, errors.New("it is watched already")
 	}
-	e, err := openEvents(f.backend.tools[0].variant == VariantLegacy, f.backend.runs)
-	f.backend.events = e
+	e, err := openEvents(f.legacy(), f.xtables.runs)
+	f.rivals.events = e
 	return e, err
+}
+
+// legacy tells whether legacy rules are in use, whose changes send no event.
+func (f *Firewall) legacy() bool {
+	return f.backend == backend(f.xtables) && f.xtables.tools[0].variant == VariantLegacy
 }
 
 func (f *Firewall) unlisten(e *events) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.backend.events = nil
+	f.rivals.events = nil
 	e.close()
 }
 
@@ -101,7 +111,7 @@ func (f *Firewall) look(ctx context.Context, e *events, w *watch) (sight, error)
 	s := sight{again: -1}
 	began := time.Now()
 	if f.backend.mayDiffer() {
-		s.again = max(f.backend.fight.wait(began), w.rest.Sub(began), 0)
+		s.again = max(f.rivals.fight.wait(began), w.rest.Sub(began), 0)
 	} else {
 		e.by = nil
 	}
@@ -122,7 +132,7 @@ func (f *Firewall) look(ctx context.Context, e *events, w *watch) (sight, error)
 	}
 	if s.tell {
 		w.told, e.foreign = time.Now(), false
-		s.changes.Fight = f.backend.fight.fought(began)
+		s.changes.Fight = f.rivals.fight.fought(began)
 	}
 	return s, nil
 }
@@ -145,7 +155,7 @@ func (x *xtables) mayDiffer() bool {
 		return false
 	}
 	if x.tools[0].variant == VariantLegacy {
-		return x.events != nil && x.events.unseen
+		return x.rivals.events != nil && x.rivals.events.unseen
 	}
 	seen := x.generation()
 	return seen.known && seen != x.memory.generation

@@ -14,17 +14,19 @@ import (
 	"time"
 )
 
-// xtables makes rulesets with iptables and ipset. It is not safe for concurrent use.
+// xtables makes rulesets with iptables and ipset. It is not safe for concurrent use. Where unusable says so it only shows
+// and removes, with the programs that are there.
 type xtables struct {
-	tools  []*tool // the chosen variant's, one for each family
-	others []*tool // the other variant's, as far as they are to be had
-	notes  []string
-	name   string // for people: the variant and its version
-	runs   *programs
+	unusable error   // what it lacks for making rulesets, or nil
+	noSets   bool    // the kernel has no ip_set, so there is no set
+	tools    []*tool // the chosen variant's, one for each family
+	others   []*tool // the other variant's, as far as they are to be had
+	notes    []string
+	name     string // for people: the variant and its version
+	runs     *programs
 
 	memory *memory // nil: nothing is known about the kernel
-	events *events // nil: no Watch runs
-	fight  fight
+	rivals *others
 	// verifyEvery is how long what was seen in the kernel is taken for granted. listEvery is how long legacy rules go
 	// unlisted while their number and size stay the same; nft rules have a generation that misses nothing.
 	verifyEvery, listEvery time.Duration
@@ -37,12 +39,36 @@ type memory struct {
 	verified, listed time.Time
 }
 
-// newXtables finds the programs, and the variant where it is not given.
-func newXtables(ctx context.Context, opts Options) (*xtables, error) {
-	if err := probeSets(); err != nil {
-		return nil, err
+// newXtables finds the programs, and the variant where it is not given and one is to be used.
+func newXtables(ctx context.Context, opts Options, rivals *others) *xtables {
+	x := &xtables{verifyEvery: opts.VerifyEvery, listEvery: time.Minute, runs: &programs{}, rivals: rivals}
+	x.unusable = probeSets()
+	x.noSets = x.unusable != nil
+	found, families := x.find(ctx, opts)
+	x.tools, x.others = found[VariantNFT], found[VariantLegacy]
+	if opts.Backend == BackendNFTables || x.unusable != nil {
+		return x
 	}
-	x := &xtables{verifyEvery: opts.VerifyEvery, listEvery: time.Minute, runs: &programs{}}
+	variant, err := chooseVariant(ctx, opts.Variant, found)
+	if err != nil {
+		x.unusable = err
+		return x
+	}
+	x.tools, x.others = found[variant], found[variant.other()]
+	if len(x.tools) < len(families) {
+		x.unusable = missingTools(variant, families, x.tools)
+		return x
+	}
+	x.name = "iptables-" + string(variant)
+	if _, version, _ := askVersion(ctx, x.tools[0].command); version != "" {
+		x.name += " " + version
+	}
+	x.name += " + ipset"
+	return x
+}
+
+// find looks for the programs of both variants, and returns also the families that the host has.
+func (x *xtables) find(ctx context.Context, opts Options) (map[Variant][]*tool, []Family) {
 	families := []Family{IPv4, IPv6}
 	if !ipv6Present("/proc") {
 		families = families[:1]
@@ -65,21 +91,13 @@ func newXtables(ctx context.Context, opts Options) (*xtables, error) {
 			}
 		}
 	}
-	variant, err := chooseVariant(ctx, opts.Variant, found)
-	if err != nil {
-		return nil, err
-	}
-	x.tools, x.others = found[variant], found[variant.other()]
-	if len(x.tools) < len(families) {
-		return nil, missingTools(variant, families, x.tools)
-	}
-	x.name = "iptables-" + string(variant)
-	if _, version, _ := askVersion(ctx, x.tools[0].command); version != "" {
-		x.name += " " + version
-	}
-	x.name += " + ipset"
-	return x, nil
+	return found, families
 }
+
+func (x *xtables) title() string { return x.name }
+
+// all are the programs of both variants and families, as far as they are there.
+func (x *xtables) all() []*tool { return slices.Concat(x.tools, x.others) }
 
 // ipv6Present tells whether the kernel speaks IPv6. Either sign will do: a service may see only a part of /proc, and to
 // take IPv6 for absent would leave it unguarded.
@@ -155,11 +173,7 @@ func (x *xtables) apply(ctx context.Context, want *Ruleset) (Changes, error) {
 	if err != nil {
 		x.memory = nil
 	}
-	if len(changes.Repaired) > 0 {
-		x.fight.repaired(time.Now())
-	}
-	changes.Fight = x.fight.fought(time.Now())
-	x.events.sign(&changes)
+	x.rivals.settle(&changes)
 	return changes, err
 }
 
@@ -171,7 +185,7 @@ func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) er
 		return x.bringAll(ctx, want, changes)
 	}
 	held := known.applied.held()
-	verify := now.Sub(known.verified) >= x.verifyEvery && x.fight.wait(now) == 0
+	verify := now.Sub(known.verified) >= x.verifyEvery && x.rivals.fight.wait(now) == 0
 	if verify {
 		seen, err := readSets()
 		if err != nil {
@@ -225,7 +239,7 @@ func (x *xtables) bringAll(ctx context.Context, want *Ruleset, changes *Changes)
 	if err != nil {
 		return errors.Join(err, way.undo(changes))
 	}
-	if err := removeRules(ctx, x.others, changes); err != nil {
+	if err := removeRules(ctx, x.others, changes, true); err != nil {
 		return err
 	}
 	if err := way.finish(changes); err != nil {
@@ -256,7 +270,7 @@ func (x *xtables) generation() generation {
 func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, changes *Changes) (generation, error) {
 	const rounds = 3
 	for round := range rounds {
-		x.events.listing()
+		x.rivals.events.listing()
 		seen := x.generation()
 		right := true
 		var lists []func() (map[string]*table, error)
@@ -374,7 +388,7 @@ func (x *xtables) plan(ctx context.Context, want *Ruleset) (Changes, error) {
 func (x *xtables) show(ctx context.Context) (State, error) {
 	s := State{Notes: x.notes}
 	var errs []error
-	for _, name := range append(ourSets(), fillSet) {
+	for _, name := range x.sets() {
 		set, err := readSet(name)
 		errs = append(errs, err)
 		if set != nil {
@@ -414,20 +428,43 @@ func (t *table) show() *TableState {
 	return s
 }
 
-// remove takes away everything of ours: rules first, because they hold the sets.
-func (x *xtables) remove(ctx context.Context) (Changes, error) {
-	x.memory = nil
-	var changes Changes
-	if err := errors.Join(removeRules(ctx, x.tools, &changes), removeRules(ctx, x.others, &changes)); err != nil {
-		return changes, err
+// sets are the names that sets of ours may have, none where the kernel has no sets.
+func (x *xtables) sets() []string {
+	if x.noSets {
+		return nil
 	}
-	return changes, destroySets(append(ourSets(), fillSet), &changes)
+	return append(ourSets(), fillSet)
 }
 
-// removeRules removes our jumps and chains from the tables of these tools.
-func removeRules(ctx context.Context, tools []*tool, changes *Changes) error {
+// remove takes away everything of ours, or only says what that would be: rules first, because they hold the sets.
+func (x *xtables) remove(ctx context.Context, really bool) (Changes, error) {
+	x.memory = nil
+	var changes Changes
+	if err := removeRules(ctx, x.all(), &changes, really); err != nil {
+		return changes, err
+	}
+	if really {
+		return changes, destroySets(x.sets(), &changes)
+	}
 	var errs []error
+	for _, name := range x.sets() {
+		set, err := readSet(name)
+		errs = append(errs, err)
+		if set != nil {
+			changes.set(name).Destroyed = true
+		}
+	}
+	return changes, errors.Join(errs...)
+}
+
+// removeRules removes our jumps and chains from the tables of these tools, or only says what that would be.
+func removeRules(ctx context.Context, tools []*tool, changes *Changes, really bool) error {
+	var errs []error
+	inNFT := nftMayHave(ourChain)
 	for _, t := range tools {
+		if t.variant == VariantNFT && !inNFT { // no jump to our chains can stand without them
+			continue
+		}
 		tables, err := t.list(ctx)
 		if err != nil {
 			errs = append(errs, err)
@@ -438,9 +475,11 @@ func removeRules(ctx context.Context, tools []*tool, changes *Changes) error {
 		if len(fixes) == 0 {
 			continue
 		}
-		if err := t.apply(ctx, script(fixes)); err != nil {
-			errs = append(errs, err)
-			continue
+		if really {
+			if err := t.apply(ctx, script(fixes)); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
 		changes.addRules(t, fixes)
 	}

@@ -162,6 +162,7 @@ func (s *settings) firewall() (*firewall.Firewall, error) {
 
 func newFirewall(c *config.Config) (*firewall.Firewall, error) {
 	return firewall.New(firewall.Options{
+		Backend:     firewall.Backend(c.Firewall.Backend),
 		Variant:     firewall.Variant(c.Firewall.IptablesVariant),
 		VerifyEvery: c.CheckInterval,
 	})
