@@ -49,6 +49,9 @@ func nftGeneration() (uint32, error) {
 		r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 		return r.Execute(unix.NETLINK_NETFILTER, 0)
 	})
+	if errors.Is(err, unix.EPERM) {
+		err = ErrPermission
+	}
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the nf_tables generation: %w", err)
 	}

@@ -168,3 +168,11 @@ func dropNetAdmin(t testing.TB) error {
 	data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
 	return unix.Capset(&header, &data[0])
 }
+
+// lockThreadIn moves the calling goroutine, for the rest of its life, to a thread in a network namespace.
+func lockThreadIn(namespace int) {
+	runtime.LockOSThread()
+	if err := unix.Setns(namespace, unix.CLONE_NEWNET); err != nil {
+		panic(err)
+	}
+}

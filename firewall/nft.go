@@ -43,7 +43,7 @@ type nativeMemory struct {
 func newNative(opts Options, rivals *others) (*nativeTable, error) {
 	_, err := nftGeneration()
 	switch {
-	case errors.Is(err, unix.EPERM):
+	case errors.Is(err, ErrPermission):
 		return nil, fmt.Errorf("cannot reach nf_tables: %w", ErrPermission)
 	case err != nil:
 		return nil, fmt.Errorf("cannot reach nf_tables: kernel module nf_tables %w (modprobe nf_tables): %w", ErrMissingTool, err)
@@ -121,7 +121,7 @@ func (n *nativeTable) repair(ctx context.Context) (Changes, error) {
 // bring is apply. It works out the transaction from what is known, or read, and begins again where another program was
 // quicker or the kernel takes the transaction for wrong: then the table is made anew.
 func (n *nativeTable) bring(ctx context.Context, want *Ruleset, changes *Changes) error {
-	const rounds = 10
+	const rounds = 8
 	now := time.Now()
 	seen, verified := n.known(now)
 	wanted := n.wanted(want)

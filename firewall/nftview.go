@@ -50,7 +50,7 @@ func interrupted(err error) bool {
 // readNative reads the native table, whole and as it was at one instant, where others leave the time for that; otherwise
 // its generation is unknown.
 func (rules *nativeRules) readNative() (*nativeView, error) {
-	const tries = 10
+	const tries = 4
 	for try := 1; ; try++ {
 		before, err := nftGeneration()
 		if err != nil {
@@ -120,7 +120,7 @@ func (v *nativeView) read(rules *nativeRules) error {
 	for _, message := range answer {
 		s := parseNativeSet(message)
 		if slices.Contains(nativeSets(), s.name) { // what is in others plays no part
-			if err := s.readElements(); err != nil {
+			if err := s.readMembers(); err != nil {
 				return err
 			}
 		}
@@ -236,6 +236,23 @@ func parseNativeSet(message []byte) nativeSet {
 		}
 	}
 	return s
+}
+
+// readMembers reads the members of a set of ours. A listing of a large hash table leaves out members that the kernel moves
+// meanwhile, as it does a moment after the table grew (seen with 6.18). None is invented, so such a set is listed until
+// a listing has nothing new.
+func (s *nativeSet) readMembers() error {
+	const most = 20
+	for range most {
+		before := s.ports
+		if err := s.readElements(); err != nil {
+			return err
+		}
+		if s.flags&unix.NFT_SET_EVAL == 0 || s.ports == before {
+			return nil
+		}
+	}
+	return nil
 }
 
 // readElements reads the members of a set of ours, as far as its type is one of ours.
