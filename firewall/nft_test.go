@@ -429,7 +429,7 @@ func TestNativeFromAnyState(t *testing.T) {
 			}
 		}
 		if random.IntN(20) == 0 {
-			r.Guard = portRange(1, uint16(4000+random.IntN(200)))
+			r.Guard = portRange(1, uint16(950+random.IntN(150)))
 		}
 		r.CutRules = random.IntN(2) == 0
 		if random.IntN(2) == 0 {

@@ -18,7 +18,8 @@ type Ruleset struct {
 	// they stand only where CutRules is set.
 	Cut      PortSet
 	CutRules bool
-	// Accept says where the jump to our accept rule stands.
+	// Accept says where the jump to our accept rule stands. The nftables backend has no such rule: what one table accepts
+	// another may still drop, so there the host's own rules must let in the open ports.
 	Accept Accept
 }
 
