@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -262,28 +264,21 @@ func (n *nativeTable) afterFailure(failed error, step *nativeStep, anew bool, ro
 	case !errors.As(failed, &refused):
 		return anew, failed
 	}
-	switch refused.errno {
-	case unix.ERESTART, unix.EINTR, unix.EAGAIN, unix.ENOBUFS:
+	absent, unsupported := refused.errno == unix.ENOENT, refused.errno == unix.EOPNOTSUPP
+	switch onTable := refused.what == "table"; {
+	case slices.Contains([]syscall.Errno{unix.ERESTART, unix.EINTR, unix.EAGAIN, unix.ENOBUFS}, refused.errno):
 		return anew, nil
-	case unix.EPERM:
-		if round == 0 { // another process may have made the table its own just now, which the next look tells
-			return anew, nil
-		}
+	case refused.errno == unix.EPERM && round == 0: // another process may have made the table its own just now
+		return anew, nil
+	case refused.errno == unix.EPERM:
 		return anew, fmt.Errorf("%w (%w)", failed, ErrPermission)
-	case unix.EOPNOTSUPP, unix.EINVAL:
-		if refused.what == "table" && step.anew && step.flags != 0 {
-			n.flags = 0 // this kernel does not know them
-			return anew, nil
-		}
-	}
-	if !step.anew {
+	case onTable && step.anew && step.flags != 0 && (unsupported || refused.errno == unix.EINVAL):
+		n.flags = 0 // this kernel does not know them
+		return anew, nil
+	case !step.anew, onTable && absent: // in the second case it went away
 		return true, nil
-	}
-	if refused.errno == unix.ENOENT && refused.what == "table" { // it went away
-		return true, nil
-	}
-	if refused.errno == unix.ENOENT || refused.errno == unix.EOPNOTSUPP {
-		return true, fmt.Errorf("%w: a kernel module %w (modprobe -a nft_fib_inet nft_ct)", failed, ErrMissingTool)
+	case absent || unsupported:
+		return true, fmt.Errorf("%w: a kernel module is %w (modprobe -a nft_fib_inet nft_ct)", failed, ErrMissingTool)
 	}
 	return true, failed
 }

@@ -292,7 +292,7 @@ func TestNativeBesideABusyProgram(t *testing.T) {
 	}()
 	even, odd := nativeSample(), nativeSample()
 	odd.Open, odd.AllowFrom = portRange(21000, 21002), many(300)
-	for i := range 40 {
+	for i := range 20 {
 		want := &even
 		if i%2 == 1 {
 			want = &odd
@@ -449,7 +449,7 @@ func TestNativeFromAnyState(t *testing.T) {
 		before := draw()
 		mustApply(t, f, before)
 		var script strings.Builder
-		for range random.IntN(4) {
+		for range random.IntN(3) {
 			script.WriteString("nft '" + harms[random.IntN(len(harms))] + "' 2>/dev/null || true\n")
 		}
 		if script.Len() > 0 {
