@@ -502,3 +502,28 @@ func TestNativePermission(t *testing.T) {
 		t.Errorf("Dropped: %v", err)
 	}
 }
+
+// TestNativeSeesAlteredRules: a table in which one word of a rule or chain is another is not taken for ours.
+func TestNativeSeesAlteredRules(t *testing.T) {
+	f := start(t, onNFTables)
+	mustApply(t, f, nativeSample())
+	for word, other := range map[string]string{
+		"!= @open": "@open", "type local": "type unicast", "daddr type": "saddr type", `iifname != "lo"`: `iifname "lo"`,
+		`!= "lo"`: `!= "lo1"`, `counter drop`: `counter accept`, "== syn": "== ack", "| ack)": "| psh)", "@guard": "@cut",
+		"original": "reply", "ip saddr": "ip daddr", "nfproto ipv4": "nfproto ipv6", "tcp dport @guard": "tcp sport @guard",
+		"priority mangle": "priority filter", "hook input": "hook forward", "policy accept": "policy drop", "@from4": "!= @from4",
+		" counter": "",
+	} {
+		altered := strings.Replace(goldenNative, word, other, 1)
+		altered = strings.ReplaceAll(altered, "!= !=", "")
+		pipeNft(t, "delete table inet hostagent\n"+altered)
+		verifyNow(f)
+		changes := mustApply(t, f, nativeSample())
+		if !slices.ContainsFunc(changes.Repaired, func(s string) bool { return strings.HasSuffix(s, " had changed") }) {
+			t.Errorf("%q for %q: repaired %q", other, word, changes.Repaired)
+		}
+		if diff := cmp.Diff(goldenNative, show(t, f)); diff != "" {
+			t.Errorf("Show after %q (-want +got):\n%s", other, diff)
+		}
+	}
+}
