@@ -284,7 +284,7 @@ func BenchmarkSources10000(b *testing.B) {
 	b.Run("one-member", func(b *testing.B) { toggle(b, f, even, odd) })
 	odd.AllowFrom = hosts(10)
 	b.Run("most-of-them", func(b *testing.B) { toggle(b, f, even, odd) })
-	f.backend.verifyEvery = 0
+	f.xtables.verifyEvery = 0
 	b.Run("verified", func(b *testing.B) { toggle(b, f, even, even) })
 }
 

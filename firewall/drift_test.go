@@ -143,8 +143,8 @@ func TestNoFalseDrift(t *testing.T) {
 				script := strings.ReplaceAll(forVariant(others[i/20%len(others)], variant), "$i", strconv.Itoa(i/20/len(others)))
 				shell(t, "("+script+") 2>/dev/null || true")
 			}
-			if f.mu.Lock(); f.backend.memory != nil {
-				f.backend.memory.verified = time.Time{}
+			if f.mu.Lock(); f.xtables.memory != nil {
+				f.xtables.memory.verified = time.Time{}
 			}
 			f.mu.Unlock()
 			if changes := mustApply(t, f, driftSample()); !changes.Empty() || changes.Fight {

@@ -201,7 +201,7 @@ func TestProgramsMissing(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			freshNamespace(t)
 			onlyPrograms(t, tt.programs...)
-			f, err := New(Options{Variant: tt.variant})
+			f, err := New(Options{Backend: BackendIptables, Variant: tt.variant})
 			if tt.says == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -222,12 +222,12 @@ func TestProgramsGone(t *testing.T) {
 		f := start(t, variant)
 		makeTables(t, variant)
 		restores := []string{}
-		for _, tool := range f.backend.tools {
+		for _, tool := range f.xtables.tools {
 			restores = append(restores, tool.restore)
 			tool.restore = "/run/missing-restore"
 		}
 		mustFail(t, f, sample(), nil, "cannot write the rules of ipv4", "no such file or directory", "install the iptables package")
-		for i, tool := range f.backend.tools {
+		for i, tool := range f.xtables.tools {
 			tool.restore = restores[i]
 		}
 		mustStand(t, f, sample(), variant)
@@ -239,10 +239,10 @@ func TestOneFamilyFails(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant Variant) {
 		for broken, whole := range []Family{IPv6, IPv4} {
 			f := start(t, variant)
-			restore := f.backend.tools[broken].restore
-			f.backend.tools[broken].restore = "/bin/false"
+			restore := f.xtables.tools[broken].restore
+			f.xtables.tools[broken].restore = "/bin/false"
 			changes, err := f.Apply(context.Background(), sample())
-			if err == nil || !strings.Contains(err.Error(), "cannot write the rules of "+string(f.backend.tools[broken].family)) {
+			if err == nil || !strings.Contains(err.Error(), "cannot write the rules of "+string(f.xtables.tools[broken].family)) {
 				t.Fatalf("Apply: %v, %v", changes, err)
 			}
 			want := sample()
@@ -253,7 +253,7 @@ func TestOneFamilyFails(t *testing.T) {
 			if diff := cmp.Diff(state.String(), show(t, f)); diff != "" {
 				t.Errorf("Show with one family (-want +got):\n%s", diff)
 			}
-			f.backend.tools[broken].restore = restore
+			f.xtables.tools[broken].restore = restore
 			mustStand(t, f, sample(), variant)
 		}
 	})
@@ -273,7 +273,7 @@ func TestWithoutIPv6(t *testing.T) {
 	}
 	mustApply(t, f, sample())
 	want := sample()
-	state := State{Sets: want.sets(), Tables: want.tables(IPv4), Notes: f.backend.notes}
+	state := State{Sets: want.sets(), Tables: want.tables(IPv4), Notes: f.xtables.notes}
 	for i := range state.Tables {
 		state.Tables[i].Variant = VariantNFT
 	}

@@ -405,7 +405,7 @@ func TestLockFileMissing(t *testing.T) {
 
 func TestMissingTools(t *testing.T) {
 	freshNamespace(t)
-	if err := newXtables(context.Background(), Options{Variant: VariantNFT}).unusable; err != nil {
+	if err := newXtables(context.Background(), Options{Variant: VariantNFT}, &others{}).unusable; err != nil {
 		t.Fatal(err)
 	}
 	found := []*tool{{family: IPv4}}

@@ -518,6 +518,7 @@ func TestNativeSeesAlteredRules(t *testing.T) {
 		altered = strings.ReplaceAll(altered, "!= !=", "")
 		pipeNft(t, "delete table inet hostagent\n"+altered)
 		verifyNow(f)
+		peace(f)
 		changes := mustApply(t, f, nativeSample())
 		if !slices.ContainsFunc(changes.Repaired, func(s string) bool { return strings.HasSuffix(s, " had changed") }) {
 			t.Errorf("%q for %q: repaired %q", other, word, changes.Repaired)

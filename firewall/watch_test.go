@@ -58,7 +58,7 @@ func settle(t testing.TB, f *Firewall) int64 {
 	t.Helper()
 	for deadline := time.Now().Add(eventually); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		f.mu.Lock()
-		e, x := f.backend.events, f.backend
+		e, x := f.rivals.events, f.xtables
 		if e != nil {
 			_ = e.drain()
 			e.poke() // what was taken in here would not wake Watch any more
@@ -94,7 +94,7 @@ func nextRepair(t testing.TB, reports <-chan report) report {
 func peace(f *Firewall) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.backend.fight = fight{}
+	f.rivals.fight = fight{}
 }
 
 // forVariant fits the commands of a test to a variant.
@@ -151,7 +151,7 @@ func TestWatchIsIdle(t *testing.T) {
 			t.Helper()
 			before := settle(t, f)
 			time.Sleep(300 * time.Millisecond)
-			if ran := f.backend.runs.Load() - before; ran != 0 {
+			if ran := f.xtables.runs.Load() - before; ran != 0 {
 				t.Errorf("idle after %s Watch started %d programs", after, ran)
 			}
 			if len(reports) > 0 {
@@ -183,7 +183,7 @@ func TestWatchIsIdle(t *testing.T) {
 func TestWatchOtherWords(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
-		for _, tool := range f.backend.tools {
+		for _, tool := range f.xtables.tools {
 			wrapper := t.TempDir() + "/save"
 			script := "#!/bin/sh\n" + tool.save + ` "$@" | sed 's/--tcp-flags FIN,SYN,RST,ACK SYN/--syn/'`
 			if err := os.WriteFile(wrapper, []byte(script), 0o700); err != nil {
@@ -201,7 +201,7 @@ func TestWatchOtherWords(t *testing.T) {
 		}
 		before := settle(t, f)
 		time.Sleep(300 * time.Millisecond)
-		if ran := f.backend.runs.Load() - before; ran != 0 {
+		if ran := f.xtables.runs.Load() - before; ran != 0 {
 			t.Errorf("idle Watch started %d programs", ran)
 		}
 		verifyNow(f)
@@ -253,7 +253,7 @@ func TestWatchNames(t *testing.T) {
 	shell(t, strings.Replace(other, "COMMAND", "delete table inet other", 1)) // too soon after the first to be told
 	for differs := true; differs; time.Sleep(2 * time.Millisecond) {
 		f.mu.Lock()
-		differs = f.backend.mayDiffer()
+		differs = f.xtables.mayDiffer()
 		f.mu.Unlock()
 	}
 	shell(t, "nft flush ruleset")
@@ -344,15 +344,15 @@ func TestWatchError(t *testing.T) {
 		mustApply(t, f, sample())
 		reports := watching(t, f)
 		f.mu.Lock()
-		restore := f.backend.tools[1].restore
-		f.backend.tools[1].restore = "/bin/false"
+		restore := f.xtables.tools[1].restore
+		f.xtables.tools[1].restore = "/bin/false"
 		f.mu.Unlock()
 		shell(t, forVariant("ip6tables-X -t mangle -F", variant))
 		if r := nextRepair(t, reports); r.err == nil || !strings.HasPrefix(r.err.Error(), "cannot repair the firewall: cannot write the rules of ipv6") {
 			t.Errorf("told: %v", r.err)
 		}
 		f.mu.Lock()
-		f.backend.tools[1].restore = restore
+		f.xtables.tools[1].restore = restore
 		f.mu.Unlock()
 		mustApply(t, f, sample())
 		if diff := cmp.Diff(expected(sample(), variant), show(t, f)); diff != "" {
@@ -378,8 +378,8 @@ func TestWatchFight(t *testing.T) {
 		}
 		const left = 1500 * time.Millisecond
 		f.mu.Lock() // some time later
-		for i := range f.backend.fight.repairs {
-			f.backend.fight.repairs[i] = f.backend.fight.repairs[i].Add(left - fightPause)
+		for i := range f.rivals.fight.repairs {
+			f.rivals.fight.repairs[i] = f.rivals.fight.repairs[i].Add(left - fightPause)
 		}
 		f.mu.Unlock()
 		shell(t, harm)
@@ -392,7 +392,7 @@ func TestWatchFight(t *testing.T) {
 		changes := mustApply(t, f, want)
 		text := shell(t, forVariant("iptables-X-save -t mangle", variant))
 		f.mu.Lock()
-		paused := f.backend.fight.wait(time.Now()) > 0 // else the machine was too busy to tell
+		paused := f.rivals.fight.wait(time.Now()) > 0 // else the machine was too busy to tell
 		f.mu.Unlock()
 		if paused && (changes.String() != "hostagent-open +21200" || !changes.Fight) {
 			t.Errorf("Apply of another want in a fight: %v (fight %t)", changes, changes.Fight)
