@@ -37,9 +37,11 @@ func (p Protocol) String() string {
 type Probe struct {
 	Protocol Protocol
 	Port     uint16
-	// Open tells that the port is in Ruleset.Open, or would be: our accept rule lets it in, in the chain that Accept names.
+	// Open tells that the port is in Ruleset.Open, or would be: our accept rule lets it in, in the chain that Accept names,
+	// and Publish puts it into Set, where that is not zero.
 	Open   bool
 	Accept Accept
+	Set    SetName
 }
 
 // Tool is what a firewall's rules are made with, as far as their shape tells.
@@ -110,12 +112,12 @@ type surroundings struct {
 }
 
 func (f *Firewall) surroundings() surroundings {
-	var s surroundings
-	for _, t := range f.backend.tools {
-		s.families = append(s.families, t.family)
-		s.accepts = s.accepts || t.variant == VariantNFT
+	s := surroundings{families: []Family{IPv4}}
+	if ipv6Present("/proc") {
+		s.families = append(s.families, IPv6)
 	}
-	for _, t := range slices.Concat(f.backend.tools, f.backend.others) {
+	s.accepts = f.backend == backend(f.xtables) && !f.legacy()
+	for _, t := range f.xtables.all() {
 		s.legacyNAT = s.legacyNAT || t.variant == VariantLegacy && t.exists(natTable)
 	}
 	return s
@@ -182,6 +184,9 @@ func (m *blockedMemo) judge(p Probe) error {
 		if p.Open && m.around.accepts {
 			pk.opened = &p.Accept
 		}
+		if p.Open && p.Set != (SetName{}) {
+			pk.published = p.Set
+		}
 		blocking, err := m.walk(pk)
 		if err != nil {
 			return err
@@ -208,7 +213,7 @@ func (m *blockedMemo) walk(p packet) ([]Block, error) {
 	w := &walker{packet: p, number: m.walks}
 	var blocking []Block
 	for _, c := range m.ruleset.base {
-		if !c.sees(p.family) || c.table.key == (nfKey{unix.NFPROTO_INET, ourTable}) {
+		if !c.sees(p.family) || c.table.key == (nfKey{unix.NFPROTO_INET, nativeName}) {
 			continue
 		}
 		out := w.chain(c)
@@ -230,9 +235,6 @@ func (m *blockedMemo) walk(p packet) ([]Block, error) {
 	}
 	return blocking, nil
 }
-
-// ourTable is the table of inet that hostagent's own rules are in where they are made with nft.
-const ourTable = "hostagent"
 
 func (c *nfChain) sees(family Family) bool {
 	switch c.table.key.family {

@@ -159,6 +159,7 @@ type packet struct {
 	protocol  Protocol
 	port      uint16
 	opened    *Accept // where our accept rule lets it in; nil: nowhere
+	published SetName // a set that holds its port, whatever is in it now
 	untracked bool    // connection tracking may not know it
 	legacyNAT bool    // its destination may have been translated out of sight
 }

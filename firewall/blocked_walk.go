@@ -176,6 +176,9 @@ func (w *walker) verdict(rule *nfRule, t *nfTable, v *verdict, matches truth, ou
 
 // lookup tells whether the packet is in a set. Of a map of verdicts it follows each that may be the packet's.
 func (w *walker) lookup(rule *nfRule, t *nfTable, o *op, r *registers, matches truth, out *fate, ended *bool) truth {
+	if p := &w.packet.published; o.setName == p.Set && t.key.name == p.Table && t.key.family == p.family() && p.Set != "" {
+		return negated(perhaps, o.flags&unix.NFT_LOOKUP_F_INV != 0) // what is asked for may be the source port, say
+	}
 	if !w.readable(o, r) {
 		if o.maps && o.dreg < 0 {
 			out.passes = true

@@ -67,6 +67,10 @@ type Parts struct {
 	// Foreign repairs what others change in the firewall as it happens, until its context ends, and tells of it and of
 	// changes that may bear on us; nil: Apply finds out by itself, later.
 	Foreign func(ctx context.Context, told func(firewall.Changes, error)) error
+	// Blocked tells which ports a firewall of the host keeps from the network whatever ours accepts; nil: not looked at.
+	Blocked func(context.Context, []firewall.Probe) ([]firewall.Block, error)
+	// Publish makes the set Policy.PublishSet equal the open ports; nil where there is none.
+	Publish func(context.Context, firewall.PortSet) (changed bool, err error)
 	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
 	Connections func(ctx context.Context, first, last uint16) ([]sockets.Connection, error)
 	Log         *slog.Logger
@@ -139,6 +143,8 @@ type Agent struct {
 	inbox     *inbox
 	drift     driftMemory
 	drifted   *Drift // what drift says
+	blocks    blocks
+	publisher publisher
 
 	// For Status.
 	view       atomic.Pointer[view]
@@ -194,6 +200,8 @@ func (a *Agent) replace(parts Parts) {
 		a.enforced, a.removed, a.adopted, a.toldAhead = firewall.PortSet{}, false, false, false
 		a.found, a.holds = standing{}, &standing{}
 	}
+	a.publisher.replace(&a.parts, &parts)
+	a.lookAgain()
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	a.sources.soon()
@@ -241,6 +249,7 @@ func (a *Agent) pass(ctx context.Context) {
 		reportErr = err
 		a.steady = calm && err == nil && written == 0
 	}
+	a.lookAtBlocked(ctx, start)
 	a.lookAtHost(ctx, start) // later for the next pass: no port waits for it
 	a.stepped("pass", start)
 	a.publish(start, consulErr, reportErr)
@@ -264,6 +273,7 @@ func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bo
 	}
 	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
 	a.keepState(start)
+	a.publishOpen(context.WithoutCancel(ctx), start)
 	if changed {
 		a.news.tell(a.parts.Log, a.parts.Policy.Mode, &a.result, a.memory.answers > 0)
 	}
@@ -379,6 +389,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Source:        a.source(),
 		Host:          a.host,
 		Drift:         a.drifted,
+		Blocked:       a.blocks.found,
 		SSH:           a.ssh,
 		Policy:        a.parts.Policy,
 	}
@@ -509,6 +520,7 @@ func (a *Agent) tellChanges(now time.Time, changes firewall.Changes) {
 	a.drift.add(now, changes)
 	message := "firewall changed"
 	if len(changes.Repaired) > 0 {
+		a.lookAgain() // somebody is at work on the rules
 		message = "firewall repaired: somebody else had changed it"
 		a.repairs++
 		if a.parts.Watch != nil {

@@ -57,6 +57,7 @@ func Evaluate(in Input) Result {
 	}
 	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed)
 	e.res.Rules.AllowFrom = sourcesOf(&in)
+	e.judgeBlocked()
 	e.rootSuspects()
 	sortFindings(e.res.Findings)
 	e.res.Suspects = slices.SortedFunc(maps.Values(e.suspects), func(a, b sockets.Listener) int {

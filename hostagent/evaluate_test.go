@@ -557,7 +557,12 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	in := base()
 	in.Filtered = "why"
 	in.Agent.SidecarMin = 1
-	in.Listeners = listeners("tcp 0.0.0.0:8080", "tcp 0.0.0.0:21007")
+	in.Agent.Ports["serf_lan"] = 8301
+	in.Listeners = listeners("tcp 0.0.0.0:8080", "tcp 0.0.0.0:21007", "tcp 0.0.0.0:8301")
+	in.Blocked = []firewall.Block{
+		{Probe: firewall.Probe{Protocol: firewall.TCP, Port: 21000, Open: true}, Families: []firewall.Family{firewall.IPv4}},
+		{Probe: firewall.Probe{Protocol: firewall.TCP, Port: 8301}, Families: []firewall.Family{firewall.IPv4}},
+	}
 	in.Registrations = append(in.Registrations, sidecar("api", 21000), sidecar("ssh", 22),
 		consul.Registration{ID: "gw", Name: "gw", Kind: consul.KindIngressGateway})
 	for port := 21000; port < 21255; port++ {

@@ -73,6 +73,7 @@ type Policy struct {
 	AllServices  bool             // services without a sidecar must not listen on the network either
 	OwnService   string           // the name under which hostagent reports
 	Accept       firewall.Accept
+	PublishSet   firewall.SetName // kept equal to the open ports; zero: none
 }
 
 // Quarantine is what the operator lets exposed listeners be closed for.
@@ -145,6 +146,7 @@ type Input struct {
 	Source        Source                   // of Registrations; with SourceNone nothing is judged by their absence
 	Host          *Host                    // nil: not looked at
 	Drift         *Drift                   // nil: nobody touched what is ours lately
+	Blocked       []firewall.Block         // what other firewalls of the host keep from the network, of what it should reach
 	Policy        Policy
 }
 
@@ -177,7 +179,8 @@ func (in *Input) equal(other *Input) bool {
 		sameAddrs(in.Members, other.Members) && in.Networks.Equal(&other.Networks) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
-		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift
+		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
+		reflect.DeepEqual(in.Blocked, other.Blocked)
 }
 
 // State says what stands between a finding and its harm.

@@ -71,6 +71,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 			scan.note("%s", text)
 		}
 	}
+	scan.lookAtBlocked(ctx, parts, &in)
 	var incomplete string
 	scan.Result, incomplete = evaluateWithOwners(ctx, in, parts.Owners)
 	if in.Source == SourceNone {

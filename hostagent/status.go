@@ -46,6 +46,8 @@ type view struct {
 	incomplete  string // what kept owners out of sight
 	host        *Host
 	stateErr    error
+	publishErr  error
+	blockedErr  error
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -62,7 +64,8 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
 		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
-		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host, stateErr: a.stateErr,
+		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
+		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err,
 	}
 }
 
@@ -161,8 +164,10 @@ func (a *Agent) Status() Status {
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}
-	if v.stateErr != nil {
-		s.Degradations = append(s.Degradations, v.stateErr.Error())
+	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr} {
+		if err != nil {
+			s.Degradations = append(s.Degradations, err.Error())
+		}
 	}
 	if v.host != nil {
 		s.Degradations = append(s.Degradations, v.host.Notes...)

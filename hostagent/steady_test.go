@@ -106,6 +106,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Source":        SourceNone,
 		"Host":          &Host{},
 		"Drift":         &Drift{},
+		"Blocked":       []firewall.Block{{}},
 	}
 	for field := range reflect.TypeFor[Input]().Fields() {
 		if slices.Contains([]string{"Owners", "Policy"}, field.Name) {

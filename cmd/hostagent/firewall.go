@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
 )
 
@@ -57,8 +59,8 @@ func firewallRemoveCommand() *cobra.Command {
 		Use:   "remove",
 		Short: "Take away hostagent's rules and sets, and nothing else",
 		Long: `Takes away every rule, chain and set of hostagent, in both variants of iptables and both IP families, and nothing
-else; and the state that is saved for the next start of this host, so that they do not come back with it. It may be
-called again. While hostagent runs it refuses, because the rules would come back; --stop ends it first.
+else; and the state that is saved for the next start of this host, so that they do not come back with it. The set that
+publish_set names is emptied. It may be called again. While hostagent runs it refuses, because the rules would come back; --stop ends it first.
 The sidecar range is then as open as the host's own rules leave it.`,
 		Example: `  hostagent firewall remove
   hostagent firewall remove --stop`,
@@ -81,18 +83,34 @@ The sidecar range is then as open as the host's own rules leave it.`,
 		}
 		defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
 		changes, err := fw.Remove(cmd.Context())
-		text := ""
+		emptied, publishErr := unpublish(cmd.Context(), fw, firewall.SetName(c.Firewall.PublishSet))
+		text := emptied
 		if !changes.Empty() {
-			text = fmt.Sprintf("removed: %s\n", changes) // beside an error, what went before it
-		} else if err == nil {
+			text = fmt.Sprintf("removed: %s\n", changes) + emptied // beside an error, what went before it
+		} else if err == nil && emptied == "" {
 			text = "nothing to remove\n"
 		}
 		if c.StateDir != "" {
 			err = errors.Join(err, hostagent.RemoveState(c.StateDir))
 		}
-		return errors.Join(err, output(cmd, text))
+		return errors.Join(err, publishErr, output(cmd, text))
 	}
 	return cmd
+}
+
+// unpublish empties the set of publish_set, if there is one, and says so.
+func unpublish(ctx context.Context, fw *firewall.Firewall, set firewall.SetName) (text string, err error) {
+	if set == (firewall.SetName{}) {
+		return "", nil
+	}
+	changed, err := fw.Publish(ctx, set, firewall.PortSet{})
+	switch {
+	case errors.Is(err, firewall.ErrNoSet):
+		return "", nil // nothing of ours is in it
+	case changed:
+		return fmt.Sprintf("emptied: set %s\n", set), err
+	}
+	return "", err
 }
 
 // stopWithin is how long a running hostagent may take to end: longer than all of a pass's deadlines.

@@ -90,7 +90,7 @@ func (d *daemon) assemble() (*built, error) {
 	switch {
 	case err == nil:
 		b.parts.Firewall, b.parts.Backend, b.parts.Degradations = b.firewall, b.firewall.Backend(), b.firewall.Degradations()
-		b.parts.Host = lookAtHost(b.firewall)
+		useFirewall(&b.parts, b.firewall)
 	case c.Mode == config.ModeGuard:
 		return nil, err
 	default:

@@ -122,7 +122,8 @@ func lookParts(s *settings, paths []string) (p hostagent.Parts, problems []error
 	if err != nil {
 		p.Firewall = unseen{err: err}
 	} else {
-		p.Firewall, p.Host = fw, lookAtHost(fw)
+		p.Firewall = fw
+		useFirewall(&p, fw)
 	}
 	return p, problems, nil
 }

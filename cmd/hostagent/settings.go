@@ -122,6 +122,7 @@ func policy(c *config.Config) hostagent.Policy {
 		AllServices:  c.Scope == config.ScopeAll,
 		OwnService:   c.Report.ServiceName,
 		Accept:       firewall.Accept(c.Firewall.Accept),
+		PublishSet:   firewall.SetName(c.Firewall.PublishSet),
 	}
 	for _, source := range c.AllowFrom {
 		if source.Cluster {
@@ -149,6 +150,14 @@ func portSet(ranges []config.PortRange) firewall.PortSet {
 		s.AddRange(r.First, r.Last)
 	}
 	return s
+}
+
+// useFirewall gives parts what they need of a firewall beside the rules.
+func useFirewall(p *hostagent.Parts, fw *firewall.Firewall) {
+	p.Host, p.Blocked = lookAtHost(fw), fw.Blocked
+	if set := p.Policy.PublishSet; set != (firewall.SetName{}) {
+		p.Publish = func(ctx context.Context, open firewall.PortSet) (bool, error) { return fw.Publish(ctx, set, open) }
+	}
 }
 
 // firewall opens the firewall as the configuration says.

@@ -197,16 +197,16 @@ func Entries() []Entry {
 		{
 			ID: OpeningBlocked, Severity: Warning,
 			Title:   "open port blocked by another firewall",
-			Message: "{ports} cannot be reached from the network: {chain} drops what comes for them ({rule})",
-			Remedy:  "{fix}",
+			Message: "{ports} cannot be reached from the network{families}: {chain} drops what comes there ({rule})",
+			Remedy:  "{fix}{keep}",
 			Why: "An accept in one nf_tables base chain does not stand against a drop in another one of the same hook. The host's " +
 				"own ruleset has to accept sidecar ports, too.",
 		},
 		{
 			ID: ConsulPortBlocked, Severity: Warning,
 			Title:   "port of Consul blocked by the host's firewall",
-			Message: "Consul's {name} port {port} cannot be reached from the network: {chain} drops what comes for it ({rule})",
-			Remedy:  "{fix}",
+			Message: "Consul's {name} port {port} cannot be reached from the network: {chain} drops what comes there ({rule})",
+			Remedy:  "{fix}{keep}",
 			Why: "Without gossip and RPC the agent is taken for failed, and its services leave the mesh, although everything on " +
 				"this host works.",
 		},

@@ -23,6 +23,8 @@ type Agent struct {
 	RangeKnown             bool
 	// DataDir is the folder in which the agent keeps its data, "" where it did not tell.
 	DataDir string
+	// Server tells that the agent is one of the datacenter's servers.
+	Server bool
 	// Ports are the TCP and UDP ports that Consul itself listens on, by its name for them.
 	Ports map[string]uint16
 }
@@ -44,6 +46,7 @@ func decodeAgent(body []byte) (Agent, error) {
 	var raw struct {
 		Config struct {
 			Datacenter, NodeName, NodeID, Version string
+			Server                                bool
 		}
 		// DebugConfig is for humans: its keys come and go with versions, so each is read by itself and may be missing.
 		DebugConfig map[string]json.RawMessage
@@ -60,7 +63,7 @@ func decodeAgent(body []byte) (Agent, error) {
 	}
 	a := Agent{
 		Node: raw.Config.NodeName, NodeID: raw.Config.NodeID,
-		Datacenter: raw.Config.Datacenter, Version: raw.Config.Version,
+		Datacenter: raw.Config.Datacenter, Version: raw.Config.Version, Server: raw.Config.Server,
 		Ports: map[string]uint16{},
 	}
 	if addr, err := netip.ParseAddr(raw.Member.Addr); err == nil {

@@ -93,7 +93,7 @@ func TestPortOf(t *testing.T) {
 func TestDecodeAgent(t *testing.T) {
 	want := Agent{
 		Node: "host-1", NodeID: "11111111-2222-3333-4444-555555555555", Datacenter: "dc1", Version: "1.21.0", DataDir: "/opt/consul",
-		Address: netip.MustParseAddr("127.0.0.1"), SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true,
+		Address: netip.MustParseAddr("127.0.0.1"), SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true, Server: true,
 		Ports: map[string]uint16{
 			"http": 8500, "grpc": 8502, "grpc_tls": 8503, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300,
 		},
