@@ -81,7 +81,7 @@ type Block struct {
 // and iptables-legacy, which is no part of nf_tables. There our accept stands at the head of INPUT, so that openings
 // open, and of ports that are not ours nothing is known.
 //
-// While no rule changes (3 µs to see) the same question gets the same answer without reading anything.
+// While no rule changes the same question gets the same answer without reading any.
 func (f *Firewall) Blocked(ctx context.Context, probes []Probe) ([]Block, error) {
 	f.blocked.mu.Lock()
 	defer f.blocked.mu.Unlock()
