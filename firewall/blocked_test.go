@@ -161,7 +161,7 @@ func blockedCases() []blockedCase {
 		{name: "ufw with our accept to come", shell: fmt.Sprintf(uncomplicated, ""), doubtful: true,
 			probes: slices.Concat(opened(Accept{}, 21000), opened(Accept{Chain: "ufw-user-input"}, 21001), opened(Accept{None: true}, 21002)),
 			want:   []string{"tcp 21002 ipv4 ip filter INPUT: policy drop (ufw)", "tcp 21002 ipv6 ip6 filter INPUT: policy drop (ufw)"}},
-		{name: "old matches of iptables", probes: tcpProbes(21000, 21001, 21002),
+		{name: "old matches of iptables", probes: tcpProbes(21000, 21001, 21002, 21003),
 			shell: `for T in iptables-nft ip6tables-nft; do
 				$T -A INPUT -i lo -j ACCEPT; $T -A INPUT -m state --state ESTABLISHED,RELATED -j ACCEPT
 				$T -A INPUT -p tcp -m tcp --dport 21000 --tcp-flags FIN,SYN,RST,ACK SYN -m state --state NEW -m comment --comment "-j DROP" -j ACCEPT
