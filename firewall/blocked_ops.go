@@ -86,23 +86,20 @@ func decodeOp(t *nfTable, expression []byte) op {
 		values[kind] = value
 	}
 	o := decodeNamed(t, name, values)
-	switch o.kind {
-	case opLoadMeta, opLoadPayload, opLoadCt, opLoadFib, opForget, opBitwise, opSwap:
-		if o.dreg < 0 || o.dreg+o.length > registerBytes {
-			o.kind = opUnknown
-		}
-	}
-	switch o.kind {
-	case opBitwise, opSwap, opCompare, opRange:
-		if o.sreg < 0 || o.sreg+o.length > registerBytes || o.length == 0 {
-			o.kind = opUnknown
-		}
-	}
-	if o.kind == opUnknown {
+	if o.kind.writes() && (o.dreg < 0 || o.dreg+o.length > registerBytes) ||
+		o.kind.reads() && (o.sreg < 0 || o.sreg+o.length > registerBytes || o.length == 0) {
 		return op{name: name}
 	}
 	return o
 }
+
+// writes tells whether an expression fills length bytes of registers from dreg on.
+func (k opKind) writes() bool {
+	return k == opLoadMeta || k == opLoadPayload || k == opLoadCt || k == opLoadFib || k == opForget || k == opBitwise || k == opSwap
+}
+
+// reads tells whether an expression reads length bytes of registers from sreg on.
+func (k opKind) reads() bool { return k == opBitwise || k == opSwap || k == opCompare || k == opRange }
 
 func decodeNamed(t *nfTable, name string, values map[uint16][]byte) op {
 	switch name {
@@ -179,21 +176,17 @@ func decodeObject(values map[uint16][]byte) op {
 // decodeLoad reads an expression that loads something into a register, or that writes what a register holds somewhere.
 func decodeLoad(name string, values map[uint16][]byte) op {
 	o := op{name: name, dreg: -1}
-	destination := func(attribute uint16) {
-		if value, loads := values[attribute]; loads {
-			o.dreg = register(be32(value))
-		} else {
-			o.kind = opNothing // it writes
-		}
+	const destination = 1 // NFTA_*_DREG of all that is read here in detail
+	value, loads := values[destination]
+	if loads {
+		o.dreg = register(be32(value))
 	}
 	switch name {
 	case "meta":
 		o.kind, o.key, o.length = opLoadMeta, be32(values[unix.NFTA_META_KEY]), metaLength(be32(values[unix.NFTA_META_KEY]))
-		destination(unix.NFTA_META_DREG)
 	case "payload":
 		o.kind, o.base, o.offset = opLoadPayload, be32(values[unix.NFTA_PAYLOAD_BASE]), be32(values[unix.NFTA_PAYLOAD_OFFSET])
 		o.length = int(min(be32(values[unix.NFTA_PAYLOAD_LEN]), registerBytes))
-		destination(unix.NFTA_PAYLOAD_DREG)
 	case "ct":
 		o.kind, o.key, o.length = opLoadCt, be32(values[unix.NFTA_CT_KEY]), 16
 		switch o.key {
@@ -202,7 +195,6 @@ func decodeLoad(name string, values map[uint16][]byte) op {
 		case unix.NFT_CT_DIRECTION:
 			o.length = 1
 		}
-		destination(unix.NFTA_CT_DREG)
 		o.length = min(o.length, registerBytes-max(o.dreg, 0))
 	case "fib":
 		o.kind, o.key, o.flags, o.length = opLoadFib, be32(values[unix.NFTA_FIB_RESULT]), be32(values[unix.NFTA_FIB_FLAGS]), 4
@@ -212,11 +204,15 @@ func decodeLoad(name string, values map[uint16][]byte) op {
 		if o.flags&unix.NFTA_FIB_F_PRESENT != 0 {
 			o.length = 1
 		}
-		destination(unix.NFTA_FIB_DREG)
-	default: // all of what else loads has its destination first
-		o.kind = opForget
-		destination(1)
-		o.length = registerBytes - max(o.dreg, 0)
+	default: // wherever it loads what: nothing is known any more
+		return op{kind: opForget, name: name, length: registerBytes}
+	}
+	switch {
+	case loads:
+	case name == "payload":
+		o.kind = opTranslate // it writes into the packet: its destination, perhaps
+	default:
+		o.kind = opNothing // it sets a mark or the like
 	}
 	return o
 }

@@ -131,6 +131,7 @@ func (r *registers) excludes(at int, first, last []byte) bool {
 			if bytes.Equal(first[:i], last[:i]) && !r.hostAddress(at+i, a[0], b[0]) {
 				return true
 			}
+		default:
 		}
 	}
 	return false

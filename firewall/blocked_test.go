@@ -216,6 +216,8 @@ func blockedCases() []blockedCase {
 			want: []string{"tcp 1023 both inet t input: tcp dport < 1024 drop (nft)", "tcp 40000 both inet t input: tcp dport > 32768 drop (nft)"}},
 		{name: "connections that are not tracked", doubtful: true, probes: tcpProbes(21000),
 			nft: input("drop", "ct state untracked accept") + "\ntable inet r { chain p { type filter hook prerouting priority raw; tcp dport 21000 notrack; } }"},
+		{name: "ports that are written anew", probes: tcpProbes(21000), doubtful: true,
+			nft: input("drop", "tcp dport 22 accept") + "\ntable inet m { chain p { type filter hook prerouting priority raw; tcp dport 21000 tcp dport set 22; } }"},
 		{name: "a table that sleeps", nft: "table inet t { flags dormant; chain i { type filter hook input priority 0; policy drop; } }", probes: tcpProbes(21000)},
 		{name: "our own table", nft: "table inet hostagent { chain i { type filter hook input priority 0; tcp dport 21000 drop; } }", probes: tcpProbes(21000), doubtful: true},
 		{name: "what forwards and what leaves", probes: tcpProbes(21000),

@@ -183,6 +183,7 @@ func (s *subjectOf) condition(o *op) string {
 			not = "!= "
 		}
 		return name + " " + not + show(o.data) + "-" + show(o.last)
+	default:
 	}
 	if name == "l4proto" && o.compare == unix.NFT_CMP_EQ {
 		if p := show(o.data); p == "tcp" || p == "udp" {

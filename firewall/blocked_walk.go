@@ -100,6 +100,7 @@ func (w *walker) rule(rule *nfRule, t *nfTable, out *fate) (ended bool) {
 				return matches == yes
 			case targetUnknown:
 				out.passes = true
+			default:
 			}
 		case opUnknown:
 			out.passes, matches = true, min(matches, perhaps)
@@ -142,6 +143,7 @@ func (p *packet) condition(o *op, r *registers) truth {
 		return p.match(o)
 	case opPerhaps:
 		return perhaps
+	default:
 	}
 	return yes
 }

@@ -133,6 +133,7 @@ func allow(b firewall.Block, ports firewall.PortSet, protocol firewall.Protocol)
 			spans[i] = "ufw allow " + strings.Replace(span, "-", ":", 1) + "/" + protocol.String()
 		}
 		return strings.Join(spans, " && "), ""
+	default:
 	}
 	program := "iptables"
 	if b.Family == "ip6" {

@@ -17,7 +17,7 @@ import (
 // says so and how to mend it, and its remedy, word for word, opens the port.
 func TestOpeningBlocked(t *testing.T) {
 	w := newLoneWorld(t, host.ConsulOptions{})
-	_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
+	_, sidecar := w.service("api", 8080, "127.0.0.1:8080")
 	ruleset := filepath.Join(w.Dir, "nftables.conf")
 	w.must(os.WriteFile(ruleset, []byte(`flush ruleset
 table inet filter {
@@ -53,7 +53,7 @@ table inet filter {
 	const publishing = "firewall {\n  publish_set = \"inet filter mesh_ports\"\n}\n"
 	agent = w.guard(publishing)
 	w.eventually(sidecar, host.Open, 10*time.Second)
-	w.meshWorks("web", sidecar)
+	w.meshWorks("api", sidecar)
 	w.until("the finding is gone", func() error {
 		if out := w.check("sidecar-range").Output; strings.Contains(out, "opening-blocked") {
 			return fmt.Errorf("the check says\n%s", out)
