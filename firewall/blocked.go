@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,7 +75,7 @@ type Block struct {
 //
 // It reads the rules and follows, for each port and family, a packet of which the protocol, the port and that it begins a
 // connection to an address of the host are known, and nothing else: whom it comes from and over which interface (other
-// than lo), the rate, marks, and members of ipsets go both ways. A port counts as blocked only where no way leads through
+// than lo and bridges of local containers), the rate, marks, and members of ipsets go both ways. A port counts as blocked only where no way leads through
 // a chain; one that is open to some sources, or over some interface, does not.
 //
 // Not looked at: what hostagent itself drops; hooks of single devices (ingress); ports that nat rules may send elsewhere;
@@ -107,8 +108,9 @@ func (f *Firewall) Blocked(ctx context.Context, probes []Probe) ([]Block, error)
 // surroundings is what besides nf_tables bears on the answer.
 type surroundings struct {
 	families  []Family
-	legacyNAT bool // translates addresses out of sight
-	accepts   bool // our accept rule stands in nf_tables
+	legacyNAT bool     // translates addresses out of sight
+	accepts   bool     // our accept rule stands in nf_tables
+	bridges   []string // that lead to no other host
 }
 
 func (f *Firewall) surroundings() surroundings {
@@ -120,7 +122,33 @@ func (f *Firewall) surroundings() surroundings {
 	for _, t := range f.xtables.all() {
 		s.legacyNAT = s.legacyNAT || t.variant == VariantLegacy && t.exists(natTable)
 	}
+	s.bridges = localBridges()
 	return s
+}
+
+// localBridges names the bridges whose ports all lead to containers and virtual machines of this host, sorted. A rule that
+// accepts what comes over one, as those of container runtimes do, opens nothing to other hosts.
+func localBridges() []string {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil // then none is known to be one
+	}
+	uplinks := map[int]bool{} // bridges with a port of another kind
+	for _, l := range links {
+		switch l.Type() {
+		case "veth", "tuntap", "tun", "dummy":
+		default:
+			uplinks[l.Attrs().MasterIndex] = true
+		}
+	}
+	var names []string
+	for _, l := range links {
+		if l.Type() == "bridge" && l.Attrs().MasterIndex == 0 && !uplinks[l.Attrs().Index] {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // blockedMemo is what the last call of Blocked read and answered, good while the generation is the same.
@@ -173,14 +201,16 @@ func (m *blockedMemo) answer() []Block {
 }
 
 func (s surroundings) equal(other surroundings) bool {
-	return slices.Equal(s.families, other.families) && s.legacyNAT == other.legacyNAT && s.accepts == other.accepts
+	return slices.Equal(s.families, other.families) && s.legacyNAT == other.legacyNAT && s.accepts == other.accepts &&
+		slices.Equal(s.bridges, other.bridges)
 }
 
 // judge adds the chains that block a probe.
 func (m *blockedMemo) judge(p Probe) error {
 	first := len(m.blocks)
 	for _, family := range m.around.families {
-		pk := packet{family: family, protocol: p.Protocol, port: p.Port, untracked: m.ruleset.untracked, legacyNAT: m.around.legacyNAT}
+		pk := packet{family: family, protocol: p.Protocol, port: p.Port, untracked: m.ruleset.untracked, legacyNAT: m.around.legacyNAT,
+			bridges: m.around.bridges}
 		if p.Open && m.around.accepts {
 			pk.opened = &p.Accept
 		}

@@ -5,6 +5,7 @@ package firewall
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,7 @@ type registers struct {
 	value, known [registerBytes]byte
 	mask         [registerBytes]byte // bits of what was loaded that are left
 	sorts        [registerBytes / 4]meaning
+	bridges      []string // as in packet
 }
 
 // set puts length bytes at a place, of which those in value are known, or those bits of them that are in known; the kernel
@@ -116,7 +118,8 @@ func (r *registers) excludes(at int, first, last []byte) bool {
 		a, b := first[i:], last[i:]
 		switch r.sorts[(at+i)/4] {
 		case ifaceName:
-			if bytes.HasPrefix(a, []byte("lo\x00")) && bytes.HasPrefix(b, []byte("lo\x00")) {
+			name, _, whole := bytes.Cut(a, []byte{0})
+			if whole && bytes.HasPrefix(b, a[:len(name)+1]) && (string(name) == "lo" || slices.Contains(r.bridges, string(name))) {
 				return true
 			}
 		case ifaceIndex:
@@ -159,10 +162,11 @@ type packet struct {
 	family    Family
 	protocol  Protocol
 	port      uint16
-	opened    *Accept // where our accept rule lets it in; nil: nowhere
-	published SetName // a set that holds its port, whatever is in it now
-	untracked bool    // connection tracking may not know it
-	legacyNAT bool    // its destination may have been translated out of sight
+	opened    *Accept  // where our accept rule lets it in; nil: nowhere
+	published SetName  // a set that holds its port, whatever is in it now
+	untracked bool     // connection tracking may not know it
+	legacyNAT bool     // its destination may have been translated out of sight
+	bridges   []string // over which it does not come
 }
 
 func (p *packet) meta(r *registers, o *op) {

@@ -190,6 +190,12 @@ func blockedCases() []blockedCase {
 			nft: input("drop", neighbours+"ip saddr 127.0.0.0/8 accept; ip daddr 224.0.0.0/4 accept; ip daddr { 224.0.0.251, 255.255.255.255 } accept; "+
 				"ip6 daddr ff00::/8 accept; ip saddr { 127.0.0.0/8 } accept; pkttype { multicast, broadcast } accept; iiftype loopback accept; iifname lo accept; iif lo accept"),
 			want: []string{"tcp 21000 both inet t input: policy drop (nft)"}},
+		{name: "a bridge of containers", probes: tcpProbes(21000), shell: "ip link add br7 type bridge; ip link set br7 up; ip link add v7 master br7 type veth peer v8",
+			nft:  input("drop", neighbours+`iifname "br7" accept; iifname { "br7", "lo" } accept; iifname vmap { "br7" : accept }`),
+			want: []string{"tcp 21000 both inet t input: policy drop (nft)"}},
+		{name: "a bridge to other hosts", probes: tcpProbes(21000), doubtful: true,
+			shell: "ip link add br7 type bridge; ip link set br7 up; ip link add v7 type vxlan id 7 dstport 4789 dev near1; ip link set v7 master br7",
+			nft:   input("drop", neighbours+`iifname "br7" accept`)},
 		{name: "addresses that one may have", nft: input("drop", neighbours+"ip saddr & 0.0.0.255 == 1 accept; ip6 saddr fd00::/8 accept"), probes: tcpProbes(21000), doubtful: true},
 		{name: "concatenations", probes: tcpProbes(21000, 21001, 21002, 21003),
 			nft:  input("drop", neighbours+`iifname . tcp dport { "near1" . 21000, "lo" . 21003 } accept; meta l4proto . th dport { tcp . 21002-21002, udp . 21000-21255 } accept`),

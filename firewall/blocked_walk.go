@@ -72,7 +72,7 @@ func (c *nfChain) iptables() bool {
 
 // rule applies one rule and tells whether the packet certainly goes no further in its chain.
 func (w *walker) rule(rule *nfRule, t *nfTable, out *fate) (ended bool) {
-	var r registers
+	r := registers{bridges: w.packet.bridges}
 	matches := yes
 	for i := range rule.ops {
 		o := &rule.ops[i]
