@@ -167,8 +167,8 @@ type blockedMemo struct {
 func (m *blockedMemo) look(ctx context.Context, probes []Probe, around surroundings) (blocks []Block, settled bool, err error) {
 	generation, err := nftGeneration()
 	if err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return nil, false, ErrPermission
+		if errors.Is(err, ErrPermission) {
+			return nil, false, err
 		}
 		return nil, true, nil // a kernel without nf_tables: nothing can be in it
 	}

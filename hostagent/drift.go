@@ -185,6 +185,7 @@ func (a *Agent) takeForeign(now time.Time) {
 	for _, changes := range repairs {
 		a.tellChanges(now, changes)
 	}
+	a.lookAgain()
 	if err != nil {
 		a.enforced = firewall.PortSet{} // nobody knows now what the kernel holds
 	}

@@ -58,10 +58,10 @@ func firewallRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove",
 		Short: "Take away hostagent's rules and sets, and nothing else",
-		Long: `Takes away every rule, chain and set of hostagent, in both variants of iptables and both IP families, and nothing
-else; and the state that is saved for the next start of this host, so that they do not come back with it. The set that
-publish_set names is emptied. It may be called again. While hostagent runs it refuses, because the rules would come back; --stop ends it first.
-The sidecar range is then as open as the host's own rules leave it.`,
+		Long: `Takes away every rule, chain, set and table of hostagent, in iptables (both variants) and nftables and in both IP
+families, and nothing else; and the state that is saved for the next start of this host, so that they do not come back
+with it. The set that publish_set names is emptied. It may be called again. While hostagent runs it refuses, because
+the rules would come back; --stop ends it first. The sidecar range is then as open as the host's own rules leave it.`,
 		Example: `  hostagent firewall remove
   hostagent firewall remove --stop`,
 		Args: noArguments,
