@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,6 +52,8 @@ type Facts struct {
 	// (net.ipv4.conf.IF.route_localnet), sorted: a neighbour there reaches what listens on loopback only. Where
 	// conf.all says so they are all interfaces, because the kernel asks whether either does.
 	RouteLocalnet []string
+	// Addresses are those of all interfaces, sorted, each once, without zones; none where they are not known.
+	Addresses []netip.Addr
 	// Nomad is nil where no Nomad client is found.
 	Nomad *Nomad
 	// SavedRules are the files from which firewall loaders would bring hostagent's rules back.
@@ -92,6 +95,7 @@ func Read(ctx context.Context, opts Options) Facts {
 	f.readPorts(net)
 	f.readRouteLocalnet(filepath.Join(net, "conf"))
 	f.readSavedRules(cmp.Or(opts.Root, "/"))
+	f.readAddresses()
 	f.readNomad(ctx, opts)
 	return *f
 }

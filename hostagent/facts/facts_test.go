@@ -67,12 +67,12 @@ func TestKernel(t *testing.T) {
 	h := newHost(t)
 	sysctl(t, h.Local, "ip_local_port_range=20001 60998", "ip_local_reserved_ports=")
 	want := Facts{EphemeralFirst: 20001, EphemeralLast: 60998}
-	if diff := cmp.Diff(want, read(t, h)); diff != "" {
+	if diff := cmp.Diff(want, withoutAddresses(read(t, h))); diff != "" {
 		t.Errorf("facts (-want +got):\n%s", diff)
 	}
 	sysctl(t, h.Local, "ip_local_reserved_ports=8080,21000-21100,21101-21255")
 	want.Reserved, want.ReservedText = []PortSpan{{8080, 8080}, {21000, 21255}}, "8080,21000-21255"
-	if diff := cmp.Diff(want, read(t, h)); diff != "" {
+	if diff := cmp.Diff(want, withoutAddresses(read(t, h))); diff != "" {
 		t.Errorf("facts with reserved ports (-want +got):\n%s", diff)
 	}
 }
@@ -211,7 +211,7 @@ func TestStrangeProc(t *testing.T) {
 			for i := range got.Notes {
 				got.Notes[i] = strings.ReplaceAll(got.Notes[i], proc, "PROC")
 			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
+			if diff := cmp.Diff(test.want, withoutAddresses(got)); diff != "" {
 				t.Errorf("facts (-want +got):\n%s", diff)
 			}
 		})
