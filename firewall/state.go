@@ -152,9 +152,6 @@ func (s State) Open() PortSet {
 // Cut returns the ports of the cut set, empty where there is no such set; where both backends have one, of both.
 func (s State) Cut() PortSet { return s.ports(cutSet).Union(s.Native.set("cut").Ports) }
 
-// Cut returns the ports of the cut set, empty where there is no such set.
-func (s State) Cut() PortSet { return s.ports(cutSet) }
-
 func (s State) ports(name string) PortSet {
 	for _, set := range s.Sets {
 		if set.Name == name {

@@ -265,6 +265,9 @@ func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bo
 	evaluating := time.Now()
 	changed := a.evaluate(ctx, start, consulErr)
 	a.stepped("evaluate", evaluating)
+	if a.memory.answers > 0 {
+		a.memory.keep(a.result.Quarantined)
+	}
 	if a.applyErr == nil {
 		a.tellAhead(ctx)
 		applying := time.Now()
@@ -386,6 +389,8 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Settled:       a.memory.settled,
 		AdoptedGuard:  a.memory.adoptedGuard,
 		Enforced:      a.enforced,
+		WasOpen:       a.memory.wasOpen,
+		Quarantined:   a.memory.quarantined(),
 		Source:        a.source(),
 		Host:          a.host,
 		Drift:         a.drifted,
@@ -465,6 +470,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	}
 	if guard, open := state.Guard(), state.Open(); guard.Len() > 0 || open.Len() > 0 {
 		a.memory.adopt(guard, open)
+		a.memory.adoptCut(guard, open, state.Cut())
 		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
 	}
 	a.recallState()
@@ -472,7 +478,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.sources.members.adopt(limited)
 	}
 	a.adopted, a.found = true, standingOf(state)
-	a.holds = &standing{guard: a.found.guard, open: a.found.open, sources: a.found.sources}
+	a.holds = &standing{guard: a.found.guard, open: a.found.open, cut: a.found.cut, sources: a.found.sources}
 	return nil
 }
 
@@ -497,8 +503,11 @@ func (a *Agent) apply(ctx context.Context) error {
 	}
 	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
 	a.applyAt = time.Now()
-	if rules := &a.result.Rules; a.holds.guard != rules.Guard || a.holds.open != rules.Open || !slices.Equal(a.holds.sources, rules.AllowFrom) {
-		a.holds = &standing{guard: rules.Guard, open: rules.Open, sources: rules.AllowFrom}
+	rules := &a.result.Rules
+	a.memory.opened(rules.Open, rules.Guard)
+	if a.holds.guard != rules.Guard || a.holds.open != rules.Open || a.holds.cut != rules.Cut ||
+		!slices.Equal(a.holds.sources, rules.AllowFrom) {
+		a.holds = &standing{guard: rules.Guard, open: rules.Open, cut: rules.Cut, sources: rules.AllowFrom}
 	}
 	return nil
 }

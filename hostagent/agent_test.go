@@ -98,6 +98,7 @@ func (h *fakeHost) Show(context.Context) (firewall.State, error) {
 	state := firewall.State{
 		Sets: []firewall.SetState{
 			{Name: "hostagent-guard", Ports: h.rules.Guard}, {Name: "hostagent-open", Ports: h.rules.Open},
+			{Name: "hostagent-cut", Ports: h.rules.Cut},
 			{Name: "hostagent-from4", Sources: h.rules.AllowFrom},
 		},
 		Families: []firewall.Family{firewall.IPv4},

@@ -141,6 +141,9 @@ func (a *Agent) firewallCheck() consul.Check {
 		fmt.Fprintf(&b, "Guarded: %s\nOpen:    %s\n", res.Rules.Guard, res.Rules.Open)
 		b.WriteString(a.fromText("From:    "))
 	}
+	for _, q := range res.Quarantined[:min(len(res.Quarantined), 20)] {
+		fmt.Fprintf(&b, "%5d  in quarantine%s\n", q.Port, quarantineText(q))
+	}
 	for i, o := range res.Openings {
 		if b.Len() > consul.MaxOutput-300 {
 			fmt.Fprintf(&b, "and %d more: see hostagent scan\n", len(res.Openings)-i)
@@ -195,12 +198,24 @@ func openingText(o Opening) string {
 	return text
 }
 
+// quarantineText says for whom a port is in quarantine: " for web".
+func quarantineText(q Quarantined) string {
+	if len(q.Services) == 0 {
+		return ""
+	}
+	names := make([]string, len(q.Services))
+	for i, name := range q.Services {
+		names[i] = catalog.CleanTo(name, 60)
+	}
+	return " for " + list(names)
+}
+
 // divide tells the findings that belong to the host's range and registrations from those of one application each, by
 // its id. Their order stays.
 func divide(fs []Finding) (ofRange []Finding, ofService map[string][]Finding) {
 	ofService = map[string][]Finding{}
 	for _, f := range fs {
-		if f.ID == catalog.ExposedListener {
+		if f.ID == catalog.ExposedListener || f.ID == catalog.QuarantineRefused {
 			ofService[f.ServiceID] = append(ofService[f.ServiceID], f)
 		} else {
 			ofRange = append(ofRange, f)

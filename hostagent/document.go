@@ -174,25 +174,26 @@ func documentListener(l *sockets.Listener) *DocumentListener {
 
 // PlanDocument is a plan as JSON, under the same rules as Document. Ports are texts as in "21000-21002, 21010", or "none".
 type PlanDocument struct {
-	SchemaVersion int               `json:"schema_version"`
-	Version       string            `json:"hostagent_version"`
-	Source        Source            `json:"source"`
-	Mode          Mode              `json:"mode"`
-	Node          string            `json:"node"`
-	Datacenter    string            `json:"datacenter"`
-	SidecarRange  string            `json:"sidecar_range"`
-	Opens         []DocumentOpening `json:"opens"`
-	Keeps         []DocumentOpening `json:"keeps"`
-	Closes        string            `json:"closes"`
-	Later         string            `json:"closes_later"`
-	Releases      string            `json:"releases"`
-	AllowFrom     []string          `json:"allow_from"`
-	Sources       int               `json:"sources"`
-	Cuts          []DocumentCut     `json:"cuts"`
-	Firewall      []string          `json:"firewall"`
-	Findings      []DocumentFinding `json:"findings"`
-	Errors        []string          `json:"errors"`
-	Notes         []string          `json:"notes"`
+	SchemaVersion int                  `json:"schema_version"`
+	Version       string               `json:"hostagent_version"`
+	Source        Source               `json:"source"`
+	Mode          Mode                 `json:"mode"`
+	Node          string               `json:"node"`
+	Datacenter    string               `json:"datacenter"`
+	SidecarRange  string               `json:"sidecar_range"`
+	Opens         []DocumentOpening    `json:"opens"`
+	Keeps         []DocumentOpening    `json:"keeps"`
+	Closes        string               `json:"closes"`
+	Later         string               `json:"closes_later"`
+	Releases      string               `json:"releases"`
+	AllowFrom     []string             `json:"allow_from"`
+	Sources       int                  `json:"sources"`
+	Cuts          []DocumentCut        `json:"cuts"`
+	Quarantined   []DocumentQuarantine `json:"quarantined"`
+	Firewall      []string             `json:"firewall"`
+	Findings      []DocumentFinding    `json:"findings"`
+	Errors        []string             `json:"errors"`
+	Notes         []string             `json:"notes"`
 }
 
 // DocumentCut is a port that guard mode would cut off: Listener is null where only nat rules are behind it, GoesTo where
@@ -207,6 +208,24 @@ type DocumentCut struct {
 	Processes   []DocumentProcess `json:"processes"`
 	Connections int               `json:"connections"`
 	Outside     bool              `json:"outside_allow_from"`
+	Ends        bool              `json:"connections_end"`
+	Quarantine  []string          `json:"quarantine"`
+}
+
+// DocumentQuarantine is a port that is closed because applications are exposed on it. Services are their names; Held tells
+// that no registration asks for it at the moment.
+type DocumentQuarantine struct {
+	Port     uint16   `json:"port"`
+	Services []string `json:"services"`
+	Held     bool     `json:"held"`
+}
+
+func documentQuarantine(quarantined []Quarantined) []DocumentQuarantine {
+	out := make([]DocumentQuarantine, len(quarantined))
+	for i, q := range quarantined {
+		out[i] = DocumentQuarantine{Port: q.Port, Services: append([]string{}, q.Services...), Held: q.Held}
+	}
+	return out
 }
 
 // Document writes p for programs. No list in it is null.
@@ -216,11 +235,14 @@ func (p *Plan) Document(version string) PlanDocument {
 		SchemaVersion: 1, Version: version, Source: scan.Source, Mode: p.Mode, Node: scan.Node, Datacenter: scan.Datacenter,
 		SidecarRange: scan.SidecarRange, Opens: documentOpenings(p.Opens), Keeps: documentOpenings(p.Keeps),
 		Closes: p.Closes.String(), Later: p.Later.String(), Releases: p.Releases.String(), AllowFrom: append([]string{}, p.AllowFrom...), Sources: len(p.Rules.AllowFrom),
-		Cuts: []DocumentCut{}, Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
+		Cuts: []DocumentCut{}, Quarantined: documentQuarantine(p.Quarantined), Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
 		Errors: scan.Errors, Notes: scan.Notes,
 	}
 	for _, c := range p.Cuts {
-		cut := DocumentCut{Port: c.Port, Listener: documentListener(c.Listener), GoesTo: c.GoesTo, Connections: c.Connections, Outside: c.Outside}
+		cut := DocumentCut{
+			Port: c.Port, Listener: documentListener(c.Listener), GoesTo: c.GoesTo, Connections: c.Connections, Outside: c.Outside,
+			Ends: c.Ends, Quarantine: append([]string{}, c.For...),
+		}
 		cut.User, cut.Unit, cut.Container, cut.Processes = documentOwner(c.Owner)
 		d.Cuts = append(d.Cuts, cut)
 	}

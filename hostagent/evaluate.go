@@ -21,7 +21,8 @@ import (
 // the same answer for the same input, and it never changes in.
 //
 // A registration is a claim, never an authority: whatever Consul says, Rules.Open holds only ports of the sidecar range
-// and of Policy.ExtraPorts, Rules.Guard only ports of the range and of Policy.GuardPorts, and neither a protected one.
+// and of Policy.ExtraPorts, Rules.Guard only ports of the range, of Policy.GuardPorts and of Policy.Quarantine.Ports, and
+// neither a protected one. Rules.Cut holds only guarded ports that are not open.
 //
 // Result.Suspects names the sockets whose owners would make the result better; a caller that can looks them up and
 // evaluates again with Input.Owners.
@@ -55,7 +56,9 @@ func Evaluate(in Input) Result {
 	if in.Filtered != "" {
 		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
 	}
-	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed)
+	quarantined := e.judgeQuarantine()
+	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))
+	e.res.Quarantined = slices.DeleteFunc(quarantined, func(q Quarantined) bool { return !e.res.Rules.Cut.Has(q.Port) })
 	e.res.Rules.AllowFrom = sourcesOf(&in)
 	e.judgeBlocked()
 	e.rootSuspects()
@@ -77,6 +80,7 @@ type evaluation struct {
 	claimed   firewall.PortSet                           // keys of claims, and held ports
 	suspects  map[uint64]sockets.Listener
 	published firewall.PortSet // ports that nat rules send elsewhere
+	exposures []exposure       // what could be quarantined
 }
 
 // claim is a registration that asks for its port to be open.
@@ -141,16 +145,26 @@ func sshPorts(in Input) firewall.PortSet {
 }
 
 // ruleset is the one gate between claims and the kernel.
-func ruleset(in Input, sidecars PortRange, protected, claimed firewall.PortSet) firewall.Ruleset {
+func ruleset(in Input, sidecars PortRange, protected, claimed, quarantined firewall.PortSet) firewall.Ruleset {
 	inRange := sidecars.Ports()
-	guard := inRange.Union(in.Policy.GuardPorts).Minus(protected)
+	open := claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected)
+	cut := firewall.PortSet{}
+	if q := in.Policy.Quarantine; q != nil {
+		cut = quarantined.Intersect(q.Ports).Minus(open)
+	}
+	guard := inRange.Union(in.Policy.GuardPorts).Union(cut).Minus(protected)
 	if !in.Settled {
 		guard = guard.Intersect(in.AdoptedGuard)
 	}
+	if in.Policy.CutOnClose {
+		cut = cut.Union(in.WasOpen)
+	}
 	return firewall.Ruleset{
-		Guard:  guard,
-		Open:   claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected),
-		Accept: in.Policy.Accept,
+		Guard:    guard,
+		Open:     open,
+		Cut:      cut.Intersect(guard).Minus(open),
+		CutRules: in.Policy.Quarantine != nil || in.Policy.CutOnClose,
+		Accept:   in.Policy.Accept,
 	}
 }
 
@@ -195,7 +209,7 @@ func (e *evaluation) collectClaims() {
 		e.claimed.Add(h.Port)
 		held[h.Port] = append(held[h.Port], h.ID)
 	}
-	allowed := ruleset(e.in, e.res.Range, e.protected, e.claimed).Open
+	allowed := ruleset(e.in, e.res.Range, e.protected, e.claimed, firewall.PortSet{}).Open
 	for port := range allowed.All() {
 		opening := Opening{Port: port, Held: len(e.claims[port]) == 0}
 		for _, c := range e.claims[port] {
@@ -317,6 +331,9 @@ func (e *evaluation) owner(l *sockets.Listener) *sockets.Owner {
 // rootSuspects asks for the owners of root's sockets on ports that could get into a set: one may be sshd.
 func (e *evaluation) rootSuspects() {
 	candidates := e.res.Range.Ports().Union(e.in.Policy.ExtraPorts).Union(e.in.Policy.GuardPorts)
+	if q := e.in.Policy.Quarantine; q != nil {
+		candidates = candidates.Union(q.Ports)
+	}
 	for i := range e.in.Listeners {
 		l := &e.in.Listeners[i]
 		if l.UID == 0 && l.Protocol == sockets.TCP && candidates.Has(l.Addr.Port()) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/sockets"
 )
@@ -27,7 +28,7 @@ func (s *source) flag() bool { return s.number()&1 == 1 }
 
 // port is mostly one that matters: at the edges of ranges, protected, or wrapping into the range.
 func (s *source) port() int {
-	edges := []int{0, 22, 443, 8500, 20999, 21000, 21001, 21255, 21256, 65535, 65536, 65536 + 21000, -1, 70000, 2222, 9443}
+	edges := []int{0, 22, 443, 8080, 8080, 8500, 20999, 21000, 21001, 21255, 21256, 65535, 65536, 65536 + 21000, -1, 70000, 2222, 9443}
 	n := s.number()
 	if n&1 == 0 {
 		return edges[int(uint32(n)>>1)%len(edges)]
@@ -83,7 +84,7 @@ func (s *source) input() Input {
 			Ports: map[string]uint16{"http": uint16(s.port())},
 		},
 		PreviousRange: DefaultSidecarRange(),
-		Settled:       s.flag(), AdoptedGuard: s.set(), Enforced: s.set(),
+		Settled:       s.flag(), AdoptedGuard: s.set(), Enforced: s.set(), WasOpen: s.set(),
 		Policy: Policy{
 			ExtraPorts: s.set(), GuardPorts: s.set(), Protected: s.set(),
 			Gateways: []string{s.text()}, Native: []string{s.text()}, AllServices: s.flag(), OwnService: "hostagent",
@@ -103,6 +104,20 @@ func (s *source) input() Input {
 	}
 	if s.flag() {
 		in.PreviousRange = PortRange{First: 30000, Last: 30010}
+	}
+	if s.flag() {
+		in.Policy.Quarantine = &Quarantine{Ports: s.set(), Findings: []catalog.ID{catalog.ExposedListener}}
+		if s.flag() {
+			in.Policy.Quarantine.Services = []string{s.text()}
+		}
+	}
+	in.Policy.CutOnClose = s.flag()
+	held := s.set()
+	for port := range held.All() {
+		in.Quarantined = append(in.Quarantined, Quarantined{Port: port, Held: true})
+	}
+	if s.flag() {
+		in.Host = &Host{Published: []firewall.Published{{First: 8080, Last: uint16(s.port()), To: s.text()}}}
 	}
 	in.Policy.Protected.Add(22)
 	for range uint32(s.number()) % 8 {
@@ -144,7 +159,24 @@ func FuzzEvaluate(f *testing.F) {
 			}
 		}
 		must("open, beside range and extra_ports,", res.Rules.Open, sidecars.Union(in.Policy.ExtraPorts).Minus(protected))
-		must("guard, beside range and guard_ports,", res.Rules.Guard, sidecars.Union(in.Policy.GuardPorts).Minus(protected))
+		var mayQuarantine, exposed, quarantined firewall.PortSet
+		if in.Policy.Quarantine != nil {
+			mayQuarantine = in.Policy.Quarantine.Ports.Minus(protected).Minus(sidecars).Minus(res.Rules.Open)
+		}
+		for _, l := range in.Listeners {
+			if l.Protocol == sockets.TCP && l.Exposed() {
+				exposed.Add(l.Addr.Port())
+			}
+		}
+		for _, q := range res.Quarantined {
+			quarantined.Add(q.Port)
+		}
+		must("quarantine, beside quarantine_ports,", quarantined, mayQuarantine)
+		must("quarantine, beside exposed ports,", quarantined, exposed)
+		must("quarantine that is not guarded,", quarantined, res.Rules.Guard)
+		must("quarantine that is not cut,", quarantined, res.Rules.Cut)
+		must("guard, beside range, guard_ports and quarantine,", res.Rules.Guard,
+			sidecars.Union(in.Policy.GuardPorts).Union(quarantined).Minus(protected))
 		if !in.Settled {
 			must("guard, before the answers have settled,", res.Rules.Guard, in.AdoptedGuard)
 		}
@@ -175,8 +207,13 @@ func FuzzEvaluate(f *testing.F) {
 				t.Errorf("the operator lets in %v, the rules %v", p, allowed)
 			}
 		}
-		if res.Rules.Cut.Len() > 0 || res.Rules.CutRules {
-			t.Errorf("something is cut: %s", res.Rules.Cut)
+		mayCut := quarantined
+		if in.Policy.CutOnClose {
+			mayCut = mayCut.Union(in.WasOpen.Intersect(res.Rules.Guard))
+		}
+		must("cut, beside quarantine and what was open,", res.Rules.Cut, mayCut.Minus(res.Rules.Open))
+		if res.Rules.CutRules != (in.Policy.CutOnClose || in.Policy.Quarantine != nil) {
+			t.Errorf("the cut rules stand: %v", res.Rules.CutRules)
 		}
 	})
 }

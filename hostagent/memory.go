@@ -29,9 +29,21 @@ type memory struct {
 	steadySince time.Time // since when none of them has lost a claim of the one before
 
 	adoptedGuard firewall.PortSet
+
+	wasOpen    firewall.PortSet
+	quarantine map[uint16]kept
 }
 
-func newMemory() *memory { return &memory{absent: map[Held]time.Duration{}} }
+// kept is a port in quarantine.
+type kept struct {
+	services []string
+	named    bool          // by a registration of the last whole answer
+	absent   time.Duration // else: for how long whole answers have not named it
+}
+
+func newMemory() *memory {
+	return &memory{absent: map[Held]time.Duration{}, quarantine: map[uint16]kept{}}
+}
 
 // adopt takes over the ports of an earlier run: they stay as they are until whole answers say otherwise.
 func (m *memory) adopt(guard, open firewall.PortSet) {
@@ -77,6 +89,7 @@ func (m *memory) answer(now time.Time, claims map[Held]bool, delay, most time.Du
 	for claim := range claims {
 		m.absent[claim] = 0
 	}
+	m.age(elapsed, delay)
 	m.claims, m.last = claims, now
 	m.answers++
 }
@@ -106,4 +119,61 @@ func (m *memory) held() []Held {
 	}
 	slices.SortFunc(held, func(a, b Held) int { return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.ID, b.ID)) })
 	return held
+}
+
+// adoptCut takes over which closed ports of an earlier run had their connections cut: those were open once, or in
+// quarantine. Which, it need not know.
+func (m *memory) adoptCut(guard, open, cut firewall.PortSet) {
+	cut = cut.Intersect(guard).Minus(open)
+	m.wasOpen = m.wasOpen.Union(open).Union(cut)
+	for port := range cut.All() {
+		if _, known := m.quarantine[port]; !known {
+			m.quarantine[port] = kept{}
+		}
+	}
+}
+
+// opened records which ports the kernel has open and guards. A port that the guard no longer holds is nobody's to cut.
+func (m *memory) opened(open, guard firewall.PortSet) {
+	m.wasOpen = m.wasOpen.Union(open)
+	if m.settled {
+		m.wasOpen = m.wasOpen.Intersect(guard.Union(open))
+	}
+}
+
+// keep records what is in quarantine now.
+func (m *memory) keep(quarantined []Quarantined) {
+	now := make(map[uint16]kept, len(quarantined))
+	for _, q := range quarantined {
+		k := kept{services: q.Services, named: !q.Held}
+		if q.Held {
+			k.absent = m.quarantine[q.Port].absent
+		}
+		now[q.Port] = k
+	}
+	m.quarantine = now
+}
+
+// age forgets ports in quarantine that whole answers have not named for delay, as answer does claims.
+func (m *memory) age(elapsed, delay time.Duration) {
+	for port, k := range m.quarantine {
+		switch {
+		case k.named: // what this answer says of it is judged first
+		case k.absent+elapsed >= delay:
+			delete(m.quarantine, port)
+		default:
+			k.absent += elapsed
+			m.quarantine[port] = k
+		}
+	}
+}
+
+// quarantined returns what was in quarantine and may stay there, by port.
+func (m *memory) quarantined() []Quarantined {
+	var all []Quarantined
+	for port, k := range m.quarantine {
+		all = append(all, Quarantined{Port: port, Services: k.services, Held: !k.named})
+	}
+	slices.SortFunc(all, func(a, b Quarantined) int { return cmp.Compare(a.Port, b.Port) })
+	return all
 }

@@ -141,6 +141,8 @@ type Input struct {
 	Settled       bool                     // ports may be closed: two equal whole answers have been seen
 	AdoptedGuard  firewall.PortSet         // guarded by an earlier run, and so before Settled too
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
+	WasOpen       firewall.PortSet         // open once, in this run or, as far as rules tell, an earlier one
+	Quarantined   []Quarantined            // by port: what was in quarantine, until close_delay after the last registration for it
 	SSH           firewall.PortSet         // where root's sshd was seen before
 	Filtered      string                   // why the last answer was not whole, "" if it was
 	Source        Source                   // of Registrations; with SourceNone nothing is judged by their absence
@@ -180,7 +182,8 @@ func (in *Input) equal(other *Input) bool {
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
 		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
-		reflect.DeepEqual(in.Blocked, other.Blocked)
+		reflect.DeepEqual(in.Blocked, other.Blocked) &&
+		in.WasOpen == other.WasOpen && slices.EqualFunc(in.Quarantined, other.Quarantined, Quarantined.equal)
 }
 
 // State says what stands between a finding and its harm.
@@ -240,9 +243,11 @@ type Result struct {
 	SSH        firewall.PortSet // where root's sshd is or was seen
 	Rules      firewall.Ruleset
 	Openings   []Opening // by port
-	Findings   []Finding // worst first, then stable
-	Services   []Service // by id
-	Suspects   []sockets.Listener
+	// Quarantined are the ports that Rules close, by port, because an application is exposed on them.
+	Quarantined []Quarantined
+	Findings    []Finding // worst first, then stable
+	Services    []Service // by id
+	Suspects    []sockets.Listener
 }
 
 // Worst returns the severity of the worst finding, and false where there is none.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -18,6 +19,7 @@ type news struct {
 	findings map[findingKey]Finding
 	open     firewall.PortSet
 	guard    firewall.PortSet
+	closed   []Quarantined
 	notes    []string           // of the host, as told
 	troubles map[string]trouble // by the step that fails
 	told     bool
@@ -49,7 +51,36 @@ func (n *news) tell(log *slog.Logger, mode Mode, result *Result, known bool) {
 			"guarded", guard.String())
 		n.open, n.guard, n.told = open, guard, true
 	}
+	n.tellQuarantine(log, mode, result.Quarantined)
 	n.tellFindings(log, result.Findings)
+}
+
+// tellQuarantine logs each port that went into quarantine or came out of it, a line each.
+func (n *news) tellQuarantine(log *slog.Logger, mode Mode, quarantined []Quarantined) {
+	type line struct {
+		text string
+		q    Quarantined
+	}
+	closed, released := "port quarantined", "port released from quarantine"
+	if mode == ModeObserve {
+		closed, released = "guard mode would quarantine a port", "guard mode would release a port from quarantine"
+	}
+	now, before := portsIn(quarantined), portsIn(n.closed)
+	var lines []line
+	for _, q := range quarantined {
+		if !before.Has(q.Port) {
+			lines = append(lines, line{closed, q})
+		}
+	}
+	for _, q := range n.closed {
+		if !now.Has(q.Port) {
+			lines = append(lines, line{released, q})
+		}
+	}
+	for _, l := range lines[:n.grant(log, len(lines))] {
+		log.Info(l.text, "port", l.q.Port, "service", strings.TrimPrefix(quarantineText(l.q), " for "))
+	}
+	n.closed = quarantined
 }
 
 // tellFindings logs each finding that opened, changed or was resolved, in this order, a line each. The keys of these lines
@@ -145,7 +176,14 @@ func (n *news) tellPlan(log *slog.Logger, plan *Plan) {
 		if c.Connections >= 0 {
 			attrs = append(attrs, slog.Int("connections", c.Connections))
 		}
-		log.LogAttrs(context.Background(), slog.LevelWarn, "guard mode cuts off a port: new connections from the network are dropped", attrs...)
+		if len(c.For) > 0 {
+			attrs = append(attrs, slog.String("quarantine", strings.TrimPrefix(quarantineText(Quarantined{Services: c.For}), " for ")))
+		}
+		message := "guard mode cuts off a port: new connections from the network are dropped"
+		if c.Ends {
+			message = "guard mode cuts off a port: connections from the network end and new ones are dropped"
+		}
+		log.LogAttrs(context.Background(), slog.LevelWarn, message, attrs...)
 	}
 	if plan.Closes.Len() > 0 || plan.Releases.Len() > 0 {
 		log.Info("guard mode closes ports", "closes", plan.Closes.String(), "releases", plan.Releases.String(),

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -31,10 +32,11 @@ type Plan struct {
 	Changes firewall.Changes
 
 	rules firewall.Ruleset // that would be applied
+	ends  firewall.PortSet // whose running connections would end
 }
 
-// Cut is what the network would lose: a listener, or a port that nat rules send elsewhere, or both. Running connections
-// stay; new ones would be dropped.
+// Cut is what the network would lose: a listener, or a port that nat rules send elsewhere, or both. New connections would be
+// dropped; running ones stay where Ends does not say otherwise.
 type Cut struct {
 	Port        uint16
 	Listener    *sockets.Listener // nil where only nat rules are behind the port
@@ -44,11 +46,14 @@ type Cut struct {
 	// Outside tells that the port is open and only sources outside of Rules.AllowFrom would lose it; Connections are
 	// theirs, and there is at least one.
 	Outside bool
+	Ends    bool     // running connections end too
+	For     []string // names of the services for whose sake the port would be in quarantine; none where it is not for that
 }
 
 // standing is what hostagent's rules make of the kernel.
 type standing struct {
 	guard, open firewall.PortSet
+	cut         firewall.PortSet // whose running connections end too
 	enforced    firewall.PortSet // what the network is kept from: sets alone keep nobody out
 	sources     []netip.Prefix   // to whom open ports are limited, where limited
 	limited     bool
@@ -57,7 +62,7 @@ type standing struct {
 func standingOf(state firewall.State) standing {
 	s := standing{guard: state.Guard(), open: state.Open()}
 	if state.Guards() {
-		s.enforced = s.guard.Minus(s.open)
+		s.enforced, s.cut = s.guard.Minus(s.open), state.Cut()
 		s.sources, s.limited = state.Limited()
 	}
 	return s
@@ -121,19 +126,30 @@ func planOf(res *Result, listeners []sockets.Listener, published []firewall.Publ
 	}
 	plan.Later = now.open.Intersect(res.Rules.Guard).Minus(res.Rules.Open)
 	plan.rules.Open = res.Rules.Open.Union(plan.Later)
+	plan.rules.Cut = res.Rules.Cut.Minus(plan.Later)
 	will := plan.rules.Guard.Minus(plan.rules.Open)
 	plan.Closes = will.Minus(now.enforced)
 	plan.Releases = now.enforced.Minus(will).Minus(plan.rules.Open)
+	plan.ends = plan.rules.Cut.Minus(now.cut)
 	plan.cut(listeners, published, now.narrows(res.Rules.AllowFrom))
+	for i := range plan.Cuts {
+		c := &plan.Cuts[i]
+		c.Ends = plan.ends.Has(c.Port)
+		for _, q := range res.Quarantined {
+			if q.Port == c.Port && !c.Outside {
+				c.For = q.Services
+			}
+		}
+	}
 	return plan
 }
 
 // cut collects who would be cut off. Sockets that differ in nothing that people see are one; where sources are narrowed,
 // those on open ports are candidates, until explain has seen who is connected.
 func (p *Plan) cut(listeners []sockets.Listener, published []firewall.Published, narrows bool) {
-	goesTo := map[uint16]string{}
+	goesTo, loses := map[uint16]string{}, p.Closes.Union(p.ends)
 	for _, nat := range published {
-		ports := publishedPorts([]firewall.Published{nat}).Intersect(p.Closes)
+		ports := publishedPorts([]firewall.Published{nat}).Intersect(loses)
 		for port := range ports.All() {
 			if _, told := goesTo[port]; !told {
 				goesTo[port] = cmp.Or(nat.To, "this host")
@@ -146,7 +162,7 @@ func (p *Plan) cut(listeners []sockets.Listener, published []firewall.Published,
 		l := &listeners[i]
 		port, key := l.Addr.Port(), socketKey{l.Protocol, l.Addr, l.UID}
 		outside := narrows && p.rules.Open.Has(port)
-		if l.Protocol != sockets.TCP || !l.Exposed() || seen[key] || !outside && !p.Closes.Has(port) {
+		if l.Protocol != sockets.TCP || !l.Exposed() || seen[key] || !outside && !loses.Has(port) {
 			continue
 		}
 		seen[key], held[port] = true, true
@@ -218,11 +234,10 @@ func (p *Plan) count(connections []sockets.Connection) {
 	}
 }
 
-// RangeFindings returns the findings that concern the sidecar range and its registrations: an application that listens
-// on the network is no business of the plan.
+// RangeFindings returns the findings that concern what guard mode does: all but those of an application that listens on
+// the network, which are no business of the plan where its port is not refused quarantine.
 func (p *Plan) RangeFindings() []Finding {
-	ofRange, _ := divide(p.Findings)
-	return ofRange
+	return slices.DeleteFunc(slices.Clone(p.Findings), func(f Finding) bool { return f.ID == catalog.ExposedListener })
 }
 
 // tellAhead logs once, when guard mode has begun and will really change something, what that is.

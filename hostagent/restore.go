@@ -112,20 +112,8 @@ func (s *Saved) rules(in Input) (rules firewall.Ruleset, nobody bool) {
 		sidecars = *policy.SidecarRange
 	}
 	protected := protectedPorts(in)
-	in.Settled, in.AdoptedGuard = false, s.Guard
-	rules = ruleset(in, sidecars, protected, s.Open)
-
-	var closable firewall.PortSet // by quarantine, beside what ruleset guards
-	if policy.Quarantine != nil {
-		closable = policy.Quarantine.Ports.Minus(protected)
-		rules.Guard = rules.Guard.Union(s.Guard.Intersect(closable))
-	}
-	if policy.CutOnClose {
-		closable = closable.Union(rules.Guard)
-	}
-	rules.Cut = s.Cut.Intersect(closable).Minus(rules.Open)
-	rules.CutRules = policy.Quarantine != nil || policy.CutOnClose
-
+	in.Settled, in.AdoptedGuard, in.WasOpen = false, s.Guard, s.Cut
+	rules = ruleset(in, sidecars, protected, s.Open, s.Cut)
 	var limited bool
 	rules.AllowFrom, limited = s.sources(policy)
 	if limited && len(rules.AllowFrom) == 0 { // to a Ruleset that would mean everybody

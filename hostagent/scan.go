@@ -133,6 +133,9 @@ func (s *Scan) lookAtFirewall(ctx context.Context, parts Parts, in *Input) {
 	}
 	s.standing = standingOf(state)
 	in.Enforced = s.standing.enforced
+	earlier := newMemory()
+	earlier.adoptCut(state.Guard(), state.Open(), state.Cut())
+	in.WasOpen, in.Quarantined = earlier.wasOpen, earlier.quarantined()
 }
 
 // reachable lists who listens where the network can reach it, and returns what kept owners out of sight.

@@ -73,6 +73,7 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 			s.Listeners = append(s.Listeners, *l)
 			if l.Exposed() {
 				e.exposed(r, l)
+				e.expose(r, proxies, port)
 			}
 		}
 	}

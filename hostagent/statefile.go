@@ -96,7 +96,7 @@ func LoadState(dir string) (*Saved, error) {
 	defer folder.Close()
 	fd, err := unix.Openat(int(folder.Fd()), stateFile, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the saved state: %w", refusal(path, err))
+		return nil, fmt.Errorf("cannot use the saved state: %w", openError(path, err))
 	}
 	file := os.NewFile(uintptr(fd), path)
 	defer file.Close()
@@ -140,7 +140,7 @@ func openStateFolder(dir string) (*os.File, error) {
 	dir = filepath.Clean(dir) // a slash behind a link would have it followed
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, refusal(dir, err)
+		return nil, openError(dir, err)
 	}
 	folder := os.NewFile(uintptr(fd), dir)
 	if err := checkOwn(folder, unix.S_IFDIR); err != nil {
@@ -150,8 +150,8 @@ func openStateFolder(dir string) (*os.File, error) {
 	return folder, nil
 }
 
-// refusal says why something was not opened.
-func refusal(path string, err error) error {
+// openError says why something was not opened.
+func openError(path string, err error) error {
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
 		return fmt.Errorf("%q is a symbolic link or of the wrong kind: %w", path, err)
 	}

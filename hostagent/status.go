@@ -114,12 +114,13 @@ type StatusConsul struct {
 }
 
 // StatusFirewall is what the kernel holds, or in observe mode would hold. Guarded and Open are ports as in "21000-21002, 21010",
-// or "none". AllowFrom is who may connect in the operator's words, empty for everybody, and Sources how many networks and
-// addresses that is. Settled is false until enough whole answers were seen to close anything.
+// or "none"; of those in Cut running connections end too. AllowFrom is who may connect in the operator's words, empty for
+// everybody, and Sources how many networks and addresses that is. Settled is false until enough whole answers were seen to close anything.
 type StatusFirewall struct {
 	Backend    string     `json:"backend"`
 	Guarded    string     `json:"guarded"`
 	Open       string     `json:"open"`
+	Cut        string     `json:"cut"`
 	AllowFrom  []string   `json:"allow_from"`
 	Sources    int        `json:"sources"`
 	Settled    bool       `json:"settled"`
@@ -127,6 +128,8 @@ type StatusFirewall struct {
 	LastChange *time.Time `json:"last_change"`
 	Repairs    int        `json:"repairs"`
 	Error      string     `json:"error"`
+	// Quarantined are the ports that are closed because an application is exposed on them, by port.
+	Quarantined []DocumentQuarantine `json:"quarantined"`
 }
 
 // Status tells how the agent is. It may be called at any time from any goroutine and never waits for a pass; before the
@@ -155,12 +158,16 @@ func (a *Agent) Status() Status {
 	}
 	holds := v.holds
 	if v.mode != ModeGuard { // owns nothing: what it would hold
-		holds = &standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open, sources: v.result.Rules.AllowFrom}
+		holds = &standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open, cut: v.result.Rules.Cut, sources: v.result.Rules.AllowFrom}
 	}
-	s.Firewall.Guarded, s.Firewall.Open, s.Firewall.Sources = holds.guard.String(), holds.open.String(), len(holds.sources)
+	s.Firewall.Sources = len(holds.sources)
 	if v.networksErr != nil {
 		s.Degradations = append(s.Degradations, v.networksErr.Error())
 	}
+	s.Firewall.Guarded, s.Firewall.Open, s.Firewall.Cut = holds.guard.String(), holds.open.String(), holds.cut.String()
+	s.Firewall.Quarantined = documentQuarantine(slices.DeleteFunc(slices.Clone(v.result.Quarantined), func(q Quarantined) bool {
+		return !holds.cut.Has(q.Port)
+	}))
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}

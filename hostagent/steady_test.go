@@ -101,6 +101,8 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Settled":       true,
 		"AdoptedGuard":  firewall.Ports(21000),
 		"Enforced":      firewall.Ports(21000),
+		"WasOpen":       firewall.Ports(21000),
+		"Quarantined":   []Quarantined{{Port: 8080}},
 		"SSH":           firewall.Ports(22),
 		"Filtered":      "no rights",
 		"Source":        SourceNone,

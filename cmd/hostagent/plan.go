@@ -23,8 +23,8 @@ close, and, above all, what the network would lose by that: listeners, with who 
 connections from the network they have, and ports of containers. It changes nothing. Without root it cannot see
 rules of hostagent that stand already, and says so.
 
-Running connections stay when a port closes; new ones are dropped. Connections to ports that nat rules send to a
-container are not counted.
+Running connections stay when a port closes; new ones are dropped. Only where a port goes into quarantine running
+ones end too, and the plan says so. Connections to ports that nat rules send to a container are not counted.
 
 Exit status: 0 nobody would be cut off, 1 somebody would be, 2 it could not tell.`,
 		Example: `  sudo hostagent firewall plan
@@ -144,13 +144,25 @@ func cutText(c *hostagent.Cut) string {
 	if c.GoesTo != "" {
 		text += ", which nat rules send to " + catalog.Clean(c.GoesTo)
 	}
-	if c.Connections < 0 {
-		return text + ", connections not counted"
-	}
-	if c.Outside {
+	switch {
+	case c.Connections < 0:
+		text += ", connections not counted"
+	case c.Outside:
 		return text + ", " + plural(c.Connections, "connection") + " from outside of allow_from"
+	default:
+		text += ", " + plural(c.Connections, "connection") + " from the network"
 	}
-	return text + ", " + plural(c.Connections, "connection") + " from the network"
+	if c.Ends {
+		text += ", ended"
+	}
+	if len(c.For) > 0 {
+		names := make([]string, len(c.For))
+		for i, name := range c.For {
+			names[i] = catalog.Clean(name)
+		}
+		text += ", in quarantine for " + strings.Join(names, ", ")
+	}
+	return text
 }
 
 func allowed(p *hostagent.Plan) string {
@@ -163,7 +175,7 @@ func planSummary(p *hostagent.Plan) string {
 	if len(p.Errors) > 0 {
 		caveat = "; Consul would not start on these files, and once they are mended other ports may be assigned"
 	}
-	if len(p.Opens) == 0 && p.Closes == nothing && p.Releases == nothing && p.Changes.Empty() {
+	if len(p.Opens) == 0 && len(p.Cuts) == 0 && p.Closes == nothing && p.Releases == nothing && p.Changes.Empty() {
 		return "nothing would change" + caveat
 	}
 	text := fmt.Sprintf("%s to open, %d to close, %s", plural(len(p.Opens), "port"), p.Closes.Len(), cutsText(p))
@@ -174,5 +186,15 @@ func cutsText(p *hostagent.Plan) string {
 	if len(p.Cuts) == 0 {
 		return "nobody to be cut off"
 	}
-	return fmt.Sprintf("%d to be cut off: running connections stay, new ones would be dropped", len(p.Cuts))
+	ends := 0
+	for i := range p.Cuts {
+		if p.Cuts[i].Ends {
+			ends++
+		}
+	}
+	text := fmt.Sprintf("%d to be cut off: running connections stay, new ones would be dropped", len(p.Cuts))
+	if ends > 0 {
+		text += fmt.Sprintf("; running ones of %d would end too", ends)
+	}
+	return text
 }

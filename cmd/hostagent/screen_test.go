@@ -38,6 +38,7 @@ func plans() map[string]*hostagent.Plan {
 			{Port: 21051, Listener: listener("[fd00:1234:5678:9abc::1]:21051"), Owner: process("x\x1b[2J", "y"), Connections: 1},
 			{Port: 21052, Listener: listener("0.0.0.0:21052"), GoesTo: "172.17.0.2:80", Connections: -1},
 			{Port: 21053, GoesTo: "172.17.0.3\x1b[2J:80", Connections: -1},
+			{Port: 8080, Listener: listener("0.0.0.0:8080"), Owner: process("web"), Connections: 4, Ends: true, For: []string{hostileName, "web"}},
 		},
 		Changes: firewall.Changes{
 			Sets:  []firewall.SetChange{{Set: "hostagent-guard", Added: portRange(21003, 21255), Removed: portRange(7777, 7777)}},
@@ -82,7 +83,10 @@ func statuses() map[string]hostagent.Status {
 			LastWholeAnswer: before(3 * time.Minute), Error: "cannot ask for /v1/agent/services at the Consul agent http://127.0.0.1:8500: connection refused",
 		},
 		Firewall: hostagent.StatusFirewall{
-			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", AllowFrom: document.AllowFrom, Sources: 27,
+			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", Cut: "8080, 21200", AllowFrom: document.AllowFrom, Sources: 27,
+			Quarantined: []hostagent.DocumentQuarantine{
+				{Port: 8080, Services: []string{hostileName, "web"}}, {Port: 8081, Services: []string{}, Held: true},
+			},
 			Settled: true, LastApply: before(time.Second), LastChange: before(5 * time.Hour), Repairs: 1, Error: "another program holds the lock",
 		},
 		Report:       hostagent.StatusStep{Error: "429"},
@@ -95,7 +99,9 @@ func statuses() map[string]hostagent.Status {
 	}
 	observing := hostagent.Status{
 		SchemaVersion: 1, Version: "1.2.3", Mode: hostagent.ModeObserve, Started: before(90 * time.Second),
-		Firewall:     hostagent.StatusFirewall{Guarded: "none", Open: "none", AllowFrom: []string{}},
+		Firewall: hostagent.StatusFirewall{
+			Guarded: "none", Open: "none", Cut: "none", AllowFrom: []string{}, Quarantined: []hostagent.DocumentQuarantine{},
+		},
 		SidecarRange: "none", Openings: []hostagent.DocumentOpening{}, Findings: []hostagent.DocumentFinding{}, Degradations: []string{},
 	}
 	waiting := observing

@@ -126,6 +126,12 @@ func (s *screen) firewall(st *hostagent.Status, now time.Time) {
 		holds = "nothing is closed before a second whole answer of Consul; guarded"
 	}
 	s.wrapped("firewall:   ", fmt.Sprintf("%s %s, open %s", holds, clean(f.Guarded), clean(f.Open)))
+	if f.Cut != "none" && f.Cut != "" {
+		s.wrapped("            ", "connections cut on "+clean(f.Cut))
+	}
+	for _, q := range f.Quarantined {
+		s.wrapped("            ", fmt.Sprintf("%d in quarantine for %s", q.Port, clean(cmp.Or(strings.Join(q.Services, ", "), "an earlier run"))))
+	}
 	if len(f.AllowFrom) > 0 {
 		s.wrapped("            ", "open to "+clean(strings.Join(f.AllowFrom, ", "))+" only ("+plural(f.Sources, "source")+")")
 	}

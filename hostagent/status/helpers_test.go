@@ -31,8 +31,9 @@ func sample(services int) hostagent.Status {
 			Address: "http://127.0.0.1:8500", Node: "n1", Datacenter: "dc1", Version: "1.21.0", WholeAnswers: 6, LastWholeAnswer: &at,
 		},
 		Firewall: hostagent.StatusFirewall{
-			Backend: "iptables (nft)", Guarded: "21000-21255", Open: "none", AllowFrom: []string{"10.0.0.0/8"},
+			Backend: "iptables (nft)", Guarded: "21000-21255", Open: "none", Cut: "none", AllowFrom: []string{"10.0.0.0/8"},
 			Settled: true, LastApply: &at, Repairs: 1, Error: "cannot <do> it & more",
+			Quarantined: []hostagent.DocumentQuarantine{{Port: 8080, Services: []string{"web"}}},
 		},
 		SidecarRange: "21000-21255",
 		Openings:     []hostagent.DocumentOpening{}, Findings: []hostagent.DocumentFinding{},

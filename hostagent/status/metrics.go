@@ -34,7 +34,8 @@ type Sources struct {
 //
 //   - hostagent_pass_duration_seconds{step}: histogram; step is consul, listeners, evaluate, apply, report, or pass for all
 //     of a pass, so that a sum over the steps counts twice
-//   - hostagent_open_ports, hostagent_guarded_ports: what the kernel holds, or in observe mode would hold
+//   - hostagent_open_ports, hostagent_guarded_ports, hostagent_quarantined_ports: what the kernel holds, or in observe mode
+//     would hold
 //   - hostagent_mode{mode}: 1 for the mode in force, 0 for the other; both 0 before the first pass
 //   - hostagent_findings{id, severity, state}: how many there are. Each id of the catalog is there, with its usual severity
 //     and state open, at 0 too

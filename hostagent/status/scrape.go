@@ -33,7 +33,7 @@ type scrape struct {
 }
 
 type descriptions struct {
-	open, guarded, mode, findings, dropped, answer, apply, pass, lacking *prometheus.Desc
+	open, guarded, quarantined, mode, findings, dropped, answer, apply, pass, lacking *prometheus.Desc
 }
 
 func describe() descriptions {
@@ -41,22 +41,23 @@ func describe() descriptions {
 		return prometheus.NewDesc("hostagent_"+name, help, labels, nil)
 	}
 	return descriptions{
-		open:     desc("open_ports", "Ports of the mesh that are open, or in observe mode would be."),
-		guarded:  desc("guarded_ports", "Ports that are closed unless they are open, or in observe mode would be."),
-		mode:     desc("mode", "1 for the mode in force, 0 for the other.", "mode"),
-		findings: desc("findings", "Findings at present.", "id", "severity", "state"),
-		dropped:  desc("guard_dropped_syns_total", "Connection attempts (SYNs) that the guard dropped.", "family"),
-		answer:   desc("last_whole_answer_timestamp_seconds", "Unix time of the Consul agent's last whole answer, 0 for never."),
-		apply:    desc("last_apply_timestamp_seconds", "Unix time at which the kernel last was as wanted, 0 for never."),
-		pass:     desc("last_pass_timestamp_seconds", "Unix time at which the last pass began, 0 for never."),
-		lacking:  desc("scrape_errors_total", "Scrapes that had to leave something out."),
+		open:        desc("open_ports", "Ports of the mesh that are open, or in observe mode would be."),
+		guarded:     desc("guarded_ports", "Ports that are closed unless they are open, or in observe mode would be."),
+		quarantined: desc("quarantined_ports", "Ports that are closed because an application is exposed on them, or in observe mode would be."),
+		mode:        desc("mode", "1 for the mode in force, 0 for the other.", "mode"),
+		findings:    desc("findings", "Findings at present.", "id", "severity", "state"),
+		dropped:     desc("guard_dropped_syns_total", "Connection attempts (SYNs) that the guard dropped.", "family"),
+		answer:      desc("last_whole_answer_timestamp_seconds", "Unix time of the Consul agent's last whole answer, 0 for never."),
+		apply:       desc("last_apply_timestamp_seconds", "Unix time at which the kernel last was as wanted, 0 for never."),
+		pass:        desc("last_pass_timestamp_seconds", "Unix time at which the last pass began, 0 for never."),
+		lacking:     desc("scrape_errors_total", "Scrapes that had to leave something out."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(ch chan<- *prometheus.Desc) {
 	d := s.descriptions
-	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.mode, d.findings, d.dropped, d.answer, d.apply, d.pass, d.lacking} {
+	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.answer, d.apply, d.pass, d.lacking} {
 		ch <- desc
 	}
 }
@@ -80,6 +81,7 @@ func (s *scrape) Collect(ch chan<- prometheus.Metric) {
 	}
 	ports(d.open, s.status.Firewall.Open)
 	ports(d.guarded, s.status.Firewall.Guarded)
+	gauge(d.quarantined, float64(len(s.status.Firewall.Quarantined)))
 	for _, mode := range modes() {
 		value := 0.0
 		if s.status.Mode == mode {

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// Quarantined is a port that is closed to the network, with its running connections, because an application is exposed
+// on it.
+type Quarantined struct {
+	Port     uint16
+	Services []string // names, sorted; none where an earlier run closed the port and no registration has asked since
+	Held     bool     // no registration of the last answer asks for it any more
+}
+
+func (q Quarantined) equal(other Quarantined) bool {
+	return q.Port == other.Port && q.Held == other.Held && slices.Equal(q.Services, other.Services)
+}
+
+// portsIn are the ports of a list.
+func portsIn(quarantined []Quarantined) firewall.PortSet {
+	var ports firewall.PortSet
+	for i := range quarantined {
+		ports.Add(quarantined[i].Port)
+	}
+	return ports
+}
+
+// exposure is a port on which the network reaches an application.
+type exposure struct {
+	reg     *consul.Registration
+	proxies []*consul.Registration // that call the application on this port
+	port    uint16
+}
+
+// expose notes that r is exposed on a port, however many sockets it has there.
+func (e *evaluation) expose(r *consul.Registration, proxies []*consul.Registration, port uint16) {
+	if n := len(e.exposures); n > 0 && e.exposures[n-1].reg == r && e.exposures[n-1].port == port {
+		return
+	}
+	x := exposure{reg: r, port: port}
+	for _, p := range proxies {
+		if p.Proxy.LocalServiceSocket == "" && cmp.Or(p.Proxy.LocalServicePort, r.Port) == int(port) {
+			x.proxies = append(x.proxies, p)
+		}
+	}
+	e.exposures = append(e.exposures, x)
+}
+
+// refusal is why a port is not quarantined, and what would change that.
+type refusal struct{ reason, fix string }
+
+// quarantine decides which exposed ports are closed to the network.
+//
+// A registration is nobody's word for who listens on a port: whoever may write one service may name any port of the
+// host. So the operator lists the ports, and on a port that is listed it still has to be plain that nobody else loses it.
+// What cannot be told from here is whether the process behind a port belongs to the service that names it. Therefore
+// quarantine_services counts as confirmation: root's listeners, which are rarely applications of a mesh, and ports that
+// several services name are closed only for a service that is listed there by name. A service that is listed there cannot
+// be made to stay open by somebody else's registration either.
+//
+// What Consul's own health checks reach is decided by where the agent lives. The agent does not tell the targets of its
+// checks (1.21: Definition is empty in /v1/agent/checks, and all blank in /v1/agent/health), but an agent in this network
+// namespace reaches every address of the host over lo, which is never closed.
+//
+// What once was decided stands while there is no evidence against it: owners that are out of sight for a moment, or an
+// agent that is down, release no port.
+type quarantine struct {
+	*evaluation
+	*Quarantine
+
+	before  map[uint16]bool     // ports that were in quarantine before
+	names   map[uint16][]string // which services name a port of this host, once each
+	agent   *refusal            // why nothing is quarantined, because of where the agent lives; nil for no reason
+	unseen  bool                // that is only for want of a listener of the agent's
+	of      map[uint16][]string // quarantined for these services
+	refused map[uint16]bool     // some service was refused
+}
+
+// judgeQuarantine returns the ports that are to be in quarantine, and finds those that are not though their application
+// is exposed.
+func (e *evaluation) judgeQuarantine() []Quarantined {
+	if e.in.Policy.Quarantine == nil || !slices.Contains(e.in.Policy.Quarantine.Findings, catalog.ExposedListener) {
+		return nil
+	}
+	q := &quarantine{
+		evaluation: e, Quarantine: e.in.Policy.Quarantine,
+		before: map[uint16]bool{}, of: map[uint16][]string{}, refused: map[uint16]bool{},
+	}
+	for _, k := range e.in.Quarantined {
+		q.before[k.Port] = true
+	}
+	if len(e.exposures) > 0 {
+		q.nameServices()
+		q.findAgent()
+	}
+	for _, x := range e.exposures {
+		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) {
+			continue
+		}
+		if r := q.refuse(x); r != nil {
+			q.refused[x.port] = true
+			port := strconv.Itoa(int(x.port))
+			e.find(Finding{ID: catalog.QuarantineRefused, Service: x.reg.Name, ServiceID: x.reg.ID, Port: x.port},
+				"port", port, "service", x.reg.Name, "reason", r.reason, "fix", r.fix)
+			continue
+		}
+		q.of[x.port] = append(q.of[x.port], x.reg.Name)
+	}
+	return q.collect()
+}
+
+// collect lists what is quarantined for registrations, and what was and that no registration names for the moment: an
+// agent that reloads forgets its services.
+func (q *quarantine) collect() []Quarantined {
+	var all []Quarantined
+	for port, services := range q.of {
+		slices.Sort(services)
+		all = append(all, Quarantined{Port: port, Services: slices.Compact(services)})
+	}
+	for _, k := range q.in.Quarantined {
+		if q.of[k.Port] == nil && !q.refused[k.Port] && q.keeps(k) {
+			all = append(all, Quarantined{Port: k.Port, Services: k.Services, Held: true})
+		}
+	}
+	slices.SortFunc(all, func(a, b Quarantined) int { return cmp.Compare(a.Port, b.Port) })
+	return all
+}
+
+// keeps tells whether a port that no registration names for the moment stays in quarantine.
+func (q *quarantine) keeps(k Quarantined) bool {
+	wanted := len(k.Services) == 0 || len(q.Services) == 0 ||
+		slices.ContainsFunc(k.Services, func(name string) bool { return slices.Contains(q.Services, name) })
+	exposed := slices.ContainsFunc(q.byPort[k.Port], func(l *sockets.Listener) bool {
+		return l.Protocol == sockets.TCP && l.Exposed()
+	})
+	return wanted && exposed && q.refusePort(k.Port) == nil && q.refuseOwners(k.Port) == nil
+}
+
+// refuse tells why an exposed port is not quarantined, nil if it is.
+func (q *quarantine) refuse(x exposure) *refusal {
+	if r := q.refusePort(x.port); r != nil {
+		return r
+	}
+	// Confirmed by the operator, and not only because somebody else's sidecar says that the service is called there.
+	names := q.names[x.port]
+	calls := slices.ContainsFunc(x.proxies, func(p *consul.Registration) bool { return p.Proxy.DestinationName == x.reg.Name })
+	confirmed := slices.Contains(q.Services, x.reg.Name) && (calls || slices.Contains(names, x.reg.Name))
+	if !confirmed {
+		if r := q.refuseNames(x, names); r != nil {
+			return r
+		}
+	}
+	if r := q.refuseOwners(x.port); r != nil {
+		return r
+	}
+	if !confirmed && q.isRoots(x.port) {
+		return &refusal{"it is root's, and a registration alone closes no port of root's",
+			"if " + catalog.CleanTo(x.reg.Name, 40) + " is what listens there, add its name to quarantine_services; if not, deregister it"}
+	}
+	for _, p := range x.proxies {
+		if r := q.refuseProxy(p); r != nil {
+			return r
+		}
+	}
+	if q.agent != nil && !(q.unseen && q.before[x.port]) {
+		return q.agent
+	}
+	return nil
+}
+
+// refusePort looks at the number alone.
+func (q *quarantine) refusePort(port uint16) *refusal {
+	switch {
+	case q.protected.Has(port):
+		return &refusal{"it is a protected port", "register the port on which the application really listens"}
+	case !q.Ports.Has(port):
+		return &refusal{"it is not in quarantine_ports", fmt.Sprintf("bind it to loopback, or add %d to quarantine_ports", port)}
+	case q.res.Range.Contains(port):
+		return &refusal{"it lies in the sidecar range", "move the application out of " + q.res.Range.String()}
+	case q.claimed.Has(port):
+		return &refusal{"it is open for a sidecar or gateway that is registered on it", "give the application a port of its own"}
+	}
+	return nil
+}
+
+// refuseNames looks at who else says that the port is theirs.
+func (q *quarantine) refuseNames(x exposure, names []string) *refusal {
+	others := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == x.reg.Name })
+	if len(others) == 0 {
+		return nil
+	}
+	for i := range others {
+		others[i] = catalog.CleanTo(others[i], 24)
+	}
+	return &refusal{"another registration names the same port: " + list(others),
+		"deregister what does not listen there, or add the name of the service that does to quarantine_services"}
+}
+
+// nameServices collects which services name which ports of this host: where they listen, and where sidecars call them.
+func (q *quarantine) nameServices() {
+	q.names = map[uint16][]string{}
+	name := func(port int, service string) {
+		if port > 0 && port <= 65535 && !slices.Contains(q.names[uint16(port)], service) {
+			q.names[uint16(port)] = append(q.names[uint16(port)], service)
+		}
+	}
+	for i := range q.in.Registrations {
+		r := &q.in.Registrations[i]
+		if own, known := q.isOwn(r.Address); own || !known {
+			name(r.Port, r.Name)
+			if r.Proxy != nil {
+				name(r.Proxy.BindPort, r.Name)
+			}
+		}
+		if r.Kind == consul.KindConnectProxy && r.Proxy != nil && r.Proxy.LocalServiceSocket == "" {
+			if own, known := q.isOwn(r.Proxy.LocalServiceAddress); own || !known {
+				name(r.Proxy.LocalServicePort, r.Proxy.DestinationName)
+			}
+		}
+	}
+	for port := range q.names {
+		slices.Sort(q.names[port])
+	}
+}
+
+// isOwn tells whether an address in a registration is one of this host's, and whether that is known. None is the node's.
+func (e *evaluation) isOwn(text string) (own, known bool) {
+	addr, err := netip.ParseAddr(text)
+	addr = addr.Unmap().WithZone("")
+	switch {
+	case text == "" || text == "localhost":
+		return true, true
+	case err != nil:
+		return false, false // a name
+	case addr.IsLoopback() || addr.IsUnspecified() || addr == e.in.Agent.Address:
+		return true, true
+	case e.in.Host == nil || len(e.in.Host.Addresses) == 0:
+		return false, false
+	}
+	return slices.Contains(e.in.Host.Addresses, addr), true
+}
+
+// refuseOwners looks for somebody else who listens on the port, on whatever address: web may listen on 10.0.0.1:8080, and
+// another application on 127.0.0.1:8080, which then is what the sidecar calls. Workers of one program with a socket each
+// (SO_REUSEPORT) are one owner.
+func (q *quarantine) refuseOwners(port uint16) *refusal {
+	const fix = "give each application a port of its own"
+	var first *sockets.Listener
+	for _, l := range q.byPort[port] {
+		if l.Protocol != sockets.TCP {
+			continue
+		}
+		q.suspects[l.Cookie] = *l
+		if first == nil {
+			first = l
+			continue
+		}
+		if l.UID != first.UID {
+			return &refusal{fmt.Sprintf("several users listen on it (uids %d %d)", min(first.UID, l.UID), max(first.UID, l.UID)), fix}
+		}
+		switch same, known := q.sameOwner(first, l); {
+		case known && !same:
+			return &refusal{"several programs listen on it: " + list(q.owners(first, l)), fix}
+		case !known && !q.before[port]:
+			return &refusal{"several sockets listen on it, and it is not known whether one program holds them",
+				"run hostagent as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH; or let one socket listen"}
+		}
+	}
+	return q.refuseNAT(port, first)
+}
+
+// refuseNAT looks for nat rules that send what comes for the port to somebody else than who listens on it.
+func (q *quarantine) refuseNAT(port uint16, l *sockets.Listener) *refusal {
+	if !q.published.Has(port) {
+		return nil
+	}
+	to := map[firewall.Family]string{}
+	for _, p := range q.in.Host.Published {
+		if port < p.First || port > p.Last {
+			continue
+		}
+		if before, seen := to[p.Family]; seen && before != p.To {
+			return &refusal{"nat rules send it to several places", "publish each container on a port of its own"}
+		}
+		to[p.Family] = p.To
+	}
+	if publishes, known := q.publishes(l); known && !publishes {
+		return &refusal{"nat rules send what comes for it to somebody else than who listens on it", "give each a port of its own"}
+	}
+	return nil
+}
+
+// sameOwner tells whether two sockets of one user belong to one program, and whether that is known. A process tree is not
+// to be seen from here: the same executable in the same unit and container stands for it.
+func (e *evaluation) sameOwner(a, b *sockets.Listener) (same, known bool) {
+	x, y := e.owner(a), e.owner(b)
+	if x == nil || y == nil || len(x.Processes) == 0 || len(y.Processes) == 0 {
+		return true, a.CgroupID != 0 && a.CgroupID == b.CgroupID
+	}
+	if x.Container != y.Container || x.Unit != y.Unit {
+		return false, true
+	}
+	return slices.ContainsFunc(x.Processes, func(p sockets.Process) bool {
+		return slices.ContainsFunc(y.Processes, func(other sockets.Process) bool {
+			return p.PID == other.PID || p.Exe != "" && executable(p) == executable(other)
+		})
+	}), true
+}
+
+// executable is the path of a process's program. One that was replaced on disk while it runs is the same to people.
+func executable(p sockets.Process) string { return strings.TrimSuffix(p.Exe, " (deleted)") }
+
+func (e *evaluation) owners(listeners ...*sockets.Listener) []string {
+	var names []string
+	for _, l := range listeners {
+		names = append(names, catalog.CleanTo(cmp.Or(processNames(e.owner(l)), "somebody"), 24)+" on "+l.Addr.Addr().String())
+	}
+	return names
+}
+
+// isRoots tells whether a process of root itself listens on the port, and not for a container. While its owner is out of
+// sight a port stays as it was.
+func (q *quarantine) isRoots(port uint16) bool {
+	return slices.ContainsFunc(q.byPort[port], func(l *sockets.Listener) bool {
+		if l.Protocol != sockets.TCP || l.UID != 0 {
+			return false
+		}
+		publishes, known := q.publishes(l)
+		if !known {
+			return !q.published.Has(port) && !q.before[port]
+		}
+		return !publishes
+	})
+}
+
+// publishers are the programs that listen on the host for a container, by the kernel's name of them.
+func publishers() []string {
+	return []string{"docker-proxy", "dockerd", "conmon", "rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2"}
+}
+
+// publishes tells whether a socket is that of a program which passes connections on to a container, and whether that is
+// known. Any process names itself, but a user who lies so only keeps an own port open.
+func (e *evaluation) publishes(l *sockets.Listener) (publishes, known bool) {
+	owner := e.owner(l)
+	if owner == nil || len(owner.Processes) == 0 {
+		return false, false
+	}
+	return slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return slices.Contains(publishers(), p.Name) }), true
+}
+
+// refuseProxy looks at how a sidecar calls its application. One that is not running now is as good as one that is: a crash
+// of the sidecar must not lift a quarantine.
+func (q *quarantine) refuseProxy(p *consul.Registration) *refusal {
+	id := catalog.CleanTo(p.ID, 40)
+	if text := p.Proxy.LocalServiceAddress; text != "" && text != "localhost" {
+		addr, err := netip.ParseAddr(text)
+		if err != nil || !addr.Unmap().IsLoopback() && !addr.IsUnspecified() {
+			return &refusal{fmt.Sprintf("sidecar %s calls it at %s, not over loopback", id, catalog.CleanTo(text, 40)),
+				"set local_service_address of " + id + " to 127.0.0.1"}
+		}
+	}
+	const fix = "run the sidecar in the host's network namespace"
+	if own, _ := q.isOwn(p.Address); !own {
+		return &refusal{fmt.Sprintf("sidecar %s is registered at %s, which is not known as this host's", id, catalog.CleanTo(p.Address, 40)), fix}
+	}
+	for _, port := range []int{p.Port, p.Proxy.BindPort} {
+		if port < 1 || port > 65535 {
+			continue
+		}
+		if elsewhere, _ := q.elsewhere(uint16(port)); elsewhere {
+			return &refusal{fmt.Sprintf("sidecar %s, whose port %d is published for a container, does not call it over loopback", id, port), fix}
+		}
+	}
+	return nil
+}
+
+// elsewhere tells whether it is seen that what answers on a port lives in another network namespace, and whether anything
+// of this one listens there. A listener that merely stands beside says nothing: any user can bind some loopback address.
+func (q *quarantine) elsewhere(port uint16) (elsewhere, here bool) {
+	for _, l := range q.byPort[port] {
+		if l.Protocol != sockets.TCP {
+			continue
+		}
+		q.suspects[l.Cookie] = *l
+		if publishes, _ := q.publishes(l); publishes {
+			elsewhere = true
+		} else {
+			here = true
+		}
+	}
+	return q.published.Has(port) || elsewhere && !here, here
+}
+
+// findAgent looks whether the agent lives in this network namespace, by where it gossips: that port it always has.
+func (q *quarantine) findAgent() {
+	if q.in.Source == SourceFiles {
+		return // no agent was asked
+	}
+	const fix = "run the Consul agent in the host's network namespace"
+	ports := q.in.Agent.Ports
+	if len(ports) == 0 {
+		q.unseen = true
+		q.agent = &refusal{"it is not known whether the Consul agent lives in this network namespace", "give hostagent's token agent:read on this node"}
+		return
+	}
+	if gossip, ok := ports["serf_lan"]; ok {
+		ports = map[string]uint16{"serf_lan": gossip}
+	}
+	seen := false
+	for _, port := range ports {
+		elsewhere, here := q.elsewhere(port)
+		if elsewhere {
+			q.agent, q.unseen = &refusal{"the Consul agent lives in a container: its checks come over a bridge", fix}, false
+			return
+		}
+		seen = seen || here
+	}
+	if !seen {
+		q.unseen = true
+		q.agent = &refusal{"the Consul agent does not listen in this network namespace: its checks may come over a bridge", fix}
+	}
+}
