@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync/atomic"
@@ -73,8 +74,11 @@ type Parts struct {
 	Publish func(context.Context, firewall.PortSet) (changed bool, err error)
 	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
 	Connections func(ctx context.Context, first, last uint16) ([]sockets.Connection, error)
-	Log         *slog.Logger
-	Watch       watcher // nil: nobody counts
+	// EndConnections resets the connections from the network to a local port, but those of the host's own addresses, and
+	// tells how many; nil: they are left to the rules.
+	EndConnections func(ctx context.Context, port uint16, own []netip.Addr) (int, error)
+	Log            *slog.Logger
+	Watch          watcher // nil: nobody counts
 
 	StateDir string // where the state is kept; "" keeps none
 	Machine  string // whose state it is, see MachineFingerprint; "" when unknown: none is saved
@@ -126,11 +130,12 @@ type Agent struct {
 	resultAt  time.Time
 	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	enforced  firewall.PortSet
-	adopted   bool      // the state of an earlier run was looked at
-	found     standing  // what it was
-	holds     *standing // what the kernel was last seen or made to hold; replaced, never changed
-	toldAhead bool      // what guard mode is about to change was logged
-	removed   bool      // observe mode: nothing of ours is left
+	ended     firewall.PortSet // cut ports whose connections were reset
+	adopted   bool             // the state of an earlier run was looked at
+	found     standing         // what it was
+	holds     *standing        // what the kernel was last seen or made to hold; replaced, never changed
+	toldAhead bool             // what guard mode is about to change was logged
+	removed   bool             // observe mode: nothing of ours is left
 	applyErr  error
 	listenErr error
 	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
@@ -277,6 +282,9 @@ func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bo
 	a.news.trouble(a.parts.Log, start, "firewall", a.applyErr)
 	a.keepState(start)
 	a.publishOpen(context.WithoutCancel(ctx), start)
+	if a.applyErr == nil {
+		a.news.trouble(a.parts.Log, start, "connections", a.endConnections(ctx))
+	}
 	if changed {
 		a.news.tell(a.parts.Log, a.parts.Policy.Mode, &a.result, a.memory.answers > 0)
 	}

@@ -165,13 +165,19 @@ func (h *fakeHost) run(t *testing.T, mode Mode, story func(reload chan<- Parts))
 // runParts is run with parts that the test has changed.
 func (h *fakeHost) runParts(t *testing.T, parts Parts, story func(reload chan<- Parts)) {
 	t.Helper()
+	h.runAgent(t, parts, func(_ *Agent, reload chan<- Parts) { story(reload) })
+}
+
+// runAgent is runParts with the agent at hand.
+func (h *fakeHost) runAgent(t *testing.T, parts Parts, story func(agent *Agent, reload chan<- Parts)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		reload, done := make(chan Parts), make(chan error)
 		agent := NewAgent(parts)
 		go func() { done <- agent.Run(ctx, reload) }()
 		synctest.Wait()
-		story(reload)
+		story(agent, reload)
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run ended with %v", err)

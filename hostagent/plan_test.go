@@ -76,6 +76,10 @@ func planText(p *Plan) string {
 		if c.Outside {
 			b.WriteString(" outside")
 		}
+		if c.Ends {
+			b.WriteString(" ends")
+		}
+		b.WriteString(quarantineText(Quarantined{Services: c.For}))
 		b.WriteString("\n")
 	}
 	return b.String()
