@@ -22,13 +22,10 @@ import (
 // Where nobody listens, a socket may be an outgoing connection whose source port this is; what accepted connections has
 // gone.
 func (a *Agent) endConnections(ctx context.Context) error {
-	cut := a.holds.cut.Intersect(a.result.Rules.Cut)
-	if a.parts.Policy.Mode != ModeGuard || a.parts.EndConnections == nil {
-		cut = firewall.PortSet{}
-	}
+	cut := a.holds.cut.Intersect(a.result.Rules.Cut) // in observe mode the kernel holds nothing
 	a.ended = a.ended.Intersect(cut)
 	missing := cut.Minus(a.ended)
-	if missing.Len() == 0 {
+	if missing.Len() == 0 || a.parts.EndConnections == nil {
 		return nil
 	}
 	var listening firewall.PortSet

@@ -180,6 +180,19 @@ func FuzzEvaluate(f *testing.F) {
 		if !in.Settled {
 			must("guard, before the answers have settled,", res.Rules.Guard, in.AdoptedGuard)
 		}
+		// Whatever the judgement behind it were to ask for, the gate holds.
+		asked := s.set().Union(res.Rules.Open)
+		gate := ruleset(in, res.Range, protectedPorts(in), s.set(), asked)
+		listed := firewall.PortSet{}
+		if in.Policy.Quarantine != nil {
+			listed = asked.Intersect(in.Policy.Quarantine.Ports)
+		}
+		must("the gate's guard", gate.Guard, sidecars.Union(in.Policy.GuardPorts).Union(listed).Minus(protected))
+		if in.Policy.CutOnClose {
+			listed = listed.Union(in.WasOpen)
+		}
+		must("the gate's cut", gate.Cut, listed.Intersect(gate.Guard).Minus(gate.Open))
+
 		claimed := firewall.PortSet{}
 		for claim := range in.Policy.claims(in.Registrations) {
 			claimed.Add(claim.Port)

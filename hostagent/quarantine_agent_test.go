@@ -113,9 +113,13 @@ func TestQuarantineOutlivesARestart(t *testing.T) {
 					want(t, when, inQuarantine, h.sets())
 				}
 				closed("before any answer")
+				h.listeners = h.listeners[1:] // the application restarts, too
 				pass(20 * time.Second)
 				closed("after 20 s without an answer")
+				h.listeners = infected().Listeners
+				pass(6 * time.Second)
 				h.fails = nil
+				pass(6 * time.Second) // the next try may be 5 s away
 				for range 60 {
 					pass(100 * time.Millisecond)
 					closed("answered")
@@ -297,12 +301,14 @@ release 8080
 			h.rules, h.exists = firewall.Ruleset{
 				Guard: DefaultSidecarRange().Ports(), Open: firewall.Ports(21000, 21009), Cut: firewall.Ports(21007), CutRules: true,
 			}, true
-			h.listeners[0] = listener("tcp 127.0.0.1:8080")
+			h.listeners = append(h.listeners, listeners("tcp 0.0.0.0:21009", "tcp 0.0.0.0:21007")...)
 			p.Policy.Quarantine, p.Policy.CutOnClose = nil, true
 		}, `keep 21000 web
 close none
 release none
 later 21009
+finding squatted-port
+finding squatted-port
 `},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -310,6 +311,10 @@ func TestQuarantine(t *testing.T) {
 			in.Registrations, in.Quarantined = nil, []Quarantined{{Port: 8080, Held: true}}
 			in.Policy.Quarantine.Ports = firewall.Ports(8081)
 		}, closedNone},
+		{"held, and in the sidecar range now", func(in *Input) {
+			in.Registrations, in.Quarantined = nil, []Quarantined{{Port: 8080, Held: true}}
+			in.Policy.SidecarRange = &PortRange{First: 8080, Last: 8090}
+		}, "guard 8080-8090\ncut none true\n"},
 		{"held, and out of quarantine_services now", func(in *Input) {
 			in.Registrations, in.Quarantined = nil, []Quarantined{{Port: 8080, Services: []string{"web"}, Held: true}}
 			in.Policy.Quarantine.Services = []string{"api"}
@@ -373,13 +378,14 @@ info exposed-listener mitigated "web": web listens on tcp 0.0.0.0:8080: only hos
 // TestQuarantineAsksForOwners: all that could refuse a quarantine is looked up, and nothing on ports that are none of ours.
 func TestQuarantineAsksForOwners(t *testing.T) {
 	in := infected()
-	in.Listeners = append(in.Listeners, listeners("tcp 127.0.0.1:8080", "tcp 0.0.0.0:9000")...)
+	in.Policy.Quarantine.Ports.Add(8081)
+	in.Listeners = append(in.Listeners, listeners("tcp 127.0.0.1:8080", "tcp 0.0.0.0:8081 uid=0", "tcp 0.0.0.0:9000 uid=0")...)
 	var got []string
 	for _, l := range Evaluate(in).Suspects {
 		got = append(got, address(&l))
 	}
-	// Suspects of another user would be refused without a look.
-	want(t, "suspects", "tcp 0.0.0.0:8080, tcp 10.0.0.1:8301, tcp 127.0.0.1:8080", strings.Join(got, ", "))
+	// Root's listener on a port that may be closed may be sshd.
+	want(t, "suspects", "tcp 0.0.0.0:8080, tcp 0.0.0.0:8081, tcp 10.0.0.1:8301, tcp 127.0.0.1:8080", strings.Join(got, ", "))
 }
 
 func TestCutOnClose(t *testing.T) {
@@ -409,4 +415,56 @@ func TestCutOnClose(t *testing.T) {
 			want(t, "cut", test.want, fmt.Sprintf("cut %s %v", rules.Cut, rules.CutRules))
 		})
 	}
+}
+
+// TestGateHoldsWhateverIsAsked: between what is judged and the kernel stands one function.
+func TestGateHoldsWhateverIsAsked(t *testing.T) {
+	in := infected()
+	in.Policy.CutOnClose, in.WasOpen = true, firewall.Ports(21007, 9000)
+	in.Policy.Quarantine.Ports = firewall.Ports(8080, 8081, 21000, 8500)
+	in.Policy.ExtraPorts = firewall.Ports(8081)
+	rules := ruleset(in, DefaultSidecarRange(), protectedPorts(in), firewall.Ports(21000, 8081), firewall.Ports(22, 8080, 8081, 9000, 21000, 8500))
+	want(t, "gate", "guard 8080, 21000-21255 open 8081, 21000 cut 8080, 21007",
+		fmt.Sprintf("guard %s open %s cut %s", rules.Guard, rules.Open, rules.Cut))
+	in.Policy.Quarantine = nil
+	rules = ruleset(in, DefaultSidecarRange(), protectedPorts(in), firewall.PortSet{}, firewall.Ports(8080))
+	want(t, "gate without quarantine", "guard 21000-21255 cut 21007", fmt.Sprintf("guard %s cut %s", rules.Guard, rules.Cut))
+}
+
+func TestMemoryOfQuarantine(t *testing.T) {
+	m := newMemory()
+	at := time.Now()
+	after := func(d time.Duration) int {
+		at = at.Add(d)
+		m.answer(at, nil, 30*time.Second, time.Hour)
+		return len(m.quarantined())
+	}
+	after(0)
+	m.keep([]Quarantined{{Port: 8080, Services: []string{"web"}}})
+	if after(time.Minute) != 1 {
+		t.Error("the first answer that may lack a registration releases the port")
+	}
+	m.keep([]Quarantined{{Port: 8080, Services: []string{"web"}, Held: true}})
+	if after(20*time.Second) != 1 {
+		t.Error("released before close_delay")
+	}
+	m.keep(m.quarantined())
+	if after(10*time.Second) != 0 {
+		t.Error("not released after close_delay")
+	}
+}
+
+func TestMemoryOfOpenPorts(t *testing.T) {
+	m := newMemory()
+	m.opened(firewall.Ports(21000), firewall.PortSet{})
+	m.opened(firewall.PortSet{}, firewall.PortSet{})
+	want(t, "before the answers settle nothing is forgotten", "21000", m.wasOpen.String())
+	m.settled = true
+	m.opened(firewall.Ports(9443), firewall.Ports(21000))
+	want(t, "settled", "9443, 21000", m.wasOpen.String())
+	m.opened(firewall.PortSet{}, firewall.Ports(21000))
+	want(t, "what is neither open nor guarded is forgotten", "21000", m.wasOpen.String())
+	m.adoptCut(firewall.Ports(21001, 21002, 21003), firewall.Ports(21002), firewall.Ports(21001, 21002, 21009))
+	want(t, "adopted", "21000-21002", m.wasOpen.String())
+	want(t, "adopted as in quarantine", "[{21001 [] true}]", fmt.Sprint(m.quarantined()))
 }

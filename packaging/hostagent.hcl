@@ -83,7 +83,9 @@ mode = "observe"
 # Findings that are acted on.
 # quarantine_findings = ["exposed-listener"]
 
-# Names of the services that are acted on. Empty means all.
+# Names of the services that are acted on. Empty means all, but for ports on which root listens and ports that another
+# registration names too: whoever may register one service could name those, so they are closed only for a service that
+# stands here.
 # quarantine_services = []
 
 # Whether running connections to a sidecar's port end when the port closes because its registration has gone for

@@ -224,7 +224,8 @@ func Entries() []Entry {
 			Message: "port {port} of {service} is not closed to the network: {reason}",
 			Remedy:  "{fix}",
 			Why: "Quarantine acts on the word of a registration. So it closes nothing that the operator has not listed, nothing " +
-				"that somebody else uses, and nothing that the mesh itself calls from outside of the host's own network namespace.",
+				"that somebody else uses, nothing of root's unless the service is listed by name, and nothing that the mesh itself " +
+				"calls from outside of the host's own network namespace.",
 		},
 	}
 }
