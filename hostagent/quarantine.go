@@ -174,7 +174,7 @@ func (q *quarantine) refuse(x exposure) *refusal {
 			return r
 		}
 	}
-	if q.agent != nil && !(q.unseen && q.before[x.port]) {
+	if q.agent != nil && (!q.unseen || !q.before[x.port]) {
 		return q.agent
 	}
 	return nil

@@ -83,7 +83,7 @@ func TestQuarantineOfAnExposedApplication(t *testing.T) {
 	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
-			app, sidecar := w.service("web", 8080, "[::]:8080")
+			app, sidecar := w.service("shop", 8080, "[::]:8080")
 			var fromNet, fromHost []*call
 			for _, address := range both() {
 				fromNet = append(fromNet, w.call(w.Net, at(address, 8080)))
@@ -93,7 +93,7 @@ func TestQuarantineOfAnExposedApplication(t *testing.T) {
 			for _, c := range fromNet {
 				w.lives("before the quarantine, a connection from the network", c, true)
 			}
-			agent := w.guard(usingVariant(variant) + closing("8080", `"web"`))
+			agent := w.guard(usingVariant(variant) + closing("8080", `"shop"`))
 			w.guardsPort(8080)
 
 			for i, c := range fromNet {
@@ -106,16 +106,16 @@ func TestQuarantineOfAnExposedApplication(t *testing.T) {
 			for _, address := range append(both(), "127.0.0.1", "::1") {
 				w.lives("a new connection of the host itself to "+address, w.call(w.Local, at(address, 8080)), true)
 			}
-			w.meshWorks("web", sidecar)
-			w.checkTurns("service:web", "passing", "exposed-listener (mitigated)")
-			w.must(agent.WaitLog(w.ctx, `msg="port quarantined" port=8080 service=web`))
-			w.checkTurns("firewall", "passing", "8080  in quarantine for web")
+			w.meshWorks("shop", sidecar)
+			w.checkTurns("service:shop", "passing", "exposed-listener (mitigated)")
+			w.must(agent.WaitLog(w.ctx, `msg="port quarantined" port=8080 service=shop`))
+			w.checkTurns("firewall", "passing", "8080  in quarantine for shop")
 
 			w.must(app.Rebind(w.ctx, "127.0.0.1:8080", "[::1]:8080"))
-			w.checkTurns("service:web", "passing", "web listens on loopback only")
-			w.must(agent.WaitLog(w.ctx, `msg="port released from quarantine" port=8080 service=web`))
+			w.checkTurns("service:shop", "passing", "shop listens on loopback only")
+			w.must(agent.WaitLog(w.ctx, `msg="port released from quarantine" port=8080 service=shop`))
 			w.eventually(8080, host.Refused, 5*time.Second)
-			w.meshWorks("web", sidecar)
+			w.meshWorks("shop", sidecar)
 		})
 	}
 }
