@@ -123,13 +123,13 @@ func TestSourcesText(t *testing.T) {
 }
 
 func TestStatePorts(t *testing.T) {
-	r := Ruleset{Guard: portRange(21000, 21255), Open: Ports(21000), AllowFrom: prefixes("10.0.0.0/8")}
+	r := Ruleset{Guard: portRange(21000, 21255), Open: Ports(21000), Cut: Ports(21007), AllowFrom: prefixes("10.0.0.0/8")}
 	s := State{Sets: r.sets()}
-	if s.Guard() != r.Guard || s.Open() != r.Open {
-		t.Errorf("guard %v, open %v", s.Guard(), s.Open())
+	if s.Guard() != r.Guard || s.Open() != r.Open || s.Cut() != r.Cut {
+		t.Errorf("guard %v, open %v, cut %v", s.Guard(), s.Open(), s.Cut())
 	}
-	if s = (State{}); s.Guard() != (PortSet{}) || s.Open() != (PortSet{}) {
-		t.Errorf("without sets: guard %v, open %v", s.Guard(), s.Open())
+	if s = (State{}); s.Guard() != (PortSet{}) || s.Open() != (PortSet{}) || s.Cut() != (PortSet{}) {
+		t.Errorf("without sets: guard %v, open %v, cut %v", s.Guard(), s.Open(), s.Cut())
 	}
 }
 

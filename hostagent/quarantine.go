@@ -81,12 +81,21 @@ type quarantine struct {
 	*Quarantine
 
 	before  map[uint16]bool     // ports that were in quarantine before
-	names   map[uint16][]string // which services name a port of this host, once each
+	names   map[uint16][]string // which services name a port of this host, once each, the first few
 	agent   *refusal            // why nothing is quarantined, because of where the agent lives; nil for no reason
 	unseen  bool                // that is only for want of a listener of the agent's
 	of      map[uint16][]string // quarantined for these services
 	refused map[uint16]bool     // some service was refused
+
+	// What is the same for all services on a port is looked at once: anybody can register thousands, or listen on thousands
+	// of loopback addresses.
+	owned map[uint16]*refusal
+	roots map[uint16]bool
+	lives map[uint16]place
 }
+
+// place is where what answers on a port lives, as far as it is seen.
+type place struct{ elsewhere, here bool }
 
 // judgeQuarantine returns the ports that are to be in quarantine, and finds those that are not though their application
 // is exposed.
@@ -97,6 +106,7 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 	q := &quarantine{
 		evaluation: e, Quarantine: e.in.Policy.Quarantine,
 		before: map[uint16]bool{}, of: map[uint16][]string{}, refused: map[uint16]bool{},
+		owned: map[uint16]*refusal{}, roots: map[uint16]bool{}, lives: map[uint16]place{},
 	}
 	for _, k := range e.in.Quarantined {
 		q.before[k.Port] = true
@@ -154,18 +164,17 @@ func (q *quarantine) refuse(x exposure) *refusal {
 		return r
 	}
 	// Confirmed by the operator, and not only because somebody else's sidecar says that the service is called there.
-	names := q.names[x.port]
 	calls := slices.ContainsFunc(x.proxies, func(p *consul.Registration) bool { return p.Proxy.DestinationName == x.reg.Name })
-	confirmed := slices.Contains(q.Services, x.reg.Name) && (calls || slices.Contains(names, x.reg.Name))
+	confirmed := slices.Contains(q.Services, x.reg.Name) && (calls || x.reg.Port == int(x.port))
 	if !confirmed {
-		if r := q.refuseNames(x, names); r != nil {
+		if r := q.refuseNames(x); r != nil {
 			return r
 		}
 	}
-	if r := q.refuseOwners(x.port); r != nil {
+	if r := once(q.owned, x.port, q.refuseOwners); r != nil {
 		return r
 	}
-	if !confirmed && q.isRoots(x.port) {
+	if !confirmed && once(q.roots, x.port, q.isRoots) {
 		return &refusal{"it is root's, and a registration alone closes no port of root's",
 			"if " + catalog.CleanTo(x.reg.Name, 40) + " is what listens there, add its name to quarantine_services; if not, deregister it"}
 	}
@@ -195,14 +204,33 @@ func (q *quarantine) refusePort(port uint16) *refusal {
 	return nil
 }
 
+// once returns what judge says of a port, from the second time on as it was remembered.
+func once[T any](known map[uint16]T, port uint16, judge func(uint16) T) T {
+	said, ok := known[port]
+	if !ok {
+		said = judge(port)
+		known[port] = said
+	}
+	return said
+}
+
+// mostNamed is how many services are told that name a port.
+const mostNamed = 3
+
 // refuseNames looks at who else says that the port is theirs.
-func (q *quarantine) refuseNames(x exposure, names []string) *refusal {
-	others := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == x.reg.Name })
+func (q *quarantine) refuseNames(x exposure) *refusal {
+	var others []string
+	for _, name := range q.names[x.port] {
+		switch {
+		case name == x.reg.Name:
+		case len(others) == mostNamed:
+			others[mostNamed-1] = "others"
+		default:
+			others = append(others, catalog.CleanTo(name, 24))
+		}
+	}
 	if len(others) == 0 {
 		return nil
-	}
-	for i := range others {
-		others[i] = catalog.CleanTo(others[i], 24)
 	}
 	return &refusal{"another registration names the same port: " + list(others),
 		"deregister what does not listen there, or add the name of the service that does to quarantine_services"}
@@ -212,7 +240,10 @@ func (q *quarantine) refuseNames(x exposure, names []string) *refusal {
 func (q *quarantine) nameServices() {
 	q.names = map[uint16][]string{}
 	name := func(port int, service string) {
-		if port > 0 && port <= 65535 && !slices.Contains(q.names[uint16(port)], service) {
+		if port < 1 || port > 65535 || len(q.names[uint16(port)]) > mostNamed+1 {
+			return
+		}
+		if !slices.Contains(q.names[uint16(port)], service) {
 			q.names[uint16(port)] = append(q.names[uint16(port)], service)
 		}
 	}
@@ -229,9 +260,6 @@ func (q *quarantine) nameServices() {
 				name(r.Proxy.LocalServicePort, r.Proxy.DestinationName)
 			}
 		}
-	}
-	for port := range q.names {
-		slices.Sort(q.names[port])
 	}
 }
 
@@ -379,28 +407,30 @@ func (q *quarantine) refuseProxy(p *consul.Registration) *refusal {
 		if port < 1 || port > 65535 {
 			continue
 		}
-		if elsewhere, _ := q.elsewhere(uint16(port)); elsewhere {
+		if once(q.lives, uint16(port), q.place).elsewhere {
 			return &refusal{fmt.Sprintf("sidecar %s, whose port %d is published for a container, does not call it over loopback", id, port), fix}
 		}
 	}
 	return nil
 }
 
-// elsewhere tells whether it is seen that what answers on a port lives in another network namespace, and whether anything
-// of this one listens there. A listener that merely stands beside says nothing: any user can bind some loopback address.
-func (q *quarantine) elsewhere(port uint16) (elsewhere, here bool) {
+// place tells where what answers on a port lives. A listener that merely stands beside another says nothing: any user can
+// bind some loopback address.
+func (q *quarantine) place(port uint16) place {
+	var p place
 	for _, l := range q.byPort[port] {
 		if l.Protocol != sockets.TCP {
 			continue
 		}
 		q.suspects[l.Cookie] = *l
 		if publishes, _ := q.publishes(l); publishes {
-			elsewhere = true
+			p.elsewhere = true
 		} else {
-			here = true
+			p.here = true
 		}
 	}
-	return q.published.Has(port) || elsewhere && !here, here
+	p.elsewhere = q.published.Has(port) || p.elsewhere && !p.here
+	return p
 }
 
 // findAgent looks whether the agent lives in this network namespace, by where it gossips: that port it always has.
@@ -420,12 +450,12 @@ func (q *quarantine) findAgent() {
 	}
 	seen := false
 	for _, port := range ports {
-		elsewhere, here := q.elsewhere(port)
-		if elsewhere {
+		lives := once(q.lives, port, q.place)
+		if lives.elsewhere {
 			q.agent, q.unseen = &refusal{"the Consul agent lives in a container: its checks come over a bridge", fix}, false
 			return
 		}
-		seen = seen || here
+		seen = seen || lives.here
 	}
 	if !seen {
 		q.unseen = true

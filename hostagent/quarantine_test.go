@@ -144,6 +144,11 @@ func TestQuarantine(t *testing.T) {
 		{"named by several, with letters that drive a terminal", func(in *Input) {
 			in.Registrations = append(in.Registrations, app("a\x1b[2J", 8080), app("b", 8080))
 		}, refused8080(`another registration names the same port: a\u001b[2J and b`, nameIt)},
+		{"named by many", func(in *Input) {
+			for i := range 9 {
+				in.Registrations = append(in.Registrations, app(fmt.Sprint("s", i), 8080))
+			}
+		}, refused8080("another registration names the same port: s0, s1 and others", nameIt)},
 		{"named by another service at another address of this host", func(in *Input) {
 			in.Registrations = append(in.Registrations, consul.Registration{ID: "plain", Name: "plain", Port: 8080, Address: "10.0.0.2"})
 		}, refused8080("another registration names the same port: plain", nameIt)},
@@ -467,4 +472,39 @@ func TestMemoryOfOpenPorts(t *testing.T) {
 	m.adoptCut(firewall.Ports(21001, 21002, 21003), firewall.Ports(21002), firewall.Ports(21001, 21002, 21009))
 	want(t, "adopted", "21000-21002", m.wasOpen.String())
 	want(t, "adopted as in quarantine", "[{21001 [] true}]", fmt.Sprint(m.quarantined()))
+}
+
+// TestCrowdOnOnePort: thousands of services and thousands of sockets on one port are judged as few are. How long quarantine
+// takes beside the rest is logged.
+func TestCrowdOnOnePort(t *testing.T) {
+	for _, sameName := range []bool{true, false} {
+		in := infected()
+		for i := range 3000 {
+			name := "web"
+			if !sameName {
+				name = fmt.Sprint("web", i)
+			}
+			a, p := app(name, 8080), sidecar(name, 21000)
+			a.ID = fmt.Sprint("id", i)
+			p.ID, p.Proxy.DestinationID = fmt.Sprint("proxy", i), a.ID
+			in.Registrations = append(in.Registrations, a, p)
+		}
+		for i := range 3000 {
+			l := listener("tcp 127.0.0.1:8080")
+			l.Addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 9, byte(i >> 8), byte(i)}), 8080)
+			l.Cookie, l.CgroupID = uint64(1000+i), 7
+			in.Listeners = append(in.Listeners, l)
+		}
+		in.Listeners[0].CgroupID = 7
+		start := time.Now()
+		result := Evaluate(in)
+		took := time.Since(start)
+		in.Policy.Quarantine = nil
+		start = time.Now()
+		Evaluate(in)
+		t.Logf("with quarantine %v, without %v", took, time.Since(start))
+		if quarantined := len(result.Quarantined) == 1; quarantined != sameName {
+			t.Errorf("same name %v: in quarantine %v", sameName, result.Quarantined)
+		}
+	}
 }
