@@ -479,7 +479,7 @@ func TestMemoryOfOpenPorts(t *testing.T) {
 func TestCrowdOnOnePort(t *testing.T) {
 	for _, sameName := range []bool{true, false} {
 		in := infected()
-		for i := range 3000 {
+		for i := range 800 {
 			name := "web"
 			if !sameName {
 				name = fmt.Sprint("web", i)
@@ -489,7 +489,7 @@ func TestCrowdOnOnePort(t *testing.T) {
 			p.ID, p.Proxy.DestinationID = fmt.Sprint("proxy", i), a.ID
 			in.Registrations = append(in.Registrations, a, p)
 		}
-		for i := range 3000 {
+		for i := range 800 {
 			l := listener("tcp 127.0.0.1:8080")
 			l.Addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 9, byte(i >> 8), byte(i)}), 8080)
 			l.Cookie, l.CgroupID = uint64(1000+i), 7
