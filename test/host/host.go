@@ -66,6 +66,7 @@ type Host struct {
 	logs       int        // number of logs made, so that names differ
 	consul     *Consul
 	neighbours []*Neighbour
+	beyond     *Namespace // nil until AddBeyond
 	closed     bool
 }
 
@@ -162,7 +163,7 @@ func (h *Host) connect() error {
 		return fmt.Errorf("cannot add veth pair: %w", err)
 	}
 	// Both ends are up before the addresses come, so that none is tried on a link without a carrier.
-	for _, n := range []*Namespace{h.Local, h.Net} {
+	for _, n := range []*Namespace{h.Local, h.Net, h.beyond} {
 		if err := n.Do(linkUp); err != nil {
 			return fmt.Errorf("cannot set %s of namespace %q up: %w", interfaceName, n.Name, err)
 		}
@@ -176,16 +177,20 @@ func (h *Host) connect() error {
 	return nil
 }
 
-func linkUp() error {
-	link, err := netlink.LinkByName(interfaceName)
+func linkUp() error { return setUp(interfaceName) }
+
+func setUp(name string) error {
+	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
 	return netlink.LinkSetUp(link)
 }
 
-func addAddresses(prefixes ...string) error {
-	link, err := netlink.LinkByName(interfaceName)
+func addAddresses(prefixes ...string) error { return addressesOf(interfaceName, prefixes...) }
+
+func addressesOf(name string, prefixes ...string) error {
+	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
@@ -206,7 +211,7 @@ func addAddressesTo(link netlink.Link, prefixes ...string) error {
 	return nil
 }
 
-// Close ends every process of the host, the youngest first, deletes both namespaces, and the folder where New made it.
+// Close ends every process of the host, the youngest first, deletes its namespaces, and the folder where New made it.
 // The error tells of processes that had to be killed. A second call does nothing.
 func (h *Host) Close() error {
 	h.mu.Lock()
@@ -228,7 +233,7 @@ func (h *Host) Close() error {
 	for _, n := range h.neighbours { // nobody adds to them any more
 		errs = append(errs, n.close())
 	}
-	for _, n := range []*Namespace{h.Local, h.Net} {
+	for _, n := range []*Namespace{h.Local, h.Net, h.beyond} {
 		if n != nil {
 			errs = append(errs, n.close())
 		}

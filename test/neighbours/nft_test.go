@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package neighbours
+
+import (
+	"testing"
+
+	"github.com/hostagent/hostagent/test/host"
+)
+
+// nftablesConf is a ruleset as operators write one: it begins by emptying the kernel, drops by default, and has a place
+// for the mesh's ports. So that a closed port is seen to be closed by us, it lets the squatter's in.
+const nftablesConf = `#!/usr/sbin/nft -f
+flush ruleset
+
+table inet filter {
+	set mesh_ports {
+		type inet_service
+	}
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		iif lo accept
+		meta l4proto ipv6-icmp accept
+		tcp dport 22 accept
+		tcp dport 21100 accept
+		tcp dport @mesh_ports accept
+	}
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+	}
+}
+`
+
+// TestNativeNft: a native ruleset that drops by default opens the sidecars' ports through a set that hostagent keeps, and
+// both that set and our own rules come back by themselves after the ruleset is loaded anew, which empties the kernel.
+func TestNativeNft(t *testing.T) {
+	b := newBox(t)
+	b.mesh()
+	b.write("/etc/nftables.conf", nftablesConf)
+	b.sh("nft -f /etc/nftables.conf")
+	b.reaches(sidecar, host.Dropped)
+	b.reaches(squatted, host.Open)
+	b.reaches(plain, host.Dropped)
+
+	b.guard("firewall {\n  publish_set = \"inet filter mesh_ports\"\n}\n")
+	b.reaches(squatted, host.Dropped)
+	b.reaches(plain, host.Dropped)
+	b.eventually(sidecar, host.Open)
+	b.meshWorks()
+
+	for range 3 {
+		b.through("nft -f /etc/nftables.conf", "nft -f /etc/nftables.conf")
+	}
+	b.through("nft flush ruleset alone", "nft flush ruleset")
+	b.through("nft -f /etc/nftables.conf after that", "nft -f /etc/nftables.conf")
+	b.meshWorks()
+	b.reaches(plain, host.Dropped)
+}
+
+// TestNativeNftWithoutASet: where the operator's ruleset has no place for the mesh's ports, hostagent names the chain that
+// keeps the network from them.
+func TestNativeNftWithoutASet(t *testing.T) {
+	b := newBox(t)
+	b.mesh()
+	b.write("/etc/nftables.conf", nftablesConf)
+	b.sh("nft -f /etc/nftables.conf")
+	b.guard("")
+	b.reaches(sidecar, host.Dropped)
+	b.blocked("inet filter input")
+}
