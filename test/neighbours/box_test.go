@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -232,15 +233,20 @@ func (b *box) guard(more string) *host.Process {
 		default:
 		}
 		b.standing, _ = b.try("hostagent firewall show")
-		for _, line := range []string{"add hostagent-guard 21000-21255\n", "add hostagent-open 21000\n", "HOSTAGENT-GUARD"} {
-			if !strings.Contains(b.standing, line) {
-				return fmt.Errorf("firewall show says\n%s", b.standing)
-			}
+		if !stands.MatchString(b.standing) || !opened.MatchString(b.standing) || !drops.MatchString(b.standing) {
+			return fmt.Errorf("firewall show says\n%s", b.standing)
 		}
 		return nil
 	})
 	return agent
 }
+
+// What firewall show says once the guard stands, in the words of whichever backend holds it.
+var (
+	stands = regexp.MustCompile(`\b21000-21255\b`)
+	opened = regexp.MustCompile(`\b21000([ ,\n]|$)`)
+	drops  = regexp.MustCompile(`(?i)\bdrop\b`)
+)
 
 // until waits for a condition, with a deadline, and returns how long that took.
 func (b *box) until(what string, condition func() error) time.Duration {

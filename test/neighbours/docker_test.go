@@ -228,6 +228,38 @@ func TestContainersAreNetwork(t *testing.T) {
 	b.greets(b.Local, at(server, squatted), "server")
 }
 
+// TestContainersAndAllowFrom: where the operator limits who may connect, the containers of this host still may, unless the
+// operator says otherwise.
+func TestContainersAndAllowFrom(t *testing.T) {
+	for _, test := range []struct {
+		name, config string
+		want         host.Reach
+	}{
+		{"as shipped", "", host.Open},
+		{"bridges kept out", "allow_local_bridges = false\n", host.Dropped},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBox(t)
+			b.mesh()
+			d := b.docker("")
+			d.runs("client", "")
+			b.guard("allow_from = [\"10.99.0.0/24\", \"fd00:99::/64\"]\n" + test.config)
+			if err := b.waitUntil("the container is treated as configured", 10*time.Second, func() error {
+				if got := d.dials("client", host.IPv4, sidecar); got != test.want {
+					return fmt.Errorf("it sees port %d %s, want %s", sidecar, got, test.want)
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+			if got := d.dials("client", host.IPv4, squatted); got != host.Dropped {
+				t.Errorf("the container sees a closed port %s", got)
+			}
+			b.meshWorks()
+		})
+	}
+}
+
 // TestQuarantineOfAContainer: the application is a container that publishes its port on every address. The network loses
 // it, running connections and all; the host, and so the sidecar, keeps it.
 func TestQuarantineOfAContainer(t *testing.T) {
@@ -239,7 +271,7 @@ func TestQuarantineOfAContainer(t *testing.T) {
 			b.register()
 			b.sidecar()
 			b.app("other", fmt.Sprintf("[::]:%d", squatted), fmt.Sprintf("[::]:%d", plain))
-			b.eventually(service, host.Open)
+			b.reachesAt(host.IPv4, service, host.Open)
 			ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
 			defer cancel()
 			conn, err := b.Net.Dial(ctx, "tcp", at(host.IPv4, service))

@@ -3,6 +3,7 @@
 package neighbours
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/hostagent/hostagent/test/host"
@@ -10,12 +11,14 @@ import (
 
 // nftablesConf is a ruleset as operators write one: it begins by emptying the kernel, drops by default, and has a place
 // for the mesh's ports. So that a closed port is seen to be closed by us, it lets the squatter's in.
+// (%s is what the set begins with.)
 const nftablesConf = `#!/usr/sbin/nft -f
 flush ruleset
 
 table inet filter {
 	set mesh_ports {
 		type inet_service
+		%s
 	}
 	chain input {
 		type filter hook input priority filter; policy drop;
@@ -32,30 +35,36 @@ table inet filter {
 }
 `
 
-// TestNativeNft: a native ruleset that drops by default opens the sidecars' ports through a set that hostagent keeps, and
-// both that set and our own rules come back by themselves after the ruleset is loaded anew, which empties the kernel.
+// TestNativeNft: a native ruleset that drops by default opens the sidecars' ports itself, or through a set that hostagent
+// keeps. Both that set and our own rules come back by themselves after the ruleset is loaded anew, which empties the kernel.
 func TestNativeNft(t *testing.T) {
-	b := newBox(t)
-	b.mesh()
-	b.write("/etc/nftables.conf", nftablesConf)
-	b.sh("nft -f /etc/nftables.conf")
-	b.reaches(sidecar, host.Dropped)
-	b.reaches(squatted, host.Open)
-	b.reaches(plain, host.Dropped)
+	for _, test := range []struct{ name, elements, config string }{
+		{"its own list", "flags interval\n\t\telements = { 21000-21255 }", ""},
+		{"publish_set", "", "firewall {\n  publish_set = \"inet filter mesh_ports\"\n}\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBox(t)
+			b.mesh()
+			b.write("/etc/nftables.conf", fmt.Sprintf(nftablesConf, test.elements))
+			b.sh("nft -f /etc/nftables.conf")
+			b.reaches(squatted, host.Open)
+			b.reaches(plain, host.Dropped)
 
-	b.guard("firewall {\n  publish_set = \"inet filter mesh_ports\"\n}\n")
-	b.reaches(squatted, host.Dropped)
-	b.reaches(plain, host.Dropped)
-	b.eventually(sidecar, host.Open)
-	b.meshWorks()
+			b.guard(test.config)
+			b.reaches(squatted, host.Dropped)
+			b.reaches(plain, host.Dropped)
+			b.eventually(sidecar, host.Open)
+			b.meshWorks()
 
-	for range 3 {
-		b.through("nft -f /etc/nftables.conf", "nft -f /etc/nftables.conf")
+			for range 3 {
+				b.through("nft -f /etc/nftables.conf", "nft -f /etc/nftables.conf")
+			}
+			b.through("nft flush ruleset alone", "nft flush ruleset")
+			b.through("nft -f /etc/nftables.conf after that", "nft -f /etc/nftables.conf")
+			b.meshWorks()
+			b.reaches(plain, host.Dropped)
+		})
 	}
-	b.through("nft flush ruleset alone", "nft flush ruleset")
-	b.through("nft -f /etc/nftables.conf after that", "nft -f /etc/nftables.conf")
-	b.meshWorks()
-	b.reaches(plain, host.Dropped)
 }
 
 // TestNativeNftWithoutASet: where the operator's ruleset has no place for the mesh's ports, hostagent names the chain that
@@ -63,7 +72,7 @@ func TestNativeNft(t *testing.T) {
 func TestNativeNftWithoutASet(t *testing.T) {
 	b := newBox(t)
 	b.mesh()
-	b.write("/etc/nftables.conf", nftablesConf)
+	b.write("/etc/nftables.conf", fmt.Sprintf(nftablesConf, ""))
 	b.sh("nft -f /etc/nftables.conf")
 	b.guard("")
 	b.reaches(sidecar, host.Dropped)
