@@ -33,6 +33,10 @@ test: tools consul ## every test, those on a real kernel and a real Consul too
 	$(GO) vet ./...
 	./test/run.sh
 
+.PHONY: neighbours
+neighbours: tools consul ## tests beside real ufw, firewalld, nft and Docker, in a root file system of their own; needs root
+	./test/neighbours.sh
+
 .PHONY: lint
 lint: ## golangci-lint, with the walls between packages
 	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run ./...

@@ -220,6 +220,13 @@ poll_interval = "200ms"
 close_delay = "4s"
 `
 
+// Configurations that say what holds the rules.
+const (
+	nftVariant    = "firewall {\n  iptables_variant = \"nft\"\n}\n"
+	legacyVariant = "firewall {\n  iptables_variant = \"legacy\"\n}\n"
+	nativeBackend = "firewall {\n  backend = \"nftables\"\n}\n"
+)
+
 // guard starts hostagent with the quick configuration and more, and waits until the range is closed, and the sidecar's
 // port open.
 func (b *box) guard(more string) *host.Process {
@@ -238,12 +245,15 @@ func (b *box) guard(more string) *host.Process {
 		}
 		return nil
 	})
+	if native := strings.Contains(b.standing, "table inet hostagent"); native != (more == nativeBackend) {
+		b.t.Fatalf("the rules are in the wrong backend:\n%s", b.standing)
+	}
 	return agent
 }
 
 // What firewall show says once the guard stands, in the words of whichever backend holds it.
 var (
-	stands = regexp.MustCompile(`\b21000-21255\b`)
+	stands = regexp.MustCompile(`\b21255\b`)
 	opened = regexp.MustCompile(`\b21000([ ,\n]|$)`)
 	drops  = regexp.MustCompile(`(?i)\bdrop\b`)
 )

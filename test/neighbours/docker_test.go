@@ -106,17 +106,18 @@ func (b *box) iptablesVariant(variant string) {
 // TestDocker: an engine that starts, stops and starts again beside a running guard finds its own rules undisturbed, and
 // the guard stands all the time; a published port of the sidecar range is closed, whoever serves it.
 func TestDocker(t *testing.T) {
-	for _, test := range []struct{ name, variant, options string }{
-		{"nft", "nft", ""},
-		{"without its proxy", "nft", "--userland-proxy=false"},
-		{"legacy", "legacy", ""},
+	for _, test := range []struct{ name, variant, config, options string }{
+		{"nft", "nft", nftVariant, ""},
+		{"without its proxy", "nft", nftVariant, "--userland-proxy=false"},
+		{"legacy", "legacy", legacyVariant, ""},
+		{"nftables", "nft", nativeBackend, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := newBox(t)
 			b.iptablesVariant(test.variant)
 			b.mesh()
 			b.appIn(b.Net, "net", "[::]:7000")
-			b.guard("firewall {\n  iptables_variant = \"" + test.variant + "\"\n}\n")
+			b.guard(test.config)
 			d := b.docker(test.options)
 			b.settled()
 			d.runs("box", "-p 8088:80")

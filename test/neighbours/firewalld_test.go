@@ -84,34 +84,32 @@ func (b *box) startFirewalld() *host.Process {
 // TestFirewalld: no accept of ours stands against what firewalld drops, so hostagent says that the port is blocked; once
 // firewalld lets the range in, the guard decides, whatever firewalld does meanwhile.
 func TestFirewalld(t *testing.T) {
-	b := newBox(t)
-	b.mesh()
-	process := b.firewalld()
-	b.guard("")
-	b.blocks(sidecar)
-	b.reaches(squatted, host.Dropped) // ours comes first, and says nothing
-	b.blocks(plain)
+	for _, test := range []struct{ name, config string }{{"iptables", ""}, {"nftables", nativeBackend}} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBox(t)
+			b.mesh()
+			process := b.firewalld()
+			b.guard(test.config)
+			b.blocks(sidecar)
+			b.reaches(squatted, host.Dropped) // ours comes first, and says nothing
+			b.blocks(plain)
+			b.blocked("firewalld")
 
-	b.blocked("firewalld")
+			b.sh("firewall-cmd --permanent --zone=public --change-interface=eth0",
+				"firewall-cmd --permanent --add-port=21000-21255/tcp", "firewall-cmd --add-port=21000-21255/tcp")
+			b.eventually(sidecar, host.Open)
+			b.meshWorks()
+			b.reaches(squatted, host.Dropped)
+			if found := b.scan("opening-blocked"); len(found) > 0 {
+				t.Errorf("firewalld lets the range in, and yet scan finds %+v", found)
+			}
 
-	b.sh("firewall-cmd --permanent --zone=public --change-interface=eth0",
-		"firewall-cmd --permanent --add-port=21000-21255/tcp", "firewall-cmd --add-port=21000-21255/tcp")
-	b.eventually(sidecar, host.Open)
-	b.meshWorks()
-	b.reaches(squatted, host.Dropped)
-	if found := b.scan("opening-blocked"); len(found) > 0 {
-		t.Errorf("firewalld lets the range in, and yet scan finds %+v", found)
+			b.through("firewall-cmd --reload", "firewall-cmd --reload")
+			b.through("firewall-cmd --complete-reload", "firewall-cmd --complete-reload")
+			b.during("the end of firewalld", func() { b.must(process.Stop()) })
+			b.during("the start of firewalld", func() { b.startFirewalld() })
+			b.blocks(plain)
+			b.meshWorks()
+		})
 	}
-
-	b.through("firewall-cmd --reload", "firewall-cmd --reload")
-	b.through("firewall-cmd --complete-reload", "firewall-cmd --complete-reload")
-	open, closed := b.watchPort(sidecar, host.Open), b.watchPort(squatted, host.Dropped)
-	b.must(process.Stop())
-	b.startFirewalld()
-	b.settled()
-	b.eventually(sidecar, host.Open)
-	b.reaches(squatted, host.Dropped)
-	t.Logf("restart of firewalld: %s; %s", open.report(), closed.report())
-	b.blocks(plain)
-	b.meshWorks()
 }

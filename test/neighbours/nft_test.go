@@ -40,6 +40,7 @@ table inet filter {
 func TestNativeNft(t *testing.T) {
 	for _, test := range []struct{ name, elements, config string }{
 		{"its own list", "flags interval\n\t\telements = { 21000-21255 }", ""},
+		{"its own list beside backend nftables", "flags interval\n\t\telements = { 21000-21255 }", nativeBackend},
 		{"publish_set", "", "firewall {\n  publish_set = \"inet filter mesh_ports\"\n}\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

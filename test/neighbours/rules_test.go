@@ -11,12 +11,15 @@ import (
 	"github.com/hostagent/hostagent/test/host"
 )
 
-// backends are what may hold our rules beside those of others.
-func backends() map[string]string {
-	return map[string]string{
-		"nft":    "firewall {\n  iptables_variant = \"nft\"\n}\n",
-		"legacy": "firewall {\n  iptables_variant = \"legacy\"\n}\n",
-	}
+// backend is what holds our rules, and the iptables that others use beside it.
+type backend struct{ name, variant, config string }
+
+func iptablesBackends() []backend {
+	return []backend{{"nft", "nft", nftVariant}, {"legacy", "legacy", legacyVariant}}
+}
+
+func backends() []backend {
+	return append(iptablesBackends(), backend{"nftables", "nft", nativeBackend})
 }
 
 // sysctl sets a kernel setting of the host's network namespace.
@@ -28,10 +31,10 @@ func (b *box) sysctl(name, value string) {
 // TestTransit: what passes through the host between two other networks is never touched, on whatever port of the range,
 // also where the host sends it on to another address.
 func TestTransit(t *testing.T) {
-	for variant, config := range backends() {
-		t.Run(variant, func(t *testing.T) {
+	for _, backend := range backends() {
+		t.Run(backend.name, func(t *testing.T) {
 			b := newBox(t)
-			b.iptablesVariant(variant)
+			b.iptablesVariant(backend.variant)
 			b.mesh()
 			beyond, err := b.AddBeyond()
 			b.must(err)
@@ -55,7 +58,7 @@ func TestTransit(t *testing.T) {
 			if t.Failed() {
 				t.Fatal("transit does not work before the guard, so this test proves nothing")
 			}
-			b.guard(config)
+			b.guard(backend.config)
 			passes()
 			b.reaches(squatted, host.Dropped)
 			// The host's other address is the host, from either side.
@@ -71,10 +74,10 @@ func TestTransit(t *testing.T) {
 // TestRouteLocalnet: with route_localnet a DNAT may lead from the network to loopback; what it leads to in the range is
 // closed like any other, and what it leads to elsewhere is not.
 func TestRouteLocalnet(t *testing.T) {
-	for variant, config := range backends() {
-		t.Run(variant, func(t *testing.T) {
+	for _, backend := range backends() {
+		t.Run(backend.name, func(t *testing.T) {
 			b := newBox(t)
-			b.iptablesVariant(variant)
+			b.iptablesVariant(backend.variant)
 			b.mesh()
 			b.sysctl("ipv4/conf/eth0/route_localnet", "1")
 			for from, to := range map[int]int{9000: squatted, 9001: sidecar, 9002: plain, 21150: plain} {
@@ -88,7 +91,7 @@ func TestRouteLocalnet(t *testing.T) {
 				b.reachesAt(host.IPv4, 21150, rangePort)
 			}
 			sees(host.Open, host.Open)
-			b.guard(config)
+			b.guard(backend.config)
 			sees(host.Dropped, host.Dropped)
 			if found := b.scan("route-localnet"); len(found) != 1 {
 				t.Errorf("scan finds %+v", found)
@@ -101,10 +104,10 @@ func TestRouteLocalnet(t *testing.T) {
 // TestRulesOfOthers: marks that others set and trust still work, in rules before ours and behind, and an accept that
 // somebody puts above ours does not stay there.
 func TestRulesOfOthers(t *testing.T) {
-	for variant, config := range backends() {
-		t.Run(variant, func(t *testing.T) {
+	for _, backend := range iptablesBackends() {
+		t.Run(backend.name, func(t *testing.T) {
 			b := newBox(t)
-			b.iptablesVariant(variant)
+			b.iptablesVariant(backend.variant)
 			b.mesh()
 			b.appIn(b.Net, "net", host.NetIPv4+":7000")
 			b.sysctl("ipv4/ip_forward", "1")
@@ -121,7 +124,7 @@ iptables -t mangle -A PREROUTING -p tcp --dport %[1]d -m mark --mark 0x7 -j ACCE
 			b.reachesAt(host.IPv4, 8000, host.Dropped)
 			b.reachesAt(host.IPv4, 21079, host.Open)
 
-			b.guard(config)
+			b.guard(backend.config)
 			b.greets(b.Net, at(host.IPv4, plain), "other")
 			b.reachesAt(host.IPv4, 21079, host.Dropped)
 			b.reachesAt(host.IPv4, 8000, host.Dropped)
@@ -148,4 +151,31 @@ iptables -t mangle -A PREROUTING -p tcp --dport %[1]d -m mark --mark 0x7 -j ACCE
 			b.meshWorks()
 		})
 	}
+}
+
+// TestNoRuleOfOthersLeadsPastOurTable: in nf_tables an accept of others ends their own chains only, so nothing that they
+// write above or below leads past a table of our own, not for a moment.
+func TestNoRuleOfOthersLeadsPastOurTable(t *testing.T) {
+	b := newBox(t)
+	b.mesh()
+	b.appIn(b.Net, "net", host.NetIPv4+":7000")
+	b.sysctl("ipv4/ip_forward", "1")
+	b.sh("iptables -t nat -A PREROUTING -i eth0 -p tcp --dport 21079 -j DNAT --to-destination "+host.NetIPv4+":7000",
+		"iptables -t nat -A POSTROUTING -p tcp -d "+host.NetIPv4+" --dport 7000 -j MASQUERADE",
+		"iptables -t nat -A PREROUTING -i eth0 -p tcp --dport 9000 -j REDIRECT --to-ports 21100")
+	for _, port := range []uint16{21079, 9000, squatted} {
+		b.reachesAt(host.IPv4, port, host.Open)
+	}
+	b.guard(nativeBackend)
+	watches := []*watch{b.watchPort(21079, host.Dropped), b.watchPort(9000, host.Dropped), b.watchPort(sidecar, host.Open)}
+	b.through("rules above ours", "iptables -t raw -I PREROUTING -p tcp -j ACCEPT", "iptables -t mangle -I PREROUTING -p tcp -j ACCEPT",
+		"iptables -t mangle -I INPUT -p tcp -j ACCEPT", "iptables -I INPUT -p tcp -j ACCEPT",
+		"nft 'add table inet theirs; add chain inet theirs early { type filter hook prerouting priority -400; }; add rule inet theirs early accept'")
+	b.through("iptables -F in every table but nat", "for t in raw filter mangle; do iptables -t $t -F; done")
+	for _, w := range watches {
+		if text := w.report(); w.wrong > 0 {
+			t.Error(text)
+		}
+	}
+	b.meshWorks()
 }
