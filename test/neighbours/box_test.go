@@ -229,7 +229,7 @@ const (
 
 // guard starts hostagent with the quick configuration and more, and waits until the range is closed, and the sidecar's
 // port open.
-func (b *box) guard(more string) *host.Process {
+func (b *box) guard(more string) {
 	b.t.Helper()
 	b.write("/etc/hostagent.d/hostagent.hcl", quick+more)
 	agent := b.daemon("hostagent", "hostagent run")
@@ -248,7 +248,6 @@ func (b *box) guard(more string) *host.Process {
 	if native := strings.Contains(b.standing, "table inet hostagent"); native != (more == nativeBackend) {
 		b.t.Fatalf("the rules are in the wrong backend:\n%s", b.standing)
 	}
-	return agent
 }
 
 // What firewall show says once the guard stands, in the words of whichever backend holds it.
@@ -258,12 +257,10 @@ var (
 	drops  = regexp.MustCompile(`(?i)\bdrop\b`)
 )
 
-// until waits for a condition, with a deadline, and returns how long that took.
-func (b *box) until(what string, condition func() error) time.Duration {
+// until waits for a condition, with a deadline.
+func (b *box) until(what string, condition func() error) {
 	b.t.Helper()
-	start := time.Now()
 	b.must(b.waitUntil(what, 20*time.Second, condition))
-	return time.Since(start)
 }
 
 // waitUntil is until for what the rest of a test does not depend on.
@@ -297,11 +294,28 @@ func (b *box) see(address string) (host.Reach, error) {
 	return seen, err
 }
 
+// sees returns nil where the network sees an address and port as given.
+func (b *box) sees(address string, want host.Reach) error {
+	got, err := b.see(address)
+	if err == nil && got != want {
+		return fmt.Errorf("from the network %s is %s, want %s", address, got, want)
+	}
+	return err
+}
+
 // reaches wants the network to see a port as given, over IPv4 and IPv6.
 func (b *box) reaches(port uint16, want host.Reach) {
 	b.t.Helper()
 	for _, address := range both() {
 		b.reachesAt(address, port, want)
+	}
+}
+
+// reachesAt wants the network to see a port of one address as given.
+func (b *box) reachesAt(address string, port uint16, want host.Reach) {
+	b.t.Helper()
+	if err := b.sees(at(address, port), want); err != nil {
+		b.t.Error(err)
 	}
 }
 
@@ -315,27 +329,20 @@ func (b *box) blocks(port uint16) {
 	}
 }
 
-// reachesAt wants the network to see a port of one address as given.
-func (b *box) reachesAt(address string, port uint16, want host.Reach) {
-	b.t.Helper()
-	got, err := b.see(at(address, port))
-	b.must(err)
-	if got != want {
-		b.t.Errorf("from the network %s is %s, want %s", at(address, port), got, want)
+// seesBoth wants the network to see a port as given, over IPv4 and IPv6, and returns the first thing that it does not.
+func (b *box) seesBoth(port uint16, want host.Reach) error {
+	for _, address := range both() {
+		if err := b.sees(at(address, port), want); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-// eventually waits until the network sees a port as given, over IPv4 and IPv6, and returns how long that took.
-func (b *box) eventually(port uint16, want host.Reach) time.Duration {
+// eventually waits until the network sees a port as given, over IPv4 and IPv6.
+func (b *box) eventually(port uint16, want host.Reach) {
 	b.t.Helper()
-	return b.until(fmt.Sprintf("the network sees port %d %s", port, want), func() error {
-		for _, address := range both() {
-			if got, err := b.see(at(address, port)); err != nil || got != want {
-				return fmt.Errorf("%s is %s, %v", at(address, port), got, err)
-			}
-		}
-		return nil
-	})
+	b.until(fmt.Sprintf("the network sees port %d %s", port, want), func() error { return b.seesBoth(port, want) })
 }
 
 // greets wants an application's greeting from a connection made in namespace n.

@@ -82,18 +82,17 @@ func (d *docker) dials(container, address string, port uint16) host.Reach {
 	return ""
 }
 
-// works wants a published port to be reached from the network and the container to reach the network.
-func (d *docker) works(container string, port uint16) {
+// published is where the container "box" is published.
+const published = 8088
+
+// works wants container "box" to be reached from the network, and to reach the network.
+func (d *docker) works() {
 	d.b.t.Helper()
-	d.b.until(fmt.Sprintf("the network reaches container %s", container), func() error {
-		if got, err := d.b.see(at(host.IPv4, port)); err != nil || got != host.Open {
-			return fmt.Errorf("port %d is %s, %v", port, got, err)
-		}
-		return nil
-	})
-	d.b.greets(d.b.Net, at(host.IPv4, port), container)
-	if got := d.dials(container, host.NetIPv4, 7000); got != host.Open {
-		d.b.t.Errorf("from container %s the network is %s", container, got)
+	address := at(host.IPv4, published)
+	d.b.until("the network reaches container box", func() error { return d.b.sees(address, host.Open) })
+	d.b.greets(d.b.Net, address, "box")
+	if got := d.dials("box", host.NetIPv4, 7000); got != host.Open {
+		d.b.t.Errorf("from container box the network is %s", got)
 	}
 }
 
@@ -120,9 +119,9 @@ func TestDocker(t *testing.T) {
 			b.guard(test.config)
 			d := b.docker(test.options)
 			b.settled()
-			d.runs("box", "-p 8088:80")
+			d.runs("box", fmt.Sprintf("-p %d:80", published))
 			d.runs("sidecarport", "-p 21077:80")
-			d.works("box", 8088)
+			d.works()
 			b.reaches(21077, host.Dropped)
 			b.greets(b.Local, at(host.IPv4, 21077), "sidecarport") // it works, but not for the network
 
@@ -131,7 +130,7 @@ func TestDocker(t *testing.T) {
 			b.settled()
 			d.start()
 			b.settled()
-			d.works("box", 8088)
+			d.works()
 			b.until("container sidecarport is back", func() error {
 				ctx, cancel := context.WithTimeout(b.ctx, time.Second)
 				defer cancel()
@@ -147,7 +146,7 @@ func TestDocker(t *testing.T) {
 			if out, _ := b.try("hostagent firewall remove --stop"); !strings.HasPrefix(out, "stopped hostagent") {
 				t.Errorf("firewall remove says %s", out)
 			}
-			d.works("box", 8088)
+			d.works()
 			b.reachesAt(host.IPv4, 21077, host.Open)
 		})
 	}
@@ -174,19 +173,19 @@ func TestDockerStartsFirst(t *testing.T) {
 	b.mesh()
 	b.appIn(b.Net, "net", "[::]:7000")
 	d := b.docker("")
-	d.runs("box", "-p 8088:80")
+	d.runs("box", fmt.Sprintf("-p %d:80", published))
 	d.runs("sidecarport", "-p 21077:80")
-	d.works("box", 8088)
+	d.works()
 	b.reaches(21077, host.Open)
 	b.guard("")
 	b.reaches(21077, host.Dropped)
-	d.works("box", 8088)
+	d.works()
 	b.shared()
 	d.stop()
 	b.settled()
 	d.start()
 	b.settled()
-	d.works("box", 8088)
+	d.works()
 	b.reaches(21077, host.Dropped)
 }
 
@@ -284,12 +283,7 @@ func TestQuarantineOfAContainer(t *testing.T) {
 
 			b.guard(fmt.Sprintf("enforce = \"quarantine\"\nquarantine_ports = [%d]\n", service))
 			if err := b.waitUntil("the network has lost the container", 10*time.Second, func() error {
-				for _, address := range both() {
-					if got, err := b.see(at(address, service)); err != nil || got != host.Dropped {
-						return fmt.Errorf("%s is %s, %v", at(address, service), got, err)
-					}
-				}
-				return nil
+				return b.seesBoth(service, host.Dropped)
 			}); err != nil {
 				t.Error(err)
 			}
