@@ -82,4 +82,4 @@ exec {lock}>&-
 CONSUL_BIN=$(go run ./test/cmd/consul -print)
 export CONSUL_BIN HOSTAGENT_NEIGHBOURS_ROOT=$root
 # A process namespace of its own: whatever containers and daemons a test that dies leaves behind ends with it.
-exec unshare --mount --pid --fork --kill-child --mount-proc go test -count 1 -timeout 8m -parallel "${NEIGHBOURS_PARALLEL:-3}" "$@" ./test/neighbours
+exec unshare --mount --pid --fork --kill-child --mount-proc go test -count 1 -timeout 8m -parallel "${NEIGHBOURS_PARALLEL:-4}" "$@" ./test/neighbours

@@ -246,7 +246,7 @@ func (b *box) guard(more string) {
 		return nil
 	})
 	if native := strings.Contains(b.standing, "table inet hostagent"); native != (more == nativeBackend) {
-		b.t.Fatalf("the rules are in the wrong backend:\n%s", b.standing)
+		b.t.Fatalf("the rules are in backend nftables: %t, want %t", native, !native)
 	}
 }
 

@@ -57,7 +57,7 @@ func TestNativeNft(t *testing.T) {
 			b.eventually(sidecar, host.Open)
 			b.meshWorks()
 
-			for range 3 {
+			for range 2 {
 				b.through("nft -f /etc/nftables.conf", "nft -f /etc/nftables.conf")
 			}
 			b.through("nft flush ruleset alone", "nft flush ruleset")
