@@ -185,9 +185,14 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			a.stop(context.WithoutCancel(ctx))
 			return nil
 		case parts := <-reload:
-			stopWatch() // before another Firewall takes over
+			another := parts.Firewall != a.parts.Firewall
+			if another {
+				stopWatch() // one at a time may hold rules and sets
+			}
 			a.replace(parts)
-			stopWatch = a.watch(ctx)
+			if another {
+				stopWatch = a.watch(ctx)
+			}
 		case <-a.inbox.wake:
 		case <-timer.C:
 		}

@@ -58,6 +58,10 @@ type daemon struct {
 	settings *settings
 	level    slog.LevelVar
 	servers  servers
+
+	// The firewall of the last configuration, and how it was made: what it knows of the kernel is worth keeping.
+	firewall *firewall.Firewall
+	options  firewall.Options
 }
 
 // built is what one reading of the configuration makes.
@@ -86,11 +90,12 @@ func (d *daemon) assemble() (*built, error) {
 		return nil, &exitError{exitConfig, err}
 	}
 	b := &built{parts: p, metrics: c.Metrics.Address, format: c.LogFormat}
-	b.firewall, err = newFirewall(c)
+	b.firewall, err = d.openFirewall(firewallOptions(c))
 	switch {
 	case err == nil:
 		b.parts.Firewall, b.parts.Backend, b.parts.Degradations = b.firewall, b.firewall.Backend(), b.firewall.Degradations()
 		useFirewall(&b.parts, b.firewall)
+		b.parts.Foreign = b.firewall.Watch
 	case c.Mode == config.ModeGuard:
 		return nil, err
 	default:
@@ -110,6 +115,19 @@ func (d *daemon) assemble() (*built, error) {
 	}
 	d.level.Set(c.LogLevel)
 	return b, nil
+}
+
+// openFirewall looks anew at what this host's firewall can be made with. Where that is as before, it returns the Firewall
+// that is in use.
+func (d *daemon) openFirewall(options firewall.Options) (*firewall.Firewall, error) {
+	fw, err := firewall.New(options)
+	if err != nil {
+		return nil, err
+	}
+	if d.firewall == nil || options != d.options || fw.Backend() != d.firewall.Backend() {
+		d.firewall, d.options = fw, options
+	}
+	return d.firewall, nil
 }
 
 func runAgent(ctx context.Context, s *settings) error {

@@ -169,10 +169,12 @@ func (s *settings) firewall() (*firewall.Firewall, error) {
 	return newFirewall(c)
 }
 
-func newFirewall(c *config.Config) (*firewall.Firewall, error) {
-	return firewall.New(firewall.Options{
+func newFirewall(c *config.Config) (*firewall.Firewall, error) { return firewall.New(firewallOptions(c)) }
+
+func firewallOptions(c *config.Config) firewall.Options {
+	return firewall.Options{
 		Backend:     firewall.Backend(c.Firewall.Backend),
 		Variant:     firewall.Variant(c.Firewall.IptablesVariant),
 		VerifyEvery: c.CheckInterval,
-	})
+	}
 }
