@@ -163,7 +163,7 @@ func (h *Host) connect() error {
 		return fmt.Errorf("cannot add veth pair: %w", err)
 	}
 	// Both ends are up before the addresses come, so that none is tried on a link without a carrier.
-	for _, n := range []*Namespace{h.Local, h.Net, h.beyond} {
+	for _, n := range []*Namespace{h.Local, h.Net} {
 		if err := n.Do(linkUp); err != nil {
 			return fmt.Errorf("cannot set %s of namespace %q up: %w", interfaceName, n.Name, err)
 		}
