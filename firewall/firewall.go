@@ -73,13 +73,14 @@ func New(opts Options) (*Firewall, error) {
 // What Apply has once seen and written it takes for granted for Options.VerifyEvery, so most calls cost no more than the
 // ports that differ; after that it looks whether another hand was there. After an error it looks at everything anew. A
 // failed Apply never leaves a port closed to a source to which it was open before and is open in want; where it could write
-// no rule, it leaves no set that was not there before.
+// no rule, it leaves no set that was not there before but, with nftables, sets of sources, which no rule reads.
 //
 // While another program undoes what is repaired (Changes.Fight), it looks less often; what differs from the last want is
 // applied all the same.
 //
 // Errors are of the kinds of this package where they are one. With iptables, rules of one family are written even where
-// those of the other cannot be; the errors are joined. With nftables all is done at one instant, or nothing.
+// those of the other cannot be; the errors are joined. With nftables all rules and sets of ports change at one instant, or
+// none. Where nobody tampers with what is ours, neither drops a packet that is let in before and after.
 func (f *Firewall) Apply(ctx context.Context, want Ruleset) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

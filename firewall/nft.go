@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nativeTable makes rulesets in nf_tables, in table "inet hostagent", over netlink and without programs: each change is
-// one transaction. But for dropped it is not safe for concurrent use.
+// nativeTable makes rulesets in nf_tables, in table "inet hostagent", over netlink and without programs: each apply is one
+// transaction, or up to three where sources begin or cease to be limited; see next. But for dropped it is not safe for
+// concurrent use.
 //
 // It has the drops of the iptables backend, in base chains of the same priority, and no accept: what a chain of one table
 // accepts, a chain of another may still drop, so an accept here would open nothing that somebody else's rules close. The
@@ -29,7 +30,7 @@ type nativeTable struct {
 	rivals      *others
 
 	// socket, while it is held, is what all transactions go through, and what owns the table. flags are what the table
-	// has then, or 0 where this kernel knows no such flags.
+	// has then, or 0 where this kernel knows no such flags. One that is made while it is not held has them without owner.
 	socket *nftSocket
 	flags  uint32
 }
@@ -62,8 +63,8 @@ func (n *nativeTable) title() string { return "nftables" }
 // hold makes the table this process's own, from the next apply until release is called: all transactions go through one
 // socket, and the table has the flags owner and persist, where the kernel knows both (6.9). Meanwhile nobody else can
 // change it, and "nft flush ruleset" leaves it alone; when the socket closes, be it with the process, it stays and is
-// anybody's. A table that another process left so is taken over as it is. One without the flags cannot get them, so it is
-// made anew, in one transaction.
+// anybody's. A table that another process left so, or made without holding it, is taken over as it is: it has persist, and
+// the kernel gives owner to such a table only. One without persist cannot get it, so it is made anew, in one transaction.
 func (n *nativeTable) hold() (release func(), err error) {
 	if n.socket != nil {
 		return nil, fmt.Errorf("cannot hold table %s: it is held already", nativeTitle)
@@ -79,6 +80,9 @@ func (n *nativeTable) hold() (release func(), err error) {
 			n.socket = nil
 			socket.close()
 			n.doubt()
+			if n.memory != nil {
+				n.memory.view.flags, n.memory.view.owner = n.memory.view.flags&^nftOwner, 0
+			}
 		}
 	}, nil
 }
@@ -120,10 +124,10 @@ func (n *nativeTable) repair(ctx context.Context) (Changes, error) {
 	return n.apply(ctx, &want)
 }
 
-// bring is apply. It works out the transaction from what is known, or read, and begins again where another program was
+// bring is apply. It works out each transaction from what is known, or read, and begins again where another program was
 // quicker or the kernel takes the transaction for wrong: then the table is made anew.
 func (n *nativeTable) bring(ctx context.Context, want *Ruleset, changes *Changes) error {
-	const rounds = 8
+	const most = 20 // transactions; three lead to the end where nobody interferes
 	now := time.Now()
 	seen, verified := n.known(now)
 	if seen != nil && n.memory.applied.sameNative(want) {
@@ -131,11 +135,13 @@ func (n *nativeTable) bring(ctx context.Context, want *Ruleset, changes *Changes
 		return nil
 	}
 	wanted := n.wanted(want)
-	anew := false
-	var failed error
-	for round := range rounds {
+	way := nativeWay{}
+	if n.memory != nil {
+		way.left = n.memory.view
+	}
+	for range most {
 		if err := ctx.Err(); err != nil {
-			return errors.Join(err, failed)
+			return errors.Join(err, way.failed)
 		}
 		if seen == nil {
 			var err error
@@ -143,37 +149,51 @@ func (n *nativeTable) bring(ctx context.Context, want *Ruleset, changes *Changes
 				return err
 			}
 			verified = now
-			if n.memory != nil {
-				changes.Repaired = n.memory.drift(seen)
+			if way.left != nil {
+				changes.Repaired = append(changes.Repaired, way.left.drift(seen)...)
+				way.left = seen
 			}
 		}
 		if err := n.mayChange(seen); err != nil {
 			return err
 		}
-		step := n.migrate(seen, wanted, anew)
-		if round >= rounds/2 { // somebody never rests: then the transaction must do without certainty
-			step.generation = 0
-		}
-		batch, err := step.batch()
+		step := n.next(seen, wanted, way.anew)
+		batch, err := step.batch(way.blind())
 		if err != nil {
 			return err
 		}
 		if batch.empty() {
-			n.remember(want, wanted, seen.generation, verified)
+			n.memory = &nativeMemory{applied: *want, view: step.after, verified: verified}
+			n.memory.view.generation = seen.generation
 			return nil
 		}
-		if failed = n.send(batch); failed == nil {
-			step.note(changes)
-			n.remember(want, wanted, nextGeneration(step.generation), verified)
-			return nil
+		if err := n.send(batch); err != nil {
+			seen = nil
+			if err := n.afterFailure(err, step, &way); err != nil {
+				return err
+			}
+			continue
 		}
-		seen = nil
-		if anew, err = n.afterFailure(failed, step, anew, round); err != nil {
-			return err
+		step.note(changes)
+		if way.blind() {
+			step.after.generation = 0
 		}
+		seen, way.left, way.anew = step.after, step.after, false
 	}
-	return failed
+	return errors.Join(fmt.Errorf("cannot write table %s: it does not become what was written", nativeTitle), way.failed)
 }
+
+// nativeWay is how far an apply has come.
+type nativeWay struct {
+	left     *nativeView // how the table was last left; nil is unknown
+	anew     bool        // the next transaction must make the table anew
+	remade   bool        // one had to
+	failures int
+	failed   error // the last of them
+}
+
+// blind tells whether somebody never rests, so that transactions must do without certainty.
+func (w *nativeWay) blind() bool { return w.failures >= 4 }
 
 // known is the kernel's state as it is remembered, and since when, where that may be taken for granted or has just been
 // found to be so still; nil where it must be read.
@@ -199,7 +219,7 @@ func (n *nativeTable) wanted(want *Ruleset) *nativeView {
 	light := *want
 	light.AllowFrom = want.AllowFrom[:1]
 	v := n.rules.wants(&light)
-	for _, name := range nativeSets()[3:] {
+	for _, name := range nativeSources() {
 		v.set(name).runs = n.memory.view.set(name).runs
 	}
 	return v
@@ -209,15 +229,6 @@ func (n *nativeTable) wanted(want *Ruleset) *nativeView {
 func (r *Ruleset) sameNative(other *Ruleset) bool {
 	return r.Guard == other.Guard && r.Open == other.Open && r.Cut == other.Cut && r.CutRules == other.CutRules &&
 		sameSources(r.AllowFrom, other.AllowFrom)
-}
-
-// remember notes that the table is as wanted.
-func (n *nativeTable) remember(want *Ruleset, wanted *nativeView, generation uint32, verified time.Time) {
-	wanted.generation = generation
-	if n.socket != nil && n.flags != 0 {
-		wanted.flags, wanted.owner = n.flags, n.socket.port
-	}
-	n.memory = &nativeMemory{applied: *want, view: wanted, verified: verified}
 }
 
 // nextGeneration is the one after a transaction that was worked out on the given one; 0 is unknown, and the kernel leaves
@@ -254,37 +265,43 @@ func (n *nativeTable) send(batch *nftBatch) error {
 	return nil
 }
 
-// afterFailure tells whether the next round must make the table anew, or returns the error that ends the rounds.
-func (n *nativeTable) afterFailure(failed error, step *nativeStep, anew bool, round int) (bool, error) {
+// afterFailure notes what the next transaction must do after one that failed, or returns the error that ends the apply.
+func (n *nativeTable) afterFailure(failed error, step *nativeStep, way *nativeWay) error {
+	const most = 8
+	way.failed = failed
+	way.failures++
 	var refused *batchError
 	switch {
+	case way.failures >= most:
+		return failed
 	case errors.Is(failed, errNoAnswer):
-		n.memory = nil // what will be seen may be our own doing
-		return anew, nil
+		way.left = nil // what will be seen may be our own doing
+		return nil
 	case !errors.As(failed, &refused):
-		return anew, failed
+		return failed
 	}
 	absent, unsupported := refused.errno == unix.ENOENT, refused.errno == unix.EOPNOTSUPP
 	switch onTable := refused.what == "table"; {
 	case slices.Contains([]syscall.Errno{unix.ERESTART, unix.EINTR, unix.EAGAIN, unix.ENOBUFS}, refused.errno):
-		return anew, nil
-	case refused.errno == unix.EPERM && round == 0: // another process may have made the table its own just now
-		return anew, nil
+		return nil
+	case refused.errno == unix.EPERM && way.failures == 1: // another process may have made the table its own just now
+		return nil
 	case refused.errno == unix.EPERM:
-		return anew, fmt.Errorf("%w (%w)", failed, ErrPermission)
-	case onTable && step.anew && step.flags != 0 && (unsupported || refused.errno == unix.EINVAL):
+		return fmt.Errorf("%w (%w)", failed, ErrPermission)
+	case onTable && step.anew && step.after.flags != 0 && (unsupported || refused.errno == unix.EINVAL):
 		n.flags = 0 // this kernel does not know them
-		return anew, nil
-	case !step.anew, onTable && absent: // in the second case it went away
-		return true, nil
+		return nil
+	case !step.anew && !way.remade, onTable && absent: // in the second case it went away
+		way.anew, way.remade = true, true
+		return nil
 	case absent || unsupported:
-		return true, fmt.Errorf("%w: a kernel module is %w (modprobe -a nft_fib_inet nft_ct)", failed, ErrMissingTool)
+		return fmt.Errorf("%w: a kernel module is %w (modprobe -a nft_fib_inet nft_ct)", failed, ErrMissingTool)
 	}
-	return true, failed
+	return failed
 }
 
 // plan says what an apply that knows nothing would do.
-func (n *nativeTable) plan(_ context.Context, want *Ruleset) (Changes, error) {
+func (n *nativeTable) plan(ctx context.Context, want *Ruleset) (Changes, error) {
 	var changes Changes
 	seen, err := n.rules.readNative()
 	if err == nil {
@@ -293,8 +310,16 @@ func (n *nativeTable) plan(_ context.Context, want *Ruleset) (Changes, error) {
 	if err != nil {
 		return changes, err
 	}
-	n.migrate(seen, n.rules.wants(want), false).note(&changes)
-	return changes, nil
+	wanted := n.rules.wants(want)
+	for ctx.Err() == nil {
+		step := n.next(seen, wanted, false)
+		if batch, err := step.batch(true); err != nil || batch.empty() {
+			return changes, err
+		}
+		step.note(&changes)
+		seen = step.after
+	}
+	return changes, ctx.Err()
 }
 
 // remove takes the table away, or only says what that would be.
@@ -309,8 +334,8 @@ func (n *nativeTable) remove(ctx context.Context, really bool) (Changes, error) 
 		if err != nil || !seen.exists {
 			return Changes{}, err
 		}
-		step := &nativeStep{generation: seen.generation, seen: seen, wanted: &nativeView{}, anew: true}
-		batch, err := step.batch()
+		step := &nativeStep{seen: seen, after: &nativeView{}, anew: true}
+		batch, err := step.batch(false)
 		if err == nil && really {
 			if failed = n.send(batch); failed != nil {
 				continue

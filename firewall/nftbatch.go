@@ -90,6 +90,10 @@ func (b *nftBatch) newSet(s *nativeSet, id uint32) {
 	b.command("set "+s.name, unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, a)
 }
 
+func (b *nftBatch) deleteSet(name string) {
+	b.command("set "+name, unix.NFT_MSG_DELSET, 0, appendText(appendText(nil, unix.NFTA_SET_TABLE, nativeName), unix.NFTA_SET_NAME, name))
+}
+
 // elements adds members to a set or deletes them: ports, or runs of addresses by their first and the one behind their
 // last. Both ends of a run are in one message.
 func (b *nftBatch) elements(kind uint16, set string, ports *PortSet, runs []addressRun) {
@@ -140,6 +144,17 @@ func (b *nftBatch) newChain(c *nativeChain) {
 	a = appendUint32(a, unix.NFTA_CHAIN_POLICY, c.policy)
 	a = appendText(a, unix.NFTA_CHAIN_TYPE, c.kind)
 	b.command("chain "+c.name, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE|unix.NLM_F_EXCL, a)
+}
+
+func (b *nftBatch) deleteChain(name string) {
+	b.command("chain "+name, unix.NFT_MSG_DELCHAIN, 0,
+		appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, nativeName), unix.NFTA_CHAIN_NAME, name))
+}
+
+// flushChain deletes all rules of a chain.
+func (b *nftBatch) flushChain(name string) {
+	b.command("rules of chain "+name, unix.NFT_MSG_DELRULE, 0,
+		appendText(appendText(nil, unix.NFTA_RULE_TABLE, nativeName), unix.NFTA_RULE_CHAIN, name))
 }
 
 // newRule appends a rule to a chain.

@@ -83,6 +83,18 @@ func (v *nativeView) set(name string) *nativeSet {
 	return nil
 }
 
+// others is how many objects v has that are neither sets nor chains. The kernel does not count sets without a name, which
+// come and go with a rule.
+func (v *nativeView) others() int {
+	others := int(v.uses) - len(v.chains)
+	for i := range v.sets {
+		if v.sets[i].flags&unix.NFT_SET_ANONYMOUS == 0 {
+			others--
+		}
+	}
+	return others
+}
+
 func (v *nativeView) chain(name string) *nativeChain {
 	if i := slices.IndexFunc(v.chains, func(c nativeChain) bool { return c.name == name }); i >= 0 {
 		return &v.chains[i]
@@ -92,6 +104,9 @@ func (v *nativeView) chain(name string) *nativeChain {
 
 // nativeSets are the names of the native sets, in the order of ourSets.
 func nativeSets() []string { return []string{"guard", "open", "cut", "from4", "from6"} }
+
+// nativeSources are those of them that hold sources, of IPv4 and of IPv6.
+func nativeSources() []string { return nativeSets()[3:] }
 
 // emptyNativeSet is the set that belongs under a name of ours, without its members. It says nothing for other names.
 func emptyNativeSet(name string) nativeSet {
@@ -382,6 +397,11 @@ func nftCode(list []byte) (code string, packets uint64) {
 		parts = append(parts, strings.Join(append([]string{name}, nftCodeOf(name, data)...), " "))
 	}
 	return strings.Join(parts, "; "), packets
+}
+
+// nftCodeReads tells whether a rule looks into the set of that name.
+func nftCodeReads(code, set string) bool {
+	return strings.Contains(code, fmt.Sprintf("%02d=%q", unix.NFTA_LOOKUP_SET, set))
 }
 
 // nftCodeOf returns the attributes of one expression that are not 0, sorted.

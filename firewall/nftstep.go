@@ -3,100 +3,252 @@
 package firewall
 
 import (
-	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// nativeStep is the way of the native table from what was seen to what is wanted, one transaction. Where only members of
-// sets differ, only these change; anything else makes the table anew.
+// nativeStep is one transaction on the way of the native table from what was seen to what is wanted. Most ways have only
+// one; see next.
 type nativeStep struct {
-	generation   uint32
-	seen, wanted *nativeView
-	anew         bool
-	claim        bool   // the table is to become ours as it is
-	flags        uint32 // that the table is to have, where it is claimed or made anew
+	seen, after *nativeView
+	anew        bool // the table is deleted and made again
+	claim       bool // the table is to become ours as it is
 }
 
-// migrate returns the way from seen to wanted.
-func (n *nativeTable) migrate(seen, wanted *nativeView, anew bool) *nativeStep {
-	step := &nativeStep{generation: seen.generation, seen: seen, wanted: wanted, anew: anew || !seen.holds(wanted)}
-	switch {
-	case n.socket == nil || n.flags == 0:
-		step.anew = step.anew || seen.flags&^(nftPersist|nftOwner) != 0
-	default:
-		step.flags = n.flags
-		owned := seen.flags == n.flags && seen.owner == n.socket.port
-		step.claim = !owned && seen.flags == nftPersist
-		step.anew = step.anew || !owned && !step.claim
+// next returns the first step of the way from seen to wanted, which changes nothing where it has been gone. anew makes the
+// table anew whatever was seen.
+//
+// Rules and members of sets of ports change at one instant, which is when the generation does. What a set of sources holds
+// does not: where the kernel looks members up in a copy (seen with 6.18), the new one takes the old one's place only when
+// all else of the transaction is done. A rule that begins to read a set in the transaction that fills it thus drops
+// everybody for some microseconds. So such a set is filled in a transaction before, while no rule reads it, and goes in one
+// after the last rule that read it: in between there are sets too many, which harm nobody, and from which the next apply
+// goes on where this one ends early. All that packets can tell apart changes in the transaction between these, but for
+// members of sets of sources that are read before and after it: those come last in it, so for some microseconds a source
+// that goes may still reach a port that opens.
+//
+// It is the same with a table that is made anew: where nothing in the old one drops anything, its sets come first and its
+// chains after. Otherwise the guarded ports would be open meanwhile, so all is made at once, and where sources are limited
+// a SYN of one that is allowed may be dropped. That takes somebody who tampered with our sets or added objects, or a table
+// without the flag persist that is to be held.
+func (n *nativeTable) next(seen, wanted *nativeView, anew bool) *nativeStep {
+	s := &nativeStep{seen: seen, anew: anew || !seen.leadsTo(wanted)}
+	limited := wanted.set("from4") != nil
+	owned := n.socket != nil && n.flags != 0
+	if owned {
+		ours := seen.flags == n.flags && seen.owner == n.socket.port
+		s.claim = !ours && seen.flags == nftPersist
+		s.anew = s.anew || !ours && !s.claim
 	}
-	return step
+	first := n.rules.unread(seen, wanted)
+	switch {
+	case s.anew:
+		s.after = seen.toward(wanted, false)
+		if limited && seen.inert() {
+			s.after.chains = nil
+		}
+	case first != nil:
+		s.after = seen.withSets(first)
+	default:
+		s.after = seen.toward(wanted, !seen.sameChains(wanted))
+	}
+	s.after.uses = uint32(-s.after.others()) // it was 0
+	s.after.generation = nextGeneration(seen.generation)
+	s.after.flags = seen.flags
+	switch {
+	case owned:
+		s.after.flags, s.after.owner = n.flags, n.socket.port
+	case s.anew:
+		s.after.flags = n.flags &^ nftOwner
+	}
+	return s
 }
 
-// holds tells whether v is the table other but for members of sets.
-func (v *nativeView) holds(other *nativeView) bool {
-	if !v.exists || v.uses != other.uses || len(v.sets) != len(other.sets) || len(v.chains) != len(other.chains) {
+// leadsTo tells whether the table v can become wanted without being made anew.
+func (v *nativeView) leadsTo(wanted *nativeView) bool {
+	if !v.exists || v.flags&^(nftPersist|nftOwner) != 0 || v.others() != 0 {
 		return false
 	}
-	for i := range other.sets {
-		if s := v.set(other.sets[i].name); s == nil || !s.holds(&other.sets[i]) {
-			return false
-		}
-	}
-	for i := range other.chains {
-		if c := v.chain(other.chains[i].name); c == nil || !c.same(&other.chains[i]) {
+	for _, name := range nativeSources() {
+		from, to := v.set(name), wanted.set(name)
+		if from != nil && to != nil && !from.holds(to) && v.reads(name) {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *nativeChain) same(other *nativeChain) bool {
+// unread returns the sets of sources that are wanted and not as they should be in seen, as far as no rule of ours reads
+// them there.
+func (rules *nativeRules) unread(seen, wanted *nativeView) []nativeSet {
+	var sets []nativeSet
+	for i, name := range nativeSources() {
+		to, from := wanted.set(name), seen.set(name)
+		if to == nil || from != nil && from.holds(to) && slices.Equal(from.runs, to.runs) {
+			continue
+		}
+		code := []string{rules.from4.code, rules.from6.code}[i]
+		read := slices.ContainsFunc(seen.chains, func(c nativeChain) bool {
+			should := wanted.chain(c.name)
+			return should != nil && c.sameHead(should) &&
+				slices.ContainsFunc(c.rules, func(r nativeRule) bool { return r.code == code })
+		})
+		if !read {
+			sets = append(sets, *to)
+		}
+	}
+	return sets
+}
+
+// inert tells whether nothing in v can drop a packet.
+func (v *nativeView) inert() bool {
+	return v.flags&nftDormant != 0 || !slices.ContainsFunc(v.chains, func(c nativeChain) bool { return c.based })
+}
+
+// reads tells whether any rule looks into the set of that name.
+func (v *nativeView) reads(name string) bool {
+	return slices.ContainsFunc(v.chains, func(c nativeChain) bool {
+		return slices.ContainsFunc(c.rules, func(r nativeRule) bool { return nftCodeReads(r.code, name) })
+	})
+}
+
+// withSets is v with other sets in it.
+func (v *nativeView) withSets(sets []nativeSet) *nativeView {
+	after := &nativeView{exists: true, chains: v.chains}
+	after.sets = slices.DeleteFunc(slices.Clone(v.sets), func(s nativeSet) bool {
+		return slices.ContainsFunc(sets, func(other nativeSet) bool { return other.name == s.name })
+	})
+	after.sets = append(after.sets, sets...)
+	return after
+}
+
+// toward is wanted, in sets of the kinds that v has, where these will do. If later, it still has the sets of sources that
+// are not wanted.
+func (v *nativeView) toward(wanted *nativeView, later bool) *nativeView {
+	after := &nativeView{exists: wanted.exists, chains: wanted.chains, sets: slices.Clone(wanted.sets)}
+	for i := range after.sets {
+		to := &after.sets[i]
+		if from := v.set(to.name); from != nil && from.holds(to) {
+			to.flags = from.flags
+		}
+	}
+	for _, name := range nativeSources() {
+		if from := v.set(name); later && from != nil && wanted.set(name) == nil {
+			after.sets = append(after.sets, *from)
+		}
+	}
+	return after
+}
+
+func (v *nativeView) sameChains(other *nativeView) bool {
+	return len(v.chains) == len(other.chains) && !slices.ContainsFunc(other.chains, func(c nativeChain) bool {
+		have := v.chain(c.name)
+		return have == nil || !have.same(&c)
+	})
+}
+
+// sameHead tells whether c is a chain like other, but for its rules.
+func (c *nativeChain) sameHead(other *nativeChain) bool {
 	return c.kind == other.kind && c.based == other.based && c.hook == other.hook && c.policy == other.policy &&
-		c.priority == other.priority &&
+		c.priority == other.priority
+}
+
+func (c *nativeChain) same(other *nativeChain) bool {
+	return c.sameHead(other) &&
 		slices.EqualFunc(c.rules, other.rules, func(a, b nativeRule) bool { return a.code == b.code })
 }
 
-// batch is the step as a transaction, empty where nothing is to change.
-func (s *nativeStep) batch() (*nftBatch, error) {
-	b := newNFTBatch(s.generation)
-	if s.anew {
-		return b, s.makeAnew(b)
+// replaces tells whether the step makes a set anew under a name that is taken, and rules read it.
+func (s *nativeStep) replaces() bool {
+	for i := range s.after.sets {
+		to := &s.after.sets[i]
+		if from := s.seen.set(to.name); from != nil && !from.sameObject(to) && s.seen.reads(to.name) {
+			return true
+		}
 	}
-	if s.claim {
-		b.newTable(s.flags)
-	}
-	for i := range s.wanted.sets {
-		to := &s.wanted.sets[i]
-		from := s.seen.set(to.name)
-		added, removed := to.ports.Minus(from.ports), from.ports.Minus(to.ports)
-		b.elements(unix.NFT_MSG_DELSETELEM, to.name, &removed, minusRuns(from.runs, to.runs))
-		b.elements(unix.NFT_MSG_NEWSETELEM, to.name, &added, minusRuns(to.runs, from.runs))
-	}
-	return b, nil
+	return false
 }
 
-func (s *nativeStep) makeAnew(b *nftBatch) error {
-	if s.seen.exists {
-		b.deleteTable()
+// sameObject tells whether other is s with other members.
+func (s *nativeSet) sameObject(other *nativeSet) bool {
+	return s.odd == other.odd && s.flags == other.flags && s.keyType == other.keyType && s.keySize == other.keySize
+}
+
+// rewrites tells whether the step writes the rules of a chain, given as it is before and as it is to be; either may be nil.
+// A set that is made anew must lose its readers first.
+func (s *nativeStep) rewrites(from, to *nativeChain) bool {
+	return s.anew || from == nil || to == nil || !from.same(to) || s.replaces()
+}
+
+// batch is the step as a transaction, empty where nothing is to change. It names the generation on which it was worked out,
+// unless blind.
+func (s *nativeStep) batch(blind bool) (*nftBatch, error) {
+	generation := s.seen.generation
+	if blind {
+		generation = 0
 	}
-	if !s.wanted.exists {
-		return nil
+	b := newNFTBatch(generation)
+	from := s.seen
+	if s.anew {
+		if from.exists {
+			b.deleteTable()
+		}
+		from = &nativeView{}
 	}
-	b.newTable(s.flags)
-	for i := range s.wanted.sets {
-		set := &s.wanted.sets[i]
-		b.newSet(set, uint32(i+1))
-		b.elements(unix.NFT_MSG_NEWSETELEM, set.name, &set.ports, set.runs)
+	if s.after.exists && (s.anew || s.claim) {
+		b.newTable(s.after.flags)
 	}
-	for i := range s.wanted.chains {
-		c := &s.wanted.chains[i]
-		b.newChain(c)
-		for _, r := range c.rules {
-			if err := b.newRule(c.name, r.expressions); err != nil {
+	s.clear(b, from)
+	return b, s.fill(b, from)
+}
+
+// clear takes away what is no longer wanted: rules before the sets that they read, and maps before the chains to which they
+// lead.
+func (s *nativeStep) clear(b *nftBatch, from *nativeView) {
+	for i := range from.chains {
+		if c := &from.chains[i]; s.rewrites(c, s.after.chain(c.name)) {
+			b.flushChain(c.name)
+		}
+	}
+	for i := range from.sets {
+		set := &from.sets[i]
+		if to := s.after.set(set.name); (to == nil || !set.sameObject(to)) && set.flags&unix.NFT_SET_ANONYMOUS == 0 {
+			b.deleteSet(set.name) // one without a name goes with its rule
+		}
+	}
+	for i := range from.chains {
+		c := &from.chains[i]
+		if to := s.after.chain(c.name); to == nil || !c.sameHead(to) {
+			b.deleteChain(c.name)
+		}
+	}
+}
+
+// fill brings what is new.
+func (s *nativeStep) fill(b *nftBatch, from *nativeView) error {
+	for i := range s.after.sets {
+		to := &s.after.sets[i]
+		have := from.set(to.name)
+		if have == nil || !have.sameObject(to) {
+			b.newSet(to, uint32(i+1))
+			have = &nativeSet{}
+		}
+		added, removed := to.ports.Minus(have.ports), have.ports.Minus(to.ports)
+		b.elements(unix.NFT_MSG_DELSETELEM, to.name, &removed, minusRuns(have.runs, to.runs))
+		b.elements(unix.NFT_MSG_NEWSETELEM, to.name, &added, minusRuns(to.runs, have.runs))
+	}
+	for i := range s.after.chains {
+		to := &s.after.chains[i]
+		have := from.chain(to.name)
+		if !s.rewrites(have, to) {
+			continue
+		}
+		if have == nil || !have.sameHead(to) {
+			b.newChain(to)
+		}
+		for _, r := range to.rules {
+			if err := b.newRule(to.name, r.expressions); err != nil {
 				return err
 			}
 		}
@@ -106,8 +258,8 @@ func (s *nativeStep) makeAnew(b *nftBatch) error {
 
 // note says in changes what the step does.
 func (s *nativeStep) note(changes *Changes) {
-	for i := range s.wanted.sets {
-		to := &s.wanted.sets[i]
+	for i := range s.after.sets {
+		to := &s.after.sets[i]
 		from := s.seen.set(to.name)
 		if from == nil || !from.sameKind(to) {
 			changes.set(nativePrefix + to.name).Created = true
@@ -119,25 +271,24 @@ func (s *nativeStep) note(changes *Changes) {
 			networksOf(minusRuns(to.runs, from.runs)), networksOf(minusRuns(from.runs, to.runs)))
 	}
 	for i := range s.seen.sets {
-		if name := s.seen.sets[i].name; s.wanted.set(name) == nil {
+		if name := s.seen.sets[i].name; s.after.set(name) == nil {
 			changes.set(nativePrefix + name).Destroyed = true
 		}
-	}
-	if !s.anew {
-		return
 	}
 	rule := func(chain, done string) {
 		changes.Rules = append(changes.Rules, RuleChange{Family: FamilyInet, Table: nativeName, Chain: chain, Done: done})
 	}
-	for i := range s.wanted.chains {
-		rule(s.wanted.chains[i].name, "written")
+	for i := range s.after.chains {
+		if to := &s.after.chains[i]; s.rewrites(s.seen.chain(to.name), to) {
+			rule(to.name, "written")
+		}
 	}
 	for i := range s.seen.chains {
-		if name := s.seen.chains[i].name; s.wanted.chain(name) == nil {
+		if name := s.seen.chains[i].name; s.after.chain(name) == nil {
 			rule(name, "removed")
 		}
 	}
-	if !s.wanted.exists {
+	if !s.after.exists {
 		rule("", "removed")
 	}
 }
@@ -145,74 +296,4 @@ func (s *nativeStep) note(changes *Changes) {
 // sameKind tells whether s has keys of the type that other has.
 func (s *nativeSet) sameKind(other *nativeSet) bool {
 	return s.keyType == other.keyType && (s.flags^other.flags)&^unix.NFT_SET_EVAL == 0
-}
-
-// drift says how the kernel's table differs from what was applied before.
-func (m *nativeMemory) drift(seen *nativeView) []string {
-	if !seen.exists {
-		return []string{"table " + nativeTitle + " was gone"}
-	}
-	var drift []string
-	was := m.view
-	if changed := (seen.flags ^ was.flags) &^ (nftOwner | nftPersist); changed != 0 {
-		drift = append(drift, "table "+nativeTitle+" had other flags")
-	}
-	applied := Ruleset{Guard: m.applied.Guard, Open: m.applied.Open, Cut: m.applied.Cut}
-	now := &holding{have: &Ruleset{}}
-	for i, name := range nativeSets() {
-		to, from := was.set(name), seen.set(name)
-		if to != nil {
-			applied.AllowFrom = append(applied.AllowFrom, networksOf(to.runs)...)
-		}
-		switch {
-		case from == nil:
-			now.missing = append(now.missing, ourSets()[i])
-			continue
-		case to != nil && !from.holds(to):
-			drift = append(drift, "set "+nativePrefix+name+" was of another kind, or had members that are none of ours")
-		}
-		switch name {
-		case "guard":
-			now.have.Guard = from.ports
-		case "open":
-			now.have.Open = from.ports
-		case "cut":
-			now.have.Cut = from.ports
-		default:
-			now.have.AllowFrom = append(now.have.AllowFrom, networksOf(from.runs)...)
-		}
-	}
-	slices.SortFunc(now.have.AllowFrom, netip.Prefix.Compare)
-	for _, text := range setDrift(&applied, now) {
-		drift = append(drift, strings.Replace(text, "set hostagent-", "set "+nativePrefix, 1))
-	}
-	return append(drift, was.structureDrift(seen)...)
-}
-
-// structureDrift says which chains, and which things of others, differ in seen.
-func (v *nativeView) structureDrift(seen *nativeView) []string {
-	var drift []string
-	for i := range v.chains {
-		c := seen.chain(v.chains[i].name)
-		switch {
-		case c == nil:
-			drift = append(drift, fmt.Sprintf("%s: chain %s was gone", nativeTitle, v.chains[i].name))
-		case !c.same(&v.chains[i]):
-			drift = append(drift, fmt.Sprintf("%s: chain %s had changed", nativeTitle, c.name))
-		}
-	}
-	for i := range seen.chains {
-		if v.chain(seen.chains[i].name) == nil {
-			drift = append(drift, fmt.Sprintf("%s: chain %s had appeared", nativeTitle, seen.chains[i].name))
-		}
-	}
-	for i := range seen.sets {
-		if name := seen.sets[i].name; !slices.Contains(nativeSets(), name) {
-			drift = append(drift, fmt.Sprintf("%s: set %s had appeared", nativeTitle, name))
-		}
-	}
-	if others := int(seen.uses) - len(seen.chains) - len(seen.sets); others != 0 {
-		drift = append(drift, fmt.Sprintf("%s: %d other objects had appeared", nativeTitle, others))
-	}
-	return drift
 }

@@ -8,15 +8,17 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// nftTableOwner is NFTA_TABLE_OWNER, and nftOwner and nftPersist are the flags NFT_TABLE_F_OWNER (Linux 5.12) and
-// NFT_TABLE_F_PERSIST (6.9).
+// nftTableOwner is NFTA_TABLE_OWNER; the others are the flags NFT_TABLE_F_DORMANT, which puts all of a table to sleep,
+// NFT_TABLE_F_OWNER (Linux 5.12) and NFT_TABLE_F_PERSIST (6.9).
 const (
 	nftTableOwner = 7
+	nftDormant    = 1
 	nftOwner      = 2
 	nftPersist    = 4
 )
@@ -133,6 +135,7 @@ func (v *nativeView) read(rules *nativeRules) error {
 		return len(nativeSets())
 	}
 	slices.SortStableFunc(v.sets, func(a, b nativeSet) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(v.chains, func(a, b nativeChain) int { return strings.Compare(b.name, a.name) }) // prerouting first
 	return nil
 }
 

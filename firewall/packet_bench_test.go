@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +27,7 @@ const gauge = `table ip gauge {
 `
 
 // metered returns how many packets came and how many our rules let through, since the last call.
-func metered(b *testing.B) (came, passed int) {
+func metered(b testing.TB) (came, passed int) {
 	b.Helper()
 	output := shell(b, "nft reset counters table ip gauge")
 	var name string
@@ -76,7 +75,7 @@ func newSYNs(source, destination netip.Addr) (*syns, error) {
 func (s *syns) send() error { return unix.Sendto(s.fd, s.packet, 0, &s.to) }
 
 // benchPeer connects a namespace that sends, and puts the gauge in place.
-func benchPeer(b *testing.B, network int) (*peer, *syns) {
+func benchPeer(b testing.TB, network int) (*peer, *syns) {
 	b.Helper()
 	p := newPeer(b, network)
 	shell(b, "nft -f - <<'E'\n"+gauge+"E")
@@ -205,25 +204,13 @@ func BenchmarkReplace(b *testing.B) {
 				mustApply(b, f, kind.even)
 				b.Cleanup(func() { mustRemove(b, f) })
 				metered(b)
-				var stop atomic.Bool
-				done := make(chan error)
-				go p.do(func() {
-					var err error
-					for err == nil && !stop.Load() {
-						err = sender.send()
+				came, passed := flooded(b, p, sender, func() {
+					for b.Loop() {
+						for i := range kind.times {
+							mustApply(b, f, []Ruleset{kind.odd, kind.even}[i%2])
+						}
 					}
-					done <- err
 				})
-				for b.Loop() {
-					for i := range kind.times {
-						mustApply(b, f, []Ruleset{kind.odd, kind.even}[i%2])
-					}
-				}
-				stop.Store(true)
-				if err := <-done; err != nil {
-					b.Fatal(err)
-				}
-				came, passed := metered(b)
 				b.ReportMetric(float64(came), "packets")
 				b.ReportMetric(float64(came-passed), "wrong-drops")
 				if came < kind.times || came != passed {
