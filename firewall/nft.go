@@ -162,21 +162,25 @@ func (n *nativeTable) bring(ctx context.Context, want *Ruleset, changes *Changes
 		if err != nil {
 			return err
 		}
-		if batch.empty() {
-			n.memory = &nativeMemory{applied: *want, view: step.after, verified: verified}
-			n.memory.view.generation = seen.generation
-			return nil
-		}
-		if err := n.send(batch); err != nil {
-			seen = nil
-			if err := n.afterFailure(err, step, &way); err != nil {
-				return err
-			}
-			continue
-		}
-		step.note(changes)
-		if way.blind() {
+		switch {
+		case batch.empty():
+			step.after.generation = seen.generation
+		case way.blind():
 			step.after.generation = 0
+		}
+		if !batch.empty() {
+			if err := n.send(batch); err != nil {
+				seen = nil
+				if err := n.afterFailure(err, step, &way); err != nil {
+					return err
+				}
+				continue
+			}
+			step.note(changes)
+		}
+		if step.last {
+			n.memory = &nativeMemory{applied: *want, view: step.after, verified: verified}
+			return nil
 		}
 		seen, way.left, way.anew = step.after, step.after, false
 	}
@@ -313,10 +317,16 @@ func (n *nativeTable) plan(ctx context.Context, want *Ruleset) (Changes, error) 
 	wanted := n.rules.wants(want)
 	for ctx.Err() == nil {
 		step := n.next(seen, wanted, false)
-		if batch, err := step.batch(true); err != nil || batch.empty() {
+		batch, err := step.batch(true)
+		if err != nil {
 			return changes, err
 		}
-		step.note(&changes)
+		if !batch.empty() {
+			step.note(&changes)
+		}
+		if step.last {
+			return changes, nil
+		}
 		seen = step.after
 	}
 	return changes, ctx.Err()

@@ -14,9 +14,10 @@ type nativeStep struct {
 	seen, after *nativeView
 	anew        bool // the table is deleted and made again
 	claim       bool // the table is to become ours as it is
+	last        bool // it leads to what is wanted
 }
 
-// next returns the first step of the way from seen to wanted, which changes nothing where it has been gone. anew makes the
+// next returns the first step of the way from seen to wanted, which changes nothing where they are alike. anew makes the
 // table anew whatever was seen.
 //
 // Rules and members of sets of ports change at one instant, which is when the generation does. What a set of sources holds
@@ -53,6 +54,7 @@ func (n *nativeTable) next(seen, wanted *nativeView, anew bool) *nativeStep {
 	default:
 		s.after = seen.toward(wanted, !seen.sameChains(wanted))
 	}
+	s.last = len(s.after.sets) == len(wanted.sets) && s.after.sameChains(wanted)
 	s.after.uses = uint32(-s.after.others()) // it was 0
 	s.after.generation = nextGeneration(seen.generation)
 	s.after.flags = seen.flags
