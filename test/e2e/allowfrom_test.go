@@ -17,6 +17,7 @@ import (
 // TestAllowFrom: reloads of the configuration say who in the network reaches a sidecar, each IP version by itself. A
 // source that is allowed throughout never notices, and neither does the host itself.
 func TestAllowFrom(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		for _, policy := range []string{"ACCEPT", "DROP"} {
 			t.Run(variant+"/"+policy, func(t *testing.T) {

@@ -97,6 +97,7 @@ func (w *world) faultyAgent() *atomic.Pointer[fault] {
 // TestFaultyAgent: whatever the agent answers, the last good state stands for longer than close_delay, and what comes
 // after the fault counts again.
 func TestFaultyAgent(t *testing.T) {
+	t.Parallel()
 	all := faults()
 	names := slices.Sorted(maps.Keys(all))
 	for part := range slices.Chunk(names, 5) {

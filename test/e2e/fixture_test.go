@@ -131,11 +131,19 @@ func (w *world) guard(more string) *host.Process {
 func (w *world) guarded() {
 	w.t.Helper()
 	w.until("the range is guarded", func() error {
-		if show := w.hostagent(0, "firewall", "show"); !strings.Contains(show, "add hostagent-guard 21000-21255\n") {
+		show := w.hostagent(0, "firewall", "show")
+		if !strings.Contains(show, "add hostagent-guard 21000-21255\n") && !guardedByNFTables(show) {
 			return fmt.Errorf("firewall show says\n%s", show)
 		}
 		return nil
 	})
+}
+
+// guardedByNFTables tells whether the native table holds the whole range.
+func guardedByNFTables(show string) bool {
+	_, guard, found := strings.Cut(show, "set guard {")
+	guard, _, _ = strings.Cut(guard, "}")
+	return found && strings.Contains(guard, "21000,") && strings.Contains(guard, "21255") && strings.Count(guard, ",") == 255
 }
 
 // hostagent runs the built program in the host and wants the given exit status.

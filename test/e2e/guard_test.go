@@ -85,6 +85,7 @@ func (w *world) meshWorks(service string, port uint16) {
 }
 
 func TestGuard(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		for _, policy := range []string{"ACCEPT", "DROP"} {
 			t.Run(variant+"/"+policy, func(t *testing.T) {
@@ -147,6 +148,7 @@ func (w *world) run(name string, args ...string) string {
 }
 
 func TestTranslatedPortsDoNotGetRoundTheGuard(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})

@@ -80,6 +80,7 @@ func (w *world) guardsPort(port uint16) {
 }
 
 func TestQuarantineOfAnExposedApplication(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
@@ -282,6 +283,7 @@ func TestQuarantineOutlivesCrashes(t *testing.T) {
 // TestConnectionsToClosedSidecars ends running connections when the registration of a sidecar has gone for close_delay, and
 // only with cut_on_close.
 func TestConnectionsToClosedSidecars(t *testing.T) {
+	t.Parallel()
 	for _, cut := range []bool{true, false} {
 		for _, variant := range variants() {
 			t.Run(fmt.Sprintf("cut=%v/%s", cut, variant), func(t *testing.T) { testCutOnClose(t, cut, variant) })

@@ -40,6 +40,7 @@ func (w *world) reboot() {
 // TestRestoreAtBoot: a host comes up. Before Consul does, sidecars are reached and the rest of the range is not; and while
 // Consul and hostagent come up, no caller of the sidecar is refused and nothing else is reached.
 func TestRestoreAtBoot(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})

@@ -109,6 +109,7 @@ func TestReloadOfTheAgentClosesNothing(t *testing.T) {
 }
 
 func TestStopAndRemove(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
@@ -303,6 +304,7 @@ func TestRunRefusesWithoutMode(t *testing.T) {
 
 // TestFlushIsPutBack: whoever flushes the host's rules or our sets opens the range for check_interval at most.
 func TestFlushIsPutBack(t *testing.T) {
+	t.Parallel()
 	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
