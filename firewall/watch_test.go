@@ -375,12 +375,14 @@ func TestWatchFight(t *testing.T) {
 				t.Errorf("repair %d: fight %t, %v", i+1, r.changes.Fight, r.err)
 			}
 			settle(t, f)
+			f.mu.Lock() // some time later
+			for i := range f.rivals.fight.blows {
+				f.rivals.fight.blows[i] = f.rivals.fight.blows[i].Add(-fightBlow)
+			}
+			f.mu.Unlock()
 		}
-		const left = 1500 * time.Millisecond
-		f.mu.Lock() // some time later
-		for i := range f.rivals.fight.repairs {
-			f.rivals.fight.repairs[i] = f.rivals.fight.repairs[i].Add(left - fightPause)
-		}
+		f.mu.Lock() // and after a longer fight
+		f.rivals.fight.blows[f.rivals.fight.last], f.rivals.fight.hits = time.Now().Add(-500*time.Millisecond), 2
 		f.mu.Unlock()
 		shell(t, harm)
 		time.Sleep(100 * time.Millisecond)

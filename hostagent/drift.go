@@ -93,7 +93,7 @@ func (e *evaluation) judgeDrift() {
 	state, fix := "it was put back", "make "+culprit+" leave chains HOSTAGENT-*, sets hostagent-* and table inet hostagent alone; "+
 		"this goes ten minutes after the last time"
 	if d.Fight {
-		state, fix = "it comes back again and again, so hostagent puts it back four times a minute only",
+		state, fix = "it comes back again and again, so hostagent waits up to 15 s before it puts it back",
 			"stop "+culprit+" from changing chains HOSTAGENT-*, sets hostagent-* and table inet hostagent"
 	}
 	e.find(Finding{ID: catalog.FirewallDrift}, "who", who, "what", list(d.What), "state", state, "fix", fix)

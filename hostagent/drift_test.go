@@ -32,7 +32,7 @@ func TestDriftFinding(t *testing.T) {
 		{"named", &Drift{What: []string{"a", "b"}, By: []string{"iptables", "nft"}},
 			`"iptables" and "nft" changed what hostagent keeps in the kernel: a and b; it was put back`, `make "iptables" and "nft" leave chains`},
 		{"a fight", &Drift{What: []string{"a"}, By: []string{"nft\x1b[2J"}, Fight: true},
-			`"nft\u001b[2J" changed what hostagent keeps in the kernel: a; it comes back again and again, so hostagent puts it back four times a minute only`,
+			`"nft\u001b[2J" changed what hostagent keeps in the kernel: a; it comes back again and again, so hostagent waits up to 15 s before it puts it back`,
 			`stop "nft\u001b[2J" from changing`},
 	}
 	for _, tt := range tests {

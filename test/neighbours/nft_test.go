@@ -77,5 +77,5 @@ func TestNativeNftWithoutASet(t *testing.T) {
 	b.sh("nft -f /etc/nftables.conf")
 	b.guard("")
 	b.reaches(sidecar, host.Dropped)
-	b.blocked("inet filter input")
+	b.blocked(`chain "input" of table inet "filter"`)
 }
