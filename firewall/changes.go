@@ -24,7 +24,7 @@ type Changes struct {
 	// rules have no names. Names are what processes call themselves, without control characters.
 	By []string
 	// Fight tells that another program undid more than 5 repairs within a minute, and has not been quiet for a minute
-	// since: until then, repairs come at most every 15 s.
+	// since: until then, repairs wait for each other, for up to 15 s.
 	Fight bool
 }
 

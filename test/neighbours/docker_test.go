@@ -140,7 +140,7 @@ func TestDocker(t *testing.T) {
 				}
 				return err
 			})
-			t.Logf("restart of Docker: %s; %s", open.report(), closed.report())
+			t.Logf("restart of Docker: %s; %s", open.report(heardWithin), closed.report(heardWithin))
 			b.meshWorks()
 			b.shared()
 			if out, _ := b.try("hostagent firewall remove --stop"); !strings.HasPrefix(out, "stopped hostagent") {

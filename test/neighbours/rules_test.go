@@ -135,7 +135,7 @@ iptables -t mangle -A PREROUTING -p tcp --dport %[1]d -m mark --mark 0x7 -j ACCE
 			published := b.watchPort(21079, host.Dropped)
 			b.through("rules above ours", above, "iptables -I INPUT -p tcp --dport 21000 -j DROP")
 			b.reachesAt(host.IPv4, 21079, host.Dropped)
-			t.Log(published.report())
+			t.Log(published.report(heardWithin))
 			for _, rule := range []string{strings.Replace(above, "-I", "-C", 1), "iptables -C INPUT -p tcp --dport 21000 -j DROP"} {
 				if out, code := b.try(rule); code != 0 {
 					t.Errorf("a rule of somebody else is gone: %s: %s", rule, out)
@@ -147,7 +147,7 @@ iptables -t mangle -A PREROUTING -p tcp --dport %[1]d -m mark --mark 0x7 -j ACCE
 			flush := "for t in filter mangle nat; do iptables -t $t -F; ip6tables -t $t -F; done"
 			b.through("iptables -F in every table", flush, "iptables -A INPUT -i lo -j ACCEPT")
 			b.through("iptables -F in every table, and policy ACCEPT", "iptables -P INPUT ACCEPT", flush)
-			b.through("ipset flush", "ipset flush")
+			b.repairs("ipset flush", noticedWithin, func() { b.sh("ipset flush") })
 			b.meshWorks()
 		})
 	}
@@ -173,7 +173,7 @@ func TestNoRuleOfOthersLeadsPastOurTable(t *testing.T) {
 		"nft 'add table inet theirs; add chain inet theirs early { type filter hook prerouting priority -400; }; add rule inet theirs early accept'")
 	b.through("iptables -F in every table but nat", "for t in raw filter mangle; do iptables -t $t -F; done")
 	for _, w := range watches {
-		if text := w.report(); w.wrong > 0 {
+		if text := w.report(heardWithin); w.wrong > 0 {
 			t.Error(text)
 		}
 	}
