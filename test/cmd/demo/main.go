@@ -130,9 +130,10 @@ func (s *show) setUp() (err error) {
 			return err
 		}
 	}
-	fmt.Println("The host's own firewall drops by default, admits port 8081, and somebody once opened 21050-21099 by hand:")
+	fmt.Println("The host's own firewall drops by default, admits Consul and port 8081, and somebody once opened 21050-21099 by hand:")
 	for _, rule := range []string{
-		"-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 8081 -j ACCEPT",
+		"-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 8300:8302 -j ACCEPT", "-A INPUT -p udp --dport 8301:8302 -j ACCEPT",
+		"-A INPUT -p tcp --dport 8081 -j ACCEPT",
 		"-A INPUT -p tcp --dport 21050:21099 -j ACCEPT", "-P INPUT DROP",
 	} {
 		fmt.Println("  iptables", rule)
