@@ -169,7 +169,9 @@ func (s *settings) firewall() (*firewall.Firewall, error) {
 	return newFirewall(c)
 }
 
-func newFirewall(c *config.Config) (*firewall.Firewall, error) { return firewall.New(firewallOptions(c)) }
+func newFirewall(c *config.Config) (*firewall.Firewall, error) {
+	return firewall.New(firewallOptions(c))
+}
 
 func firewallOptions(c *config.Config) firewall.Options {
 	return firewall.Options{
