@@ -104,7 +104,7 @@ func (f *Firewall) Apply(ctx context.Context, want Ruleset) (Changes, error) {
 }
 
 // Plan returns what Apply would do to the kernel as it is now, and changes nothing. It never says that something is
-// repaired.
+// repaired. A native table that another living process owns is planned as if that process called Apply.
 func (f *Firewall) Plan(ctx context.Context, want Ruleset) (Changes, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

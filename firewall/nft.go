@@ -304,13 +304,11 @@ func (n *nativeTable) afterFailure(failed error, step *nativeStep, way *nativeWa
 	return failed
 }
 
-// plan says what an apply that knows nothing would do.
+// plan says what an apply that knows nothing would do, whoever owns the table: as a rule that is the hostagent that runs,
+// and people want to know what it would change.
 func (n *nativeTable) plan(ctx context.Context, want *Ruleset) (Changes, error) {
 	var changes Changes
 	seen, err := n.rules.readNative()
-	if err == nil {
-		err = n.mayChange(seen)
-	}
 	if err != nil {
 		return changes, err
 	}
@@ -338,10 +336,10 @@ func (n *nativeTable) remove(ctx context.Context, really bool) (Changes, error) 
 	var failed error
 	for range 5 {
 		seen, err := n.rules.readNative()
-		if err == nil {
-			err = errors.Join(n.mayChange(seen), ctx.Err())
+		if err == nil && really {
+			err = n.mayChange(seen)
 		}
-		if err != nil || !seen.exists {
+		if err = errors.Join(err, ctx.Err()); err != nil || !seen.exists {
 			return Changes{}, err
 		}
 		step := &nativeStep{seen: seen, after: &nativeView{}, anew: true}

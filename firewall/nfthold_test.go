@@ -78,7 +78,6 @@ func TestHeldTableIsOurs(t *testing.T) {
 	want.Open.Add(21100)
 	for name, call := range map[string]func() (Changes, error){
 		"Apply":  func() (Changes, error) { return other.Apply(context.Background(), want) },
-		"Plan":   func() (Changes, error) { return other.Plan(context.Background(), want) },
 		"Remove": func() (Changes, error) { return other.Remove(context.Background()) },
 		"Apply of iptables": func() (Changes, error) {
 			return open(t, VariantNFT).Apply(context.Background(), want)
@@ -87,6 +86,15 @@ func TestHeldTableIsOurs(t *testing.T) {
 		changes, err := call()
 		if !errors.Is(err, ErrOwned) || !changes.Empty() || !strings.Contains(err.Error(), "stop that process") {
 			t.Errorf("%s of another: %v, %v", name, changes, err)
+		}
+	}
+	for backend, plan := range map[Variant]string{
+		onNFTables: "inet hostagent open +21100",
+		VariantNFT: "inet hostagent guard destroyed",
+	} {
+		changes, err := open(t, backend).Plan(context.Background(), want)
+		if err != nil || !strings.Contains(changes.String(), plan) {
+			t.Errorf("Plan of another for %s: %v, %v, want %q", backend, changes, err, plan)
 		}
 	}
 	if diff := cmp.Diff(standing, show(t, f)); diff != "" {
