@@ -96,7 +96,7 @@ func (e *evaluation) judgeDrift() {
 		state, fix = "it comes back again and again, so hostagent waits up to 15 s before it puts it back",
 			"stop "+culprit+" from changing chains HOSTAGENT-*, sets hostagent-* and table inet hostagent"
 	}
-	e.find(Finding{ID: catalog.FirewallDrift}, "who", who, "what", list(d.What), "state", state, "fix", fix)
+	e.find(Finding{ID: catalog.FirewallDrift}, "who", who, "what", listTo(d.What, 150), "state", state, "fix", fix)
 }
 
 func quoted(names []string) []string {

@@ -31,6 +31,12 @@ func TestDriftFinding(t *testing.T) {
 			"somebody changed what hostagent keeps in the kernel: set hostagent-open was gone; it was put back", "make whatever does it leave chains"},
 		{"named", &Drift{What: []string{"a", "b"}, By: []string{"iptables", "nft"}},
 			`"iptables" and "nft" changed what hostagent keeps in the kernel: a and b; it was put back`, `make "iptables" and "nft" leave chains`},
+		{"more than fits", &Drift{What: []string{"ipv4 nft filter: chain HOSTAGENT-ACCEPT was gone", "ipv4 nft mangle: chain HOSTAGENT-GUARD was gone",
+			"ipv4 nft mangle: chain HOSTAGENT-PREROUTING was gone", "set hostagent-open was gone"}},
+			"somebody changed what hostagent keeps in the kernel: ipv4 nft filter: chain HOSTAGENT-ACCEPT was gone, " +
+				"ipv4 nft mangle: chain HOSTAGENT-GUARD was gone and 2 more; it was put back", "make whatever does it leave chains"},
+		{"one that is too long", &Drift{What: []string{strings.Repeat("x", 170), "b"}},
+			"somebody changed what hostagent keeps in the kernel: " + strings.Repeat("x", 160) + "…; it was put back", "make whatever"},
 		{"a fight", &Drift{What: []string{"a"}, By: []string{"nft\x1b[2J"}, Fight: true},
 			`"nft\u001b[2J" changed what hostagent keeps in the kernel: a; it comes back again and again, so hostagent waits up to 15 s before it puts it back`,
 			`stop "nft\u001b[2J" from changing`},

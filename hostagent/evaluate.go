@@ -354,6 +354,16 @@ func list(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
 }
 
+// listTo is list of as many words as fit into that many bytes, one at least: a sentence that is cut says less than one that
+// counts what it leaves out.
+func listTo(words []string, most int) string {
+	text := list(words)
+	for n := min(len(words)-1, 4); n > 0 && len(text) > most; n-- {
+		text = fmt.Sprintf("%s and %d more", strings.Join(words[:n], ", "), len(words)-n)
+	}
+	return text
+}
+
 // shellWord writes text for a command that people paste: one word to a shell, whatever stands in it.
 func shellWord(text string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/@:"
