@@ -66,6 +66,8 @@ type Block struct {
 	// Rule is what drops: "policy drop", or a rule in the words of nft, shortened and on one line.
 	Rule string
 	Tool Tool
+	// NoSet tells that the probe names a set and nf_tables has none of that name.
+	NoSet bool
 }
 
 // Blocked tells which of the probed ports other hosts cannot reach, because a base chain of nf_tables drops or rejects the
@@ -222,7 +224,7 @@ func (m *blockedMemo) judge(p Probe) error {
 			return err
 		}
 		for _, b := range blocking {
-			b.Probe, b.Families = p, []Family{family}
+			b.Probe, b.Families, b.NoSet = p, []Family{family}, p.Set != (SetName{}) && !m.ruleset.has(p.Set)
 			i := slices.IndexFunc(m.blocks[first:], func(other Block) bool {
 				return other.Family == b.Family && other.Table == b.Table && other.Chain == b.Chain
 			})

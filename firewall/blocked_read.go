@@ -32,6 +32,12 @@ type nfKey struct {
 	name   string
 }
 
+// has tells whether there is a set of that name.
+func (s *nfRuleset) has(name SetName) bool {
+	table := s.tables[nfKey{name.family(), name.Table}]
+	return table != nil && table.sets[name.Set] != nil
+}
+
 type nfTable struct {
 	key     nfKey
 	dormant bool

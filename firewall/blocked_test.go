@@ -354,6 +354,21 @@ func TestBlockedRemembers(t *testing.T) {
 	}
 }
 
+// TestBlockedWithoutTheSet: a set to be published that is missing is told apart from one that no rule reads.
+func TestBlockedWithoutTheSet(t *testing.T) {
+	f := start(t, VariantNFT)
+	load(t, fmt.Sprintf(distribution, "set mesh { type inet_service; }", "tcp dport 22 accept"), "")
+	for name, missing := range map[string]bool{"mesh": false, "mash": true} {
+		probe := Probe{Protocol: TCP, Port: 21000, Open: true, Set: SetName{"inet", "filter", name}}
+		if b := mustBlocked(t, f, []Probe{probe}); len(b) != 1 || b[0].NoSet != missing {
+			t.Errorf("with set %s: %+v, want one with NoSet %v", name, b, missing)
+		}
+	}
+	if b := mustBlocked(t, f, tcpProbes(21000)); len(b) != 1 || b[0].NoSet {
+		t.Errorf("without a set: %+v", b)
+	}
+}
+
 // TestBlockedText: names of others are fit to be shown, and long rules are cut.
 func TestBlockedText(t *testing.T) {
 	rule := nfRule{ops: []op{{kind: opMatch, name: "\x1b[31m"}, {kind: opVerdict, verdict: &verdict{code: -3, chain: strings.Repeat("é\n", 100)}}}}

@@ -58,6 +58,15 @@ func TestBlockedFindings(t *testing.T) {
 			`opening-blocked: ports 21000-21001 cannot be reached from the network over IPv6: chain "in" of table ip6 "t" drops what comes there (policy drop)`,
 			`nft insert rule ip6 t in tcp dport @mine accept; and in the file of the ruleset, too`,
 		}},
+		{"a set that is missing", func(in *Input) {
+			b := blockedBy(firewall.ToolNFT, "inet filter input", 21000)
+			b.NoSet = true
+			in.Blocked = []firewall.Block{b}
+			in.Policy.PublishSet = firewall.SetName{Family: "inet", Table: "filter", Set: "mesh"}
+		}, []string{
+			`opening-blocked: port 21000 cannot be reached from the network: chain "input" of table inet "filter" drops what comes there (policy drop)`,
+			`nft add set inet filter mesh '{ type inet_service; }' && nft insert rule inet filter input tcp dport @mesh accept; both in the file of the ruleset, too`,
+		}},
 		{"two tables", func(in *Input) {
 			in.Policy.ExtraPorts = firewall.Ports(9443)
 			in.Registrations = append(in.Registrations, sidecar("far", 9443))

@@ -86,11 +86,14 @@ func (e *evaluation) nftRemedy(b firewall.Block, wanted firewall.PortSet, taken 
 	if set == (firewall.SetName{}) {
 		set = e.in.Policy.PublishSet
 	}
+	create := func(set string) string { return "nft add set " + table + " " + set + " '{ type inet_service; }' && " }
 	switch {
 	case set == (firewall.SetName{}):
 		set = firewall.SetName{Family: b.Family, Table: b.Table, Set: "mesh_ports"}
-		fix = "nft add set " + table + " mesh_ports '{ type inet_service; }' && " + insert + "@mesh_ports accept"
+		fix = create(set.Set) + insert + "@mesh_ports accept"
 		return fix, fmt.Sprintf("; both in the file of the ruleset, too; and publish_set = %q in hostagent's firewall block", set.String()), set
+	case set.Family == b.Family && set.Table == b.Table && b.NoSet:
+		return create(set.Set) + insert + "@" + set.Set + " accept", "; both in the file of the ruleset, too", set
 	case set.Family == b.Family && set.Table == b.Table:
 		return insert + "@" + set.Set + " accept", "; and in the file of the ruleset, too", set
 	}
