@@ -241,17 +241,25 @@ func Lookup(id ID) (Entry, bool) {
 }
 
 // Render fills the placeholders of a template from pairs of name and value. Values are untrusted: each goes through
-// Clean. An unknown placeholder stays as it is, so that a missing value is seen.
+// Clean, but a "fix" may be long: a command that is cut cannot be pasted, and who makes one has cut the names in it. An
+// unknown placeholder stays as it is, so that a missing value is seen.
 func Render(template string, pairs ...string) string {
 	replace := make([]string, 0, len(pairs))
 	for i := 0; i+1 < len(pairs); i += 2 {
-		replace = append(replace, "{"+pairs[i]+"}", Clean(pairs[i+1]))
+		runes := maxName
+		if pairs[i] == "fix" {
+			runes = maxFix
+		}
+		replace = append(replace, "{"+pairs[i]+"}", CleanTo(pairs[i+1], runes))
 	}
 	return strings.NewReplacer(replace...).Replace(template)
 }
 
 // maxName is the length in runes to which Clean cuts: names may have 300 characters and a sentence holds several.
 const maxName = 160
+
+// maxFix is the same for a remedy that is made for its finding. A check's output of 4096 bytes has room for one.
+const maxFix = 1000
 
 // Clean makes text of unknown origin safe to show: one line, no control or invisible characters that could drive a
 // terminal or reorder what is read, valid UTF-8, at most 160 runes. Ordinary text comes back unchanged.

@@ -93,3 +93,13 @@ func TestRender(t *testing.T) {
 		t.Errorf("Render = %q, want %q: values are cleaned and not filled again", got, want)
 	}
 }
+
+func TestRenderCutsNoCommand(t *testing.T) {
+	command := strings.Repeat("iptables -I INPUT -p tcp --dport 8443 -j ACCEPT && ", 8)
+	if got := Render("{fix}", "fix", command); got != command {
+		t.Errorf("Render = %q", got)
+	}
+	if got := Render("{fix}{what}", "fix", strings.Repeat("x", 5000), "what", strings.Repeat("y", 5000)); len([]rune(got)) != 1162 {
+		t.Errorf("Render of too much has %d runes", len([]rune(got)))
+	}
+}
