@@ -15,6 +15,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/sockets"
 )
 
 // blockedBy is a block of a port that should be open.
@@ -123,6 +124,9 @@ func TestBlockedFindings(t *testing.T) {
 			for _, f := range Evaluate(in).Findings {
 				if f.ID == catalog.OpeningBlocked || f.ID == catalog.ConsulPortBlocked {
 					got = append(got, string(f.ID)+": "+f.Message, f.Remedy)
+					if udp := strings.Contains(f.Message, "/udp"); udp != (f.Protocol == sockets.UDP) {
+						t.Errorf("%q has the protocol %d", f.Message, f.Protocol)
+					}
 				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/sockets"
 )
 
 // judgeBlocked tells of ports that the network should reach and that another firewall of the host keeps from it.
@@ -116,7 +117,11 @@ func (e *evaluation) consulBlocked(service consulService, blocked []firewall.Blo
 			fix = fmt.Sprintf("nft insert rule %s %s %s %s dport %d accept", b.Family, shellWord(b.Table), shellWord(b.Chain), b.Protocol, b.Port)
 			keep = "; and in the file of the ruleset, too"
 		}
-		e.find(Finding{ID: catalog.ConsulPortBlocked, Port: b.Port}, "name", service.name, "port", fmt.Sprintf("%d/%s", b.Port, b.Protocol),
+		f := Finding{ID: catalog.ConsulPortBlocked, Port: b.Port}
+		if b.Protocol == firewall.UDP {
+			f.Protocol = sockets.UDP
+		}
+		e.find(f, "name", service.name, "port", fmt.Sprintf("%d/%s", b.Port, b.Protocol),
 			"chain", chainText(b), "rule", b.Rule, "fix", fix, "keep", keep)
 	}
 }

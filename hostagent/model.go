@@ -204,6 +204,7 @@ type Finding struct {
 	Service   string // name of the service; "" for the host
 	ServiceID string
 	Port      uint16
+	Protocol  sockets.Protocol  // of Port where there is no Listener; 0 is TCP
 	Listener  *sockets.Listener // nil where no socket is concerned
 	Owner     *sockets.Owner    // nil when unknown
 	Message   string

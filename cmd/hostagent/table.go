@@ -154,7 +154,7 @@ func tableRows(scan *hostagent.Scan) []row {
 		case f.Listener != nil:
 			listener = socketText(f.Listener)
 		case f.Port != 0:
-			listener = fmt.Sprintf("tcp port %d", f.Port)
+			listener = fmt.Sprintf("%s port %d", cmp.Or(f.Protocol, sockets.TCP), f.Port)
 		}
 		rows = append(rows, row{finding: f, cells: [4]string{
 			cmp.Or(serviceText(f.Service, findingInstance(f)), none), listener, processText(f.Listener, f.Owner), findingText(f.Severity, string(f.ID), string(f.State)),

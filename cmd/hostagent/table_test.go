@@ -126,6 +126,13 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestTableOfUDP(t *testing.T) {
+	scan := scanOf(nil, finding(hostagent.Finding{ID: catalog.ConsulPortBlocked, Port: 8301, Protocol: sockets.UDP}))
+	if table := (&screen{}).table(scan); !strings.Contains(table, " udp port 8301 ") {
+		t.Errorf("a UDP port is shown as\n%s", table)
+	}
+}
+
 // golden compares text with a file; -update writes the file.
 func golden(t *testing.T, path, got string) {
 	t.Helper()
