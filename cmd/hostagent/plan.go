@@ -152,7 +152,7 @@ func cutText(c *hostagent.Cut) string {
 	default:
 		text += ", " + plural(c.Connections, "connection") + " from the network"
 	}
-	if c.Ends {
+	if c.Ends && c.Connections != 0 {
 		text += ", ended"
 	}
 	if len(c.For) > 0 {
@@ -191,6 +191,9 @@ func cutsText(p *hostagent.Plan) string {
 		if p.Cuts[i].Ends {
 			ends++
 		}
+	}
+	if ends == len(p.Cuts) {
+		return fmt.Sprintf("%d to be cut off: running connections would end, new ones would be dropped", ends)
 	}
 	text := fmt.Sprintf("%d to be cut off: running connections stay, new ones would be dropped", len(p.Cuts))
 	if ends > 0 {

@@ -52,6 +52,23 @@ func plans() map[string]*hostagent.Plan {
 	return map[string]*hostagent.Plan{"many": many, "nothing": {Scan: scanOf(nil)}}
 }
 
+func TestCutsText(t *testing.T) {
+	stays, ends := hostagent.Cut{Port: 21050}, hostagent.Cut{Port: 8080, Ends: true}
+	for want, cuts := range map[string][]hostagent.Cut{
+		"nobody to be cut off": nil,
+		"1 to be cut off: running connections stay, new ones would be dropped":                                  {stays},
+		"1 to be cut off: running connections would end, new ones would be dropped":                             {ends},
+		"2 to be cut off: running connections stay, new ones would be dropped; running ones of 1 would end too": {stays, ends},
+	} {
+		if got := cutsText(&hostagent.Plan{Cuts: cuts}); got != want {
+			t.Errorf("cuts %v: %q, want %q", cuts, got, want)
+		}
+	}
+	if got := cutText(&ends); strings.Contains(got, "ended") {
+		t.Errorf("no connection is said to be ended: %q", got)
+	}
+}
+
 func TestPlanScreen(t *testing.T) {
 	for name, plan := range plans() {
 		everyWidth(t, "plan-"+name, func(s *screen) string { return s.plan(plan) })
