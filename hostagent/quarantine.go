@@ -176,7 +176,7 @@ func (q *quarantine) refuse(x exposure) *refusal {
 	}
 	if !confirmed && once(q.roots, x.port, q.isRoots) {
 		return &refusal{"it is root's, and a registration alone closes no port of root's",
-			"if " + catalog.CleanTo(x.reg.Name, 40) + " is what listens there, add its name to quarantine_services; if not, deregister it"}
+			"if " + catalog.CleanTo(x.reg.Name, 40) + " is what listens there, add its name to " + q.servicesKey() + "; if not, deregister it"}
 	}
 	for _, p := range x.proxies {
 		if r := q.refuseProxy(p); r != nil {
@@ -233,7 +233,15 @@ func (q *quarantine) refuseNames(x exposure) *refusal {
 		return nil
 	}
 	return &refusal{"another registration names the same port: " + list(others),
-		"deregister what does not listen there, or add the name of the service that does to quarantine_services"}
+		"deregister what does not listen there, or add the name of the service that does to " + q.servicesKey()}
+}
+
+// servicesKey names the key that confirms services, and what one name in it does to all others while it is empty.
+func (q *quarantine) servicesKey() string {
+	if len(q.Services) > 0 {
+		return "quarantine_services"
+	}
+	return "quarantine_services, with the names of all others to be closed, for the empty list stands for all"
 }
 
 // nameServices collects which services name which ports of this host: where they listen, and where sidecars call them.

@@ -71,8 +71,9 @@ const (
 	otherPort  = "give each application a port of its own"
 	hostSide   = "run the sidecar in the host's network namespace"
 	agentSide  = "run the Consul agent in the host's network namespace"
-	nameIt     = "deregister what does not listen there, or add the name of the service that does to quarantine_services"
-	confirmIt  = "if web is what listens there, add its name to quarantine_services; if not, deregister it"
+	nameIt     = "deregister what does not listen there, or add the name of the service that does to quarantine_services" + notEmpty
+	notEmpty   = ", with the names of all others to be closed, for the empty list stands for all"
+	confirmIt  = "if web is what listens there, add its name to quarantine_services" + notEmpty + "; if not, deregister it"
 	rootsAlone = "it is root's, and a registration alone closes no port of root's"
 )
 
@@ -169,7 +170,7 @@ func TestQuarantine(t *testing.T) {
 			in.Listeners[0] = listener("tcp 0.0.0.0:5432 uid=70")
 			in.Policy.Quarantine = &Quarantine{Ports: firewall.Ports(5432), Findings: in.Policy.Quarantine.Findings, Services: []string{"web"}}
 		}, closedNone + "warning quarantine-refused \"web\" 5432: port 5432 of web is not closed to the network: " +
-			"another registration names the same port: evil; " + nameIt + "\n"},
+			"another registration names the same port: evil; " + strings.TrimSuffix(nameIt, notEmpty) + "\n"},
 
 		// Who else listens on it.
 		{"another user on loopback", func(in *Input) {
