@@ -103,7 +103,8 @@ func (c *nativeChain) hookText() string {
 	return fmt.Sprintf("type %s hook %s priority %s; policy %s;", c.kind, hook, priority, policy)
 }
 
-// String writes s as nft list table does. Members are sorted, some to a line.
+// String writes s as nft list table does. Members are sorted, some to a line. Above many ports in a row a comment has them
+// as ranges: nft takes ranges in sets with intervals only, which ours are not, and nobody reads 256 ports one by one.
 func (s *NativeState) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %s {\n", nativeTitle)
@@ -120,6 +121,9 @@ func (s *NativeState) String() string {
 				fmt.Fprintf(&b, "\t\ttype %s\n", part)
 			}
 		}
+		if set.inRanges() {
+			fmt.Fprintf(&b, "\t\t# ports %s\n", set.Ports)
+		}
 		writeElements(&b, set.elements())
 		b.WriteString("\t}\n")
 	}
@@ -135,6 +139,16 @@ func (s *NativeState) String() string {
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+// inRanges tells whether the ports are many and their ranges are few.
+func (s *SetState) inRanges() bool {
+	const few = 16
+	ranges := 0
+	for range s.Ports.ranges() {
+		ranges++
+	}
+	return s.Ports.Len() > few && ranges <= few
 }
 
 // elements yields the members as nft lists them.
