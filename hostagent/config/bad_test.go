@@ -291,6 +291,21 @@ enforce = "quarantine"
 `, `
 10.hcl:1: enforce: "quarantine" closes only ports that quarantine_ports lists, and it lists none
 `},
+		{"quarantine with ports that cannot be read", `
+-- 10.hcl --
+enforce          = "quarantine"
+quarantine_ports = [8080-8090]
+sidecar_range    = 21000-21255
+-- 20.hcl --
+quarantine_ports = ["8080_8090"]
+-- 30.hcl --
+quarantine_ports = "8080-8090"
+`, `
+10.hcl:2: quarantine_ports: a range stands in quotes; write "8080-8090"
+10.hcl:3: sidecar_range: a range stands in quotes; write "21000-21255"
+20.hcl:1: quarantine_ports: "8080_8090" is not a port (1 to 65535)
+30.hcl:1: quarantine_ports: "8080-8090" is not a list; write ["8080-8090"]
+`},
 		{"enforcement and firewall", `
 -- 10.hcl --
 enforce          = "quarantaine"

@@ -154,6 +154,9 @@ type Config struct {
 	// origins tells, by key, where each value came from: one for a single value, one an element for a list. Keys
 	// that have their default are absent.
 	origins map[string][]origin
+
+	// broken are keys with a value that could not be read. Load fails then: what is missing is no contradiction besides.
+	broken map[string]bool
 	// wantTLS is CONSUL_HTTP_SSL: no later http address may undo it.
 	wantTLS bool
 }

@@ -216,6 +216,7 @@ func (d *decoder) value(s setting, expression hclsyntax.Expression) {
 	case s.isList() && isList:
 		expressions = list.Exprs
 	case s.isList():
+		d.config.setBroken(s.name)
 		if _, err := d.literal(s, expression); err != nil {
 			d.problem(expression.Range().Start.Line, s.name+": "+err.Error())
 			return
@@ -230,6 +231,7 @@ func (d *decoder) value(s setting, expression hclsyntax.Expression) {
 		from := origin{layer: layerFile, file: d.file, line: element.Range().Start.Line}
 		value, err := d.literal(s, element)
 		if err != nil {
+			d.config.setBroken(s.name)
 			d.problem(from.line, s.name+": "+err.Error())
 			continue
 		}
@@ -241,6 +243,7 @@ func (d *decoder) value(s setting, expression hclsyntax.Expression) {
 	// The default list gives way to the first file's; later files append.
 	_, extend := d.config.origins[s.name]
 	for _, wrong := range s.store(d.config, texts, extend) {
+		d.config.setBroken(s.name)
 		d.problems = append(d.problems, texts[wrong.index].from.problem(s.name, wrong.err.Error()))
 	}
 }

@@ -44,6 +44,10 @@ func (d *decoder) literal(s setting, expression hclsyntax.Expression) (string, e
 		return "", fmt.Errorf("%s refers to a variable, and there are none; write a plain value", shown)
 	case *hclsyntax.TemplateWrapExpr:
 		return "", noTemplates(shown)
+	case *hclsyntax.BinaryOpExpr:
+		if s.takesRanges() && e.Op == hclsyntax.OpSubtract {
+			return "", fmt.Errorf("a range stands in quotes; write \"%s\"", cut(source))
+		}
 	case *hclsyntax.FunctionCallExpr:
 		return "", fmt.Errorf("%s calls a function, and there are none; write a plain value", shown)
 	}

@@ -55,6 +55,14 @@ func (c *Config) where(key string, i int) origin {
 	return origin{}
 }
 
+// setBroken records that a value of key could not be read.
+func (c *Config) setBroken(key string) {
+	if c.broken == nil {
+		c.broken = make(map[string]bool)
+	}
+	c.broken[key] = true
+}
+
 // setOrigins records where the value of key came from. An empty list has no origins and yet is set.
 func (c *Config) setOrigins(key string, from []origin) {
 	if c.origins == nil {

@@ -45,6 +45,9 @@ type elementError struct {
 
 func (s setting) isList() bool { return s.kind == kindTexts || s.kind == kindPorts }
 
+// takesRanges tells whether "80-90" is a value of s.
+func (s setting) takesRanges() bool { return s.kind == kindPorts || s.name == "sidecar_range" }
+
 // settings returns every key that the configuration knows, in the order of the reference configuration.
 func settings() []setting {
 	return []setting{

@@ -116,7 +116,7 @@ func (c *Config) overlapsBetween(list, other portList, say func(r, other PortRan
 
 func (c *Config) contradictionsInFirewall() Errors {
 	var problems Errors
-	if c.Enforce == EnforceQuarantine && len(c.QuarantinePorts) == 0 {
+	if c.Enforce == EnforceQuarantine && len(c.QuarantinePorts) == 0 && !c.broken["quarantine_ports"] {
 		problems = append(problems, c.where("enforce", 0).problem("enforce",
 			`"quarantine" closes only ports that quarantine_ports lists, and it lists none`))
 	}
