@@ -135,7 +135,11 @@ func (s *screen) firewall(st *hostagent.Status, now time.Time) {
 	if len(f.AllowFrom) > 0 {
 		s.wrapped("            ", "open to "+clean(strings.Join(f.AllowFrom, ", "))+" only ("+plural(f.Sources, "source")+")")
 	}
-	if st.Mode == hostagent.ModeGuard {
+	switch {
+	case st.Mode != hostagent.ModeGuard:
+	case f.LastApply == nil && f.LastChange == nil:
+		s.wrapped("            ", strings.TrimPrefix(clean(f.Backend)+", nothing written yet", ", "))
+	default:
 		s.wrapped("            ", fmt.Sprintf("%s, as wanted %s, last change %s, %s", clean(f.Backend), ago(f.LastApply, now), ago(f.LastChange, now),
 			plural(f.Repairs, "repair")))
 	}
