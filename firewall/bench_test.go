@@ -4,10 +4,7 @@ package firewall
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -17,41 +14,83 @@ import (
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
-	"golang.org/x/sys/unix"
 )
 
 // The benchmarks run in the network namespace of the whole test binary, not in one of their own: netlink from a locked
 // thread is much slower. They leave nothing behind.
 
-// benchFirewall returns a Firewall in which the sample stands.
-func benchFirewall(b *testing.B) (*Firewall, Ruleset) {
+// benched are the ways to hold rules that are measured. Legacy is where it differs from nft.
+var benched = []Variant{VariantNFT, onNFTables}
+
+// benchFirewall returns a Firewall in which want stands.
+func benchFirewall(b *testing.B, variant Variant, want Ruleset) *Firewall {
 	b.Helper()
-	f, err := New(Options{Variant: VariantNFT})
-	if err != nil {
-		b.Fatal(err)
-	}
-	want := sample()
-	mustApply(b, f, want)
+	f := open(b, variant)
+	release := mustHold(b, f, want) // as a process that runs on does
 	b.Cleanup(func() {
-		if _, err := f.Remove(b.Context()); err != nil && b.Context().Err() == nil {
-			b.Error(err)
-		}
+		mustRemove(b, f)
+		release()
 	})
-	return f, want
+	return f
+}
+
+// inTurn measures two opposite changes. What it reports is one of them.
+func inTurn(b *testing.B, there, back func()) {
+	b.Helper()
+	for b.Loop() {
+		there()
+		back()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(2*b.N), "ns/op")
+}
+
+// oneWay measures a change, and not the one that leads back.
+func oneWay(b *testing.B, there, back func()) {
+	b.Helper()
+	for b.Loop() {
+		there()
+		b.StopTimer()
+		back()
+		b.StartTimer()
+	}
 }
 
 // toggle applies two rulesets in turn.
 func toggle(b *testing.B, f *Firewall, even, odd Ruleset) {
 	b.Helper()
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		want := &even
-		if i%2 == 0 {
-			want = &odd
+	mustApply(b, f, even)
+	inTurn(b, func() { mustApply(b, f, odd) }, func() { mustApply(b, f, even) })
+}
+
+// known applies what is there already.
+func known(b *testing.B, f *Firewall, want Ruleset) {
+	b.Helper()
+	mustApply(b, f, want)
+	for b.Loop() {
+		mustApply(b, f, want)
+	}
+}
+
+// verified applies what is there already, with a look at the kernel each time.
+func verified(b *testing.B, f *Firewall, want Ruleset) {
+	b.Helper()
+	f.xtables.verifyEvery = 0
+	if f.native != nil {
+		f.native.verifyEvery = 0
+	}
+	known(b, f, want)
+}
+
+// first applies what is there already, as a process does that has just begun.
+func first(b *testing.B, f *Firewall, want Ruleset) {
+	b.Helper()
+	mustApply(b, f, want)
+	for b.Loop() {
+		f.xtables.memory = nil
+		if f.native != nil {
+			f.native.memory = nil
 		}
-		if _, err := f.Apply(b.Context(), *want); err != nil {
-			b.Fatal(err)
-		}
+		mustApply(b, f, want)
 	}
 }
 
@@ -64,125 +103,172 @@ func pipe(b *testing.B, input, program string, args ...string) {
 	}
 }
 
-// BenchmarkApplyOne adds a port and takes it away again, in turn.
-func BenchmarkApplyOne(b *testing.B) {
-	b.Run("hostagent", func(b *testing.B) {
-		f, want := benchFirewall(b)
-		more := want
-		more.Open.Add(21100)
-		toggle(b, f, want, more)
-	})
-	b.Run("exec-ipset", func(b *testing.B) {
-		pipe(b, "create bench bitmap:port range 0-65535\n", "ipset", "restore")
-		b.Cleanup(func() { pipe(b, "", "ipset", "destroy", "bench") })
-		for i := 0; b.Loop(); i++ {
-			pipe(b, "", "ipset", []string{"add", "del"}[i%2], "bench", "21100")
+// closed is a guarded range of which nothing is open.
+func closed() Ruleset { return Ruleset{Guard: portRange(21000, 21255)} }
+
+// benchPorts are n ports from 21000 on.
+func benchPorts(n int) PortSet { return portRange(21000, uint16(21000+n-1)) }
+
+// BenchmarkApply opens a number of ports at once and closes them again, in turn, and does the same with what there is
+// besides. Legacy does with sets what nft does.
+func BenchmarkApply(b *testing.B) {
+	for _, n := range []int{1, 256, 2000} {
+		ports, texts := benchPorts(n), []string(nil)
+		for port := range ports.All() {
+			texts = append(texts, strconv.Itoa(int(port)))
 		}
-		pipe(b, "", "ipset", "flush", "bench")
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			for _, variant := range benched {
+				b.Run("hostagent-"+string(variant), func(b *testing.B) {
+					opened := closed()
+					opened.Open = ports
+					toggle(b, benchFirewall(b, variant, closed()), closed(), opened)
+				})
+			}
+			b.Run("ipset-restore", func(b *testing.B) { ipsetRestore(b, "bitmap:port range 0-65535", texts, inTurn) })
+			b.Run("nft", func(b *testing.B) { nftElements(b, "type inet_service;", texts, "delete"+elements(texts), inTurn) })
+			for _, variant := range []Variant{VariantNFT, VariantLegacy} {
+				b.Run("iptables-restore-"+string(variant), func(b *testing.B) { iptablesRestore(b, variant, ports) })
+				b.Run("go-iptables-"+string(variant), func(b *testing.B) { goIptables(b, variant, n) })
+			}
+		})
+	}
+	for _, variant := range benched { // no two neighbours
+		b.Run("256-scattered/hostagent-"+string(variant), func(b *testing.B) {
+			opened := closed()
+			for p := uint16(20000); p < 20512; p += 2 {
+				opened.Open.Add(p)
+			}
+			toggle(b, benchFirewall(b, variant, closed()), closed(), opened)
+		})
+	}
+}
+
+// ipsetRestore puts a set of members in an empty one's place, and an empty one in that one's.
+func ipsetRestore(b *testing.B, kind string, members []string, measure func(b *testing.B, there, back func())) {
+	b.Helper()
+	script := func(members []string) string {
+		var s strings.Builder
+		s.WriteString("create bench " + kind + " -exist\ncreate bench-new " + kind + "\n")
+		for _, member := range members {
+			s.WriteString("add bench-new " + member + "\n")
+		}
+		return s.String() + "swap bench bench-new\ndestroy bench-new\n"
+	}
+	full, empty := script(members), script(nil)
+	b.Cleanup(func() { pipe(b, "", "ipset", "destroy", "bench") })
+	measure(b, func() { pipe(b, full, "ipset", "restore") }, func() { pipe(b, empty, "ipset", "restore") })
+}
+
+// nftElements adds members to a set with nft -f, and takes them away with another such script.
+func nftElements(b *testing.B, kind string, members []string, away string, measure func(b *testing.B, there, back func())) {
+	b.Helper()
+	pipe(b, "table inet bench { set bench { "+kind+" }; }\n", "nft", "-f", "-")
+	b.Cleanup(func() { pipe(b, "delete table inet bench\n", "nft", "-f", "-") })
+	list := "add" + elements(members)
+	measure(b, func() { pipe(b, list, "nft", "-f", "-") }, func() { pipe(b, away, "nft", "-f", "-") })
+}
+
+func elements(members []string) string {
+	return " element inet bench bench { " + strings.Join(members, ", ") + " }\n"
+}
+
+// benchChain is a chain with a rule for each port, for iptables-restore.
+func benchChain(ports PortSet) string {
+	var s strings.Builder
+	s.WriteString("*filter\n:BENCH - [0:0]\n")
+	for port := range ports.All() {
+		fmt.Fprintf(&s, "-A BENCH -p tcp --dport %d -j ACCEPT\n", port)
+	}
+	return s.String() + "COMMIT\n"
+}
+
+// iptablesRestore writes a chain with a rule for each port, and without any, in turn.
+func iptablesRestore(b *testing.B, variant Variant, ports PortSet) {
+	b.Helper()
+	restore := func(script string) { pipe(b, script, "iptables-"+string(variant)+"-restore", "--noflush") }
+	full, empty := benchChain(ports), benchChain(PortSet{})
+	b.Cleanup(func() { restore("*filter\n-X BENCH\nCOMMIT\n") })
+	inTurn(b, func() { restore(full) }, func() { restore(empty) })
+}
+
+// goIptables appends n rules one by one and deletes them again. Of more than 256, which takes minutes, it does so with 16
+// to a chain that has half as many as asked for, and reports n times what one of these takes.
+func goIptables(b *testing.B, variant Variant, n int) {
+	b.Helper()
+	few, standing := n, 0
+	if n > 256 {
+		few, standing = 16, n/2
+	}
+	ipt, err := iptables.New(iptables.Path("iptables-"+string(variant)), iptables.Timeout(5))
+	if err != nil {
+		b.Fatal(err)
+	}
+	pipe(b, benchChain(benchPorts(standing)), "iptables-"+string(variant)+"-restore", "--noflush")
+	b.Cleanup(func() {
+		if err := ipt.ClearAndDeleteChain("filter", "BENCH"); err != nil {
+			b.Error(err)
+		}
 	})
-	for _, variant := range []Variant{VariantNFT, VariantLegacy} {
-		b.Run("go-iptables-rule-"+string(variant), func(b *testing.B) {
-			ipt, err := iptables.New(iptables.Path("iptables-"+string(variant)), iptables.Timeout(5))
-			if err != nil {
+	each := func(do func(table, chain string, rule ...string) error) {
+		for i := range few {
+			if err := do("filter", "BENCH", "-p", "tcp", "--dport", strconv.Itoa(30000+i), "-j", "ACCEPT"); err != nil {
 				b.Fatal(err)
 			}
-			rule := []string{"-p", "tcp", "--dport", "21100", "-j", "ACCEPT"}
-			for i := 0; b.Loop(); i++ {
-				if i%2 == 0 {
-					err = ipt.Append("filter", "INPUT", rule...)
-				} else {
-					err = ipt.Delete("filter", "INPUT", rule...)
-				}
-				if err != nil {
-					b.Fatal(err)
-				}
-			}
-			_ = ipt.DeleteIfExists("filter", "INPUT", rule...)
-		})
+		}
 	}
+	inTurn(b, func() { each(ipt.Append) }, func() { each(ipt.Delete) })
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(2*b.N)*float64(n)/float64(few), "ns/op")
 }
 
-// BenchmarkAllowFrom is with 10,000 networks to which the open ports are limited: a port more and less in turn, nothing
-// new, a look at the kernel, and a network more and less in turn.
-func BenchmarkAllowFrom(b *testing.B) {
-	f, even := benchFirewall(b)
-	even.AllowFrom = many(10000)
-	mustApply(b, f, even)
-	odd := even
-	odd.Open.Add(21100)
-	b.Run("one-port", func(b *testing.B) { toggle(b, f, even, odd) })
-	b.Run("known", func(b *testing.B) { toggle(b, f, even, even) })
-	odd = even
-	odd.AllowFrom = even.AllowFrom[1:]
-	b.Run("one-network", func(b *testing.B) { toggle(b, f, even, odd) })
-	f.xtables.verifyEvery = 0
-	b.Run("verified", func(b *testing.B) { toggle(b, f, even, even) })
-}
-
-// BenchmarkApply256 replaces 256 ports.
-func BenchmarkApply256(b *testing.B) {
-	b.Run("hostagent", func(b *testing.B) {
-		f, want := benchFirewall(b)
-		more := want
-		more.Open = more.Open.Union(portRange(21000, 21255))
-		want.Open = PortSet{}
-		toggle(b, f, want, more)
-	})
-	b.Run("hostagent-scattered", func(b *testing.B) {
-		f, want := benchFirewall(b)
-		more := want
-		for p := uint16(20000); p < 20512; p += 2 {
-			more.Open.Add(p)
-		}
-		toggle(b, f, want, more)
-	})
-	b.Run("exec-ipset-restore", func(b *testing.B) {
-		var script strings.Builder
-		script.WriteString("create bench bitmap:port range 0-65535 -exist\ncreate bench-new bitmap:port range 0-65535\n")
-		for port := 21000; port < 21256; port++ {
-			script.WriteString("add bench-new " + strconv.Itoa(port) + "\n")
-		}
-		script.WriteString("swap bench bench-new\ndestroy bench-new\n")
-		b.Cleanup(func() { pipe(b, "", "ipset", "destroy", "bench") })
-		for b.Loop() {
-			pipe(b, script.String(), "ipset", "restore")
-		}
-	})
-	for _, variant := range []Variant{VariantNFT, VariantLegacy} {
-		b.Run("iptables-restore-"+string(variant), func(b *testing.B) {
-			var script strings.Builder
-			script.WriteString("*filter\n:BENCH - [0:0]\n")
-			for port := 21000; port < 21256; port++ {
-				script.WriteString("-A BENCH -p tcp --dport " + strconv.Itoa(port) + " -j ACCEPT\n")
-			}
-			script.WriteString("COMMIT\n")
-			b.Cleanup(func() {
-				pipe(b, "*filter\n-F BENCH\n-X BENCH\nCOMMIT\n", "iptables-"+string(variant)+"-restore", "--noflush")
-			})
-			for b.Loop() {
-				pipe(b, script.String(), "iptables-"+string(variant)+"-restore", "--noflush")
-			}
-		})
-	}
-}
-
-// BenchmarkApplyUnchanged applies what is there already: from memory, and with a look at the kernel each time.
+// BenchmarkApplyUnchanged applies what is there already: from memory, with a look at the kernel, and as a new process does.
 func BenchmarkApplyUnchanged(b *testing.B) {
-	b.Run("known", func(b *testing.B) {
-		f, want := benchFirewall(b)
-		toggle(b, f, want, want)
-	})
-	b.Run("verified", func(b *testing.B) {
-		f, want := benchFirewall(b)
-		f.xtables.verifyEvery = 0
-		toggle(b, f, want, want)
-	})
-	b.Run("first", func(b *testing.B) {
-		f, want := benchFirewall(b)
-		for b.Loop() {
-			f.xtables.memory = nil
-			mustApply(b, f, want)
+	for _, kind := range []struct {
+		name  string
+		apply func(*testing.B, *Firewall, Ruleset)
+	}{{"known", known}, {"verified", verified}, {"first", first}} {
+		for _, variant := range []Variant{VariantNFT, VariantLegacy, onNFTables} {
+			b.Run(kind.name+"/"+string(variant), func(b *testing.B) {
+				kind.apply(b, benchFirewall(b, variant, sample()), sample())
+			})
 		}
+	}
+}
+
+// BenchmarkApplySources is with 10,000 networks to which the open ports are limited: they come where there was one, others come
+// in their place, one of them comes and goes, a port does, and nothing new.
+func BenchmarkApplySources(b *testing.B) {
+	all, one := sample(), sample()
+	all.AllowFrom = many(10_000)
+	one.AllowFrom = prefixes("192.0.2.7/32")
+	less, others, port := all, all, all
+	less.AllowFrom = all.AllowFrom[1:]
+	others.AllowFrom = nil
+	var texts []string
+	for _, network := range all.AllowFrom {
+		address := network.Addr().As4()
+		address[0]++
+		others.AllowFrom = append(others.AllowFrom, netip.PrefixFrom(netip.AddrFrom4(address), network.Bits()))
+		texts = append(texts, network.String())
+	}
+	port.Open.Add(21100)
+	for _, variant := range benched {
+		run := func(name string, apply func(*testing.B, *Firewall)) {
+			b.Run(name+"/hostagent-"+string(variant), func(b *testing.B) { apply(b, benchFirewall(b, variant, one)) })
+		}
+		run("come", func(b *testing.B, f *Firewall) {
+			oneWay(b, func() { mustApply(b, f, all) }, func() { mustApply(b, f, one) })
+		})
+		run("others", func(b *testing.B, f *Firewall) { toggle(b, f, all, others) })
+		run("one", func(b *testing.B, f *Firewall) { toggle(b, f, all, less) })
+		run("port", func(b *testing.B, f *Firewall) { toggle(b, f, all, port) })
+		run("known", func(b *testing.B, f *Firewall) { known(b, f, all) })
+		run("verified", func(b *testing.B, f *Firewall) { verified(b, f, all) })
+		run("first", func(b *testing.B, f *Firewall) { first(b, f, all) })
+	}
+	b.Run("come/ipset-restore", func(b *testing.B) { ipsetRestore(b, "hash:net", texts, oneWay) })
+	b.Run("come/nft", func(b *testing.B) { // to delete them one by one takes nft 1.0.6 minutes
+		nftElements(b, "type ipv4_addr; flags interval;", texts, "flush set inet bench bench\n", oneWay)
 	})
 }
 
@@ -239,17 +325,21 @@ func BenchmarkRepair(b *testing.B) {
 
 // BenchmarkDropped reads the counters of the drop rules.
 func BenchmarkDropped(b *testing.B) {
-	f, _ := benchFirewall(b)
-	for b.Loop() {
-		if _, err := f.Dropped(b.Context()); err != nil {
-			b.Fatal(err)
-		}
+	for _, variant := range benched {
+		b.Run(string(variant), func(b *testing.B) {
+			f := benchFirewall(b, variant, sample())
+			for b.Loop() {
+				if _, err := f.Dropped(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
 // BenchmarkPublished reads the ports of 500 containers out of table nat.
 func BenchmarkPublished(b *testing.B) {
-	f, _ := benchFirewall(b)
+	f := benchFirewall(b, VariantNFT, sample())
 	var script strings.Builder
 	script.WriteString("*nat\n:DOCKER - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n")
 	for port := range 500 {
@@ -264,91 +354,4 @@ func BenchmarkPublished(b *testing.B) {
 			b.Fatal(len(all), err)
 		}
 	}
-}
-
-// BenchmarkSources10000 is who may connect as a cluster changes it: 10,000 single addresses, of which one comes and goes,
-// and that many where there were ten.
-func BenchmarkSources10000(b *testing.B) {
-	hosts := func(n int) []netip.Prefix {
-		all := make([]netip.Prefix, n)
-		for i := range all {
-			all[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32)
-		}
-		return all
-	}
-	f, even := benchFirewall(b)
-	even.AllowFrom = hosts(10_000)
-	odd := even
-	odd.AllowFrom = hosts(9_999)
-	mustApply(b, f, even)
-	b.Run("one-member", func(b *testing.B) { toggle(b, f, even, odd) })
-	odd.AllowFrom = hosts(10)
-	b.Run("most-of-them", func(b *testing.B) { toggle(b, f, even, odd) })
-	f.xtables.verifyEvery = 0
-	b.Run("verified", func(b *testing.B) { toggle(b, f, even, even) })
-}
-
-// BenchmarkPacketBySources sends SYNs to an open port out of one end of a veth pair into the other, from a source that is
-// let in and from one that is not: what a packet costs with 10 sources and with 10,000 must be about the same.
-func BenchmarkPacketBySources(b *testing.B) {
-	pipe(b, `ip link add pbs0 type veth peer name pbs1
-ip link set pbs0 up; ip link set pbs1 up; ip addr add 10.77.0.1/24 dev pbs1; ip link set pbs1 address 02:00:00:00:00:01
-for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done
-`, "sh", "-e")
-	b.Cleanup(func() { pipe(b, "", "ip", "link", "del", "pbs0") })
-	link, err := net.InterfaceByName("pbs0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { unix.Close(fd) })
-	f, want := benchFirewall(b)
-	for _, sources := range []int{10, 10_000} {
-		want.AllowFrom = nil
-		for i := range sources {
-			want.AllowFrom = append(want.AllowFrom, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32))
-		}
-		mustApply(b, f, want)
-		for _, from := range []struct {
-			name   string
-			source [4]byte
-		}{{"let-in", [4]byte{10, 1, 0, 5}}, {"shut-out", [4]byte{10, 2, 0, 5}}} {
-			b.Run(strconv.Itoa(sources)+"/"+from.name, func(b *testing.B) {
-				frame := synFrame(from.source, [4]byte{10, 77, 0, 1}, 21000)
-				for b.Loop() {
-					if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index}); err != nil && !errors.Is(err, unix.ENOBUFS) {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
-	}
-	dropped, err := f.Dropped(b.Context())
-	if err != nil || dropped.IPv4.Source == 0 {
-		b.Errorf("no packet met the rule of sources: %+v, %v", dropped, err)
-	}
-}
-
-// synFrame is an Ethernet frame with a bare SYN.
-func synFrame(source, target [4]byte, port uint16) []byte {
-	frame := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0}, // to, from, IPv4
-		0x45, 0, 0, 40, 0, 0, 0, 0, 64, unix.IPPROTO_TCP, 0, 0)
-	frame = append(append(frame, source[:]...), target[:]...)
-	sum := func(data []byte, more uint32) uint16 {
-		for ; len(data) > 1; data = data[2:] {
-			more += uint32(binary.BigEndian.Uint16(data))
-		}
-		for more > 0xffff {
-			more = more>>16 + more&0xffff
-		}
-		return ^uint16(more)
-	}
-	binary.BigEndian.PutUint16(frame[24:], sum(frame[14:34], 0))
-	tcp := binary.BigEndian.AppendUint16([]byte{0x9c, 0x40}, port)
-	tcp = append(tcp, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0)
-	binary.BigEndian.PutUint16(tcp[16:], sum(append(append([]byte{}, frame[26:34]...), tcp...), unix.IPPROTO_TCP+20))
-	return append(frame, tcp...)
 }
