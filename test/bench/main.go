@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// measurements are values by benchmark and unit, "ApplyOne/hostagent ns/op", in the order in which they were read.
+// measurements are values by benchmark and unit, "Apply/1/hostagent-nft ns/op", in the order in which they were read.
 type measurements map[string][]float64
 
 // parse reads the lines of benchmarks and leaves the others out.
@@ -64,31 +64,33 @@ func (m measurements) median(benchmark, unit string) (float64, bool) {
 	return values[len(values)/2], true
 }
 
-// figure is one line of the summary. Below it stand its peers, in the same unit.
+// figure is one line of the summary. Below it stand others, how many times as much these are.
 type figure struct {
 	text      string
 	benchmark string
 	unit      string
 	target    float64 // 0 for none; a figure must stay under it
-	peers     []peer
+	others    []other
 }
 
-type peer struct{ text, benchmark, unit string }
+type other struct{ text, benchmark, unit string }
 
 const (
 	perOp   = "ns/op"
 	percent = "cpu-%"
+	drops   = "wrong-drops"
+
+	notOne = 1 // the target of what must not happen
 )
 
-// figures are all lines of the summary, by headings.
-func figures() []struct {
+// section is what stands below one heading.
+type section struct {
 	heading string
 	figures []figure
-} {
-	type section = struct {
-		heading string
-		figures []figure
-	}
+}
+
+// figures are all lines of the summary.
+func figures() []section {
 	ms, us := float64(time.Millisecond), float64(time.Microsecond)
 	return []section{
 		{"One pass: 250 services with sidecars, 2,000 listeners, 252 checks; a stub of the Consul agent, real sockets and firewall (nft)", []figure{
@@ -106,33 +108,72 @@ func figures() []struct {
 			{"write 252 checks' texts", "Checks/250-services", perOp, 0, nil},
 			{"write 4,002 checks' texts, every service exposed", "Checks/4000-services-exposed", perOp, 0, nil},
 		}},
-		{"Firewall", []figure{
-			{"Apply, one port more or less", "ApplyOne/hostagent", perOp, 200 * us, []peer{
-				{"exec ipset", "ApplyOne/exec-ipset", perOp},
-				{"go-iptables rule, nft", "ApplyOne/go-iptables-rule-nft", perOp},
-				{"go-iptables rule, legacy", "ApplyOne/go-iptables-rule-legacy", perOp},
+		{"Firewall: Apply, ports open and close in turn; for 2,000 rules go-iptables is 125 times what 16 take it in a chain of 1,000", slices.Concat(
+			ports("1", 200*us), ports("256", 1*ms), ports("2000", 0), []figure{
+				{"256 ports, no two neighbours, iptables + ipset", "Apply/256-scattered/hostagent-nft", perOp, 1 * ms, nil},
+				{"256 ports, no two neighbours, nftables", "Apply/256-scattered/hostagent-nftables", perOp, 1 * ms, nil},
+			})},
+		{"Firewall: Apply, 10,000 networks that may connect", []figure{
+			{"they come where there was one, iptables + ipset", "ApplySources/come/hostagent-nft", perOp, 50 * ms, []other{
+				{"peer: ipset restore", "ApplySources/come/ipset-restore", perOp},
 			}},
-			{"Apply, 256 ports at once", "Apply256/hostagent", perOp, 1 * ms, []peer{
-				{"exec ipset restore", "Apply256/exec-ipset-restore", perOp},
-				{"iptables-restore, nft", "Apply256/iptables-restore-nft", perOp},
-				{"iptables-restore, legacy", "Apply256/iptables-restore-legacy", perOp},
+			{"they come where there was one, nftables", "ApplySources/come/hostagent-nftables", perOp, 50 * ms, []other{
+				{"peer: nft -f", "ApplySources/come/nft", perOp},
 			}},
-			{"Apply, 256 ports at once, no two neighbours", "Apply256/hostagent-scattered", perOp, 1 * ms, nil},
-			{"Apply, nothing to do", "ApplyUnchanged/known", perOp, 0, nil},
-			{"Apply, nothing to do, kernel looked at", "ApplyUnchanged/verified", perOp, 0, nil},
-			{"Apply, first of a process", "ApplyUnchanged/first", perOp, 0, nil},
+			{"others in their place, iptables + ipset", "ApplySources/others/hostagent-nft", perOp, 50 * ms, nil},
+			{"others in their place, nftables", "ApplySources/others/hostagent-nftables", perOp, 50 * ms, nil},
+			{"one more or less, iptables + ipset", "ApplySources/one/hostagent-nft", perOp, 50 * ms, nil},
+			{"one more or less, nftables", "ApplySources/one/hostagent-nftables", perOp, 50 * ms, nil},
+			{"a port more or less, iptables + ipset", "ApplySources/port/hostagent-nft", perOp, 0, nil},
+			{"a port more or less, nftables", "ApplySources/port/hostagent-nftables", perOp, 0, nil},
+			{"nothing to do, iptables + ipset", "ApplySources/known/hostagent-nft", perOp, 0, nil},
+			{"nothing to do, nftables", "ApplySources/known/hostagent-nftables", perOp, 0, nil},
+			{"nothing to do, kernel looked at, iptables + ipset", "ApplySources/verified/hostagent-nft", perOp, 50 * ms, nil},
+			{"nothing to do, kernel looked at, nftables", "ApplySources/verified/hostagent-nftables", perOp, 50 * ms, nil},
+			{"nothing to do, first of a process, iptables + ipset", "ApplySources/first/hostagent-nft", perOp, 50 * ms, nil},
+			{"nothing to do, first of a process, nftables", "ApplySources/first/hostagent-nftables", perOp, 50 * ms, nil},
+		}},
+		{"Firewall: Apply, nothing to do", []figure{
+			{"iptables + ipset", "ApplyUnchanged/known/nft", perOp, 0, nil},
+			{"nftables", "ApplyUnchanged/known/nftables", perOp, 0, nil},
+			{"kernel looked at, iptables (nft) + ipset", "ApplyUnchanged/verified/nft", perOp, 0, nil},
+			{"kernel looked at, iptables (legacy) + ipset", "ApplyUnchanged/verified/legacy", perOp, 0, nil},
+			{"kernel looked at, nftables", "ApplyUnchanged/verified/nftables", perOp, 0, nil},
+			{"first of a process, iptables (nft) + ipset", "ApplyUnchanged/first/nft", perOp, 0, nil},
+			{"first of a process, iptables (legacy) + ipset", "ApplyUnchanged/first/legacy", perOp, 0, nil},
+			{"first of a process, nftables", "ApplyUnchanged/first/nftables", perOp, 0, nil},
+		}},
+		{"Firewall: repair by event, from before the other's program starts until it is told, 100 times each", slices.Concat(
+			repair("iptables-nft -t mangle -F", "nft/flush-mangle"), repair("nft flush ruleset (backend iptables)", "nft/flush-ruleset"),
+			repair("iptables-legacy -t mangle -F", "legacy/flush-mangle"), repair("ip6tables-legacy -F", "legacy/flush-filter6"))},
+		{"Firewall: way of a SYN to the last of 256 open ports, from sendto until it is let in", []figure{
+			{"no rules", "Packet/no-rules", perOp, 0, slices.Concat(
+				packet("iptables (nft) + ipset", "nft"), packet("iptables (legacy) + ipset", "legacy"), packet("nftables", "nftables"),
+				[]other{
+					{"peer: 256 rules, iptables-nft", "Packet/linear-256-nft", perOp},
+					{"peer: 256 rules, iptables-legacy", "Packet/linear-256-legacy", perOp},
+				})},
+		}},
+		{"Firewall: SYNs lost, of those let in all the time, while Apply replaces under traffic", []figure{
+			replace("255 of 256 ports, 10,000 times, iptables + ipset", "ports/nft"),
+			replace("255 of 256 ports, 10,000 times, nftables", "ports/nftables"),
+			replace("networks around one, 10,000 times, iptables + ipset", "sources/nft"),
+			replace("networks around one, 10,000 times, nftables", "sources/nftables"),
+			replace("limits begin and end, 100 times, iptables (nft)", "limits/nft"),
+			replace("limits begin and end, 100 times, iptables (legacy)", "limits/legacy"),
+			replace("limits begin and end, 10,000 times, nftables", "limits/nftables"),
 		}},
 		{"Sockets", []figure{
-			{"List 2,000 listeners", "List2000/List", perOp, 0, []peer{
-				{"exec ss -Hltun", "List2000/peer=ss_-Hltun", perOp},
-				{"exec ss -Hltunp, with owners", "List2000/peer=ss_-Hltunp", perOp},
+			{"List 2,000 listeners", "List2000/List", perOp, 0, []other{
+				{"peer: exec ss -Hltun", "List2000/peer=ss_-Hltun", perOp},
+				{"peer: exec ss -Hltunp, with owners", "List2000/peer=ss_-Hltunp", perOp},
 			}},
 			{"find owners of 10 among 2,000 sockets", "Owners/unknown", perOp, 0, nil},
 			{"check known owners of 10 sockets", "Owners/known", perOp, 0, nil},
 		}},
 		{"Scan of a folder of 2,000 service definitions, whole processes", []figure{
-			{"hostagent scan --consul-config", "ScanDefinitions/hostagent", perOp, 200 * ms, []peer{
-				{"consul validate, which looks at no socket", "ScanDefinitions/consul-validate", perOp},
+			{"hostagent scan --consul-config", "ScanDefinitions/hostagent", perOp, 200 * ms, []other{
+				{"peer: consul validate, which looks at no socket", "ScanDefinitions/consul-validate", perOp},
 			}},
 		}},
 		{"Idle for 60 s: hostagent run --mode guard, its default settings, 50 services with sidecars, a real Consul agent", []figure{
@@ -140,19 +181,61 @@ func figures() []struct {
 			{"CPU of hostagent and its children, legacy", "Idle/legacy", percent, 0.2, nil},
 			{"memory of hostagent (RSS), nft", "Idle/nft", "rss-MB", 25, nil},
 			{"memory of hostagent (RSS), legacy", "Idle/legacy", "rss-MB", 25, nil},
-			{"CPU of the Consul agent that hostagent asks, nft", "Idle/nft", "consul-%", 0, []peer{
+			{"CPU of the Consul agent that hostagent asks, nft", "Idle/nft", "consul-%", 0, []other{
 				{"the same without hostagent", "Idle/nft", "consul-alone-%"},
 			}},
-			{"CPU of the Consul agent that hostagent asks, legacy", "Idle/legacy", "consul-%", 0, []peer{
+			{"CPU of the Consul agent that hostagent asks, legacy", "Idle/legacy", "consul-%", 0, []other{
 				{"the same without hostagent", "Idle/legacy", "consul-alone-%"},
 			}},
 		}},
 	}
 }
 
+// ports are the lines of a number of ports that open and close.
+func ports(n string, target float64) []figure {
+	at, text := "Apply/"+n+"/", n+" ports, "
+	if n == "1" {
+		text = "1 port, "
+	}
+	return []figure{
+		{text + "iptables + ipset", at + "hostagent-nft", perOp, target, []other{
+			{"peer: ipset restore", at + "ipset-restore", perOp},
+			{"peer: iptables-restore, nft", at + "iptables-restore-nft", perOp},
+			{"peer: iptables-restore, legacy", at + "iptables-restore-legacy", perOp},
+			{"peer: go-iptables, rule by rule, nft", at + "go-iptables-nft", perOp},
+			{"peer: go-iptables, rule by rule, legacy", at + "go-iptables-legacy", perOp},
+		}},
+		{text + "nftables", at + "hostagent-nftables", perOp, target, []other{{"peer: nft -f, elements of a set", at + "nft", perOp}}},
+	}
+}
+
+// repair are the lines of one kind of harm.
+func repair(harm, benchmark string) []figure {
+	return []figure{
+		{harm + ", p50", "Repair/" + benchmark, "p50-ms", 100, nil},
+		{harm + ", p99", "Repair/" + benchmark, "p99-ms", 100, nil},
+	}
+}
+
+// packet are the lines of what packets cost in one backend.
+func packet(backend, variant string) []other {
+	at := "Packet/hostagent-" + variant
+	return []other{
+		{backend, at, perOp},
+		{backend + ", cut rules", at + "-cut-rules", perOp},
+		{backend + ", 10 sources", at + "-10-sources", perOp},
+		{backend + ", 10,000 sources", at + "-10000-sources", perOp},
+	}
+}
+
+// replace is the lines of one kind of replacement.
+func replace(text, benchmark string) figure {
+	benchmark = "Replace/" + benchmark
+	return figure{text, benchmark, drops, notOne, []other{{"of SYNs sent meanwhile", benchmark, "packets"}}}
+}
+
 // summarize writes the table. What was not measured is an error, once the rest is written.
 func summarize(w io.Writer, measured measurements) error {
-	const row = "  %-56s %10s   %-12s %s\n"
 	var missing []string
 	for _, section := range figures() {
 		fmt.Fprintf(w, "\n%s\n", section.heading)
@@ -165,18 +248,25 @@ func summarize(w io.Writer, measured measurements) error {
 			target, verdict := "", ""
 			if f.target > 0 {
 				target, verdict = "under "+text(f.target, f.unit), "met"
+				if f.unit == drops {
+					target = "none"
+				}
 				if value >= f.target {
 					verdict = "MISSED"
 				}
 			}
-			fmt.Fprint(w, strings.TrimRight(fmt.Sprintf(row, f.text, text(value, f.unit), target, verdict), " \n")+"\n")
-			for _, p := range f.peers {
-				other, ok := measured.median(p.benchmark, p.unit)
+			line(w, f.text, text(value, f.unit), target, verdict)
+			for _, o := range f.others {
+				measure, ok := measured.median(o.benchmark, o.unit)
 				if !ok {
-					missing = append(missing, p.text)
+					missing = append(missing, o.text)
 					continue
 				}
-				fmt.Fprintf(w, row, "  peer: "+p.text, text(other, p.unit), "", digits(other/value)+" times")
+				times := ""
+				if f.unit != drops {
+					times = digits(measure/value) + " times"
+				}
+				line(w, "  "+o.text, text(measure, o.unit), "", times)
 			}
 		}
 	}
@@ -186,19 +276,27 @@ func summarize(w io.Writer, measured measurements) error {
 	return nil
 }
 
+func line(w io.Writer, columns ...any) {
+	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-56s %10s   %-12s %s", columns...), " "))
+}
+
 // text writes a value with a unit that suits its size.
 func text(value float64, unit string) string {
 	switch {
 	case strings.HasSuffix(unit, "%"):
 		return fmt.Sprintf("%.2f %%", value)
-	case unit != perOp:
-		return digits(value) + " " + strings.TrimPrefix(unit, "rss-")
+	case unit == drops, unit == "packets":
+		return fmt.Sprintf("%.0f", value)
+	case unit != perOp: // "rss-MB", "p99-ms"
+		return digits(value) + " " + unit[strings.LastIndex(unit, "-")+1:]
 	case value < 1e3:
 		return digits(value) + " ns"
 	case value < 1e6:
 		return digits(value/1e3) + " µs"
+	case value < 1e9:
+		return digits(value/1e6) + " ms"
 	}
-	return digits(value/1e6) + " ms"
+	return digits(value/1e9) + " s"
 }
 
 // digits writes a value with about three digits.

@@ -43,14 +43,14 @@ PASS
 	}
 }
 
-// everything is a measurement of each figure and peer: 1 in its unit, and whatever more says.
+// everything is a measurement of each line: 1 in its unit, and whatever more says.
 func everything(more measurements) measurements {
 	all := measurements{}
 	for _, section := range figures() {
 		for _, f := range section.figures {
 			all[f.benchmark+" "+f.unit] = []float64{1}
-			for _, p := range f.peers {
-				all[p.benchmark+" "+p.unit] = []float64{1}
+			for _, o := range f.others {
+				all[o.benchmark+" "+o.unit] = []float64{1}
 			}
 		}
 	}
@@ -63,24 +63,34 @@ func everything(more measurements) measurements {
 func TestSummary(t *testing.T) {
 	var b strings.Builder
 	err := summarize(&b, everything(measurements{
-		"ApplyOne/hostagent ns/op": {68_500}, "ApplyOne/exec-ipset ns/op": {1_530_000}, "Idle/nft cpu-%": {0.2}, "Idle/nft rss-MB": {24.9},
+		"Apply/1/hostagent-nft ns/op": {68_500}, "Apply/1/ipset-restore ns/op": {1_530_000}, "Idle/nft cpu-%": {0.2}, "Idle/nft rss-MB": {24.9},
+		"Repair/nft/flush-mangle p99-ms": {62.17}, "Packet/no-rules ns/op": {1600}, "Packet/hostagent-nftables ns/op": {1920},
+		"Replace/ports/nft wrong-drops": {0}, "Replace/ports/nft packets": {286_841}, "Replace/ports/nftables wrong-drops": {1},
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for line := range strings.Lines(b.String()) {
-		for _, start := range []string{"  Apply, one port", "    peer: exec ipset ", "  CPU of hostagent and its children, nft", "  memory of hostagent (RSS), nft"} {
-			if strings.HasPrefix(line, start) && !strings.Contains(line, "restore") {
-				got = append(got, strings.Join(strings.Fields(line), " "))
-			}
-		}
-	}
+	wanted := map[string]bool{}
 	want := []string{
-		"Apply, one port more or less 68.5 µs under 200 µs met",
-		"peer: exec ipset 1.53 ms 22.3 times",
+		"1 port, iptables + ipset 68.5 µs under 200 µs met",
+		"peer: ipset restore 1.53 ms 22.3 times",
+		"iptables-nft -t mangle -F, p99 62.2 ms under 100 ms met",
+		"no rules 1.60 µs",
+		"nftables 1.92 µs 1.20 times",
+		"255 of 256 ports, 10,000 times, iptables + ipset 0 none met",
+		"of SYNs sent meanwhile 286841",
+		"255 of 256 ports, 10,000 times, nftables 1 none MISSED",
 		"CPU of hostagent and its children, nft 0.20 % under 0.20 % MISSED",
 		"memory of hostagent (RSS), nft 24.9 MB under 25.0 MB met",
+	}
+	for _, line := range want {
+		wanted[line] = true
+	}
+	var got []string
+	for line := range strings.Lines(b.String()) {
+		if line = strings.Join(strings.Fields(line), " "); wanted[line] {
+			got = append(got, line)
+		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("summary (-want +got)\n%s\n%s", diff, b.String())
@@ -89,10 +99,10 @@ func TestSummary(t *testing.T) {
 
 func TestSummaryWantsEverything(t *testing.T) {
 	all := everything(nil)
-	delete(all, "ApplyOne/exec-ipset ns/op")
+	delete(all, "Apply/1/nft ns/op")
 	delete(all, "Pass/steady ns/op")
 	err := summarize(&strings.Builder{}, all)
-	if want := "not measured: nothing differs from the pass before; exec ipset"; fmt.Sprint(err) != want {
+	if want := "not measured: nothing differs from the pass before; peer: nft -f, elements of a set"; fmt.Sprint(err) != want {
 		t.Errorf("with two figures missing the error is %v, want %s", err, want)
 	}
 }
@@ -103,8 +113,8 @@ func TestUnits(t *testing.T) {
 		unit  string
 		want  string
 	}{
-		{15.4, perOp, "15.4 ns"}, {999.6, perOp, "1000 ns"}, {1e3, perOp, "1.00 µs"}, {1_530_000, perOp, "1.53 ms"}, {118e6, perOp, "118 ms"},
-		{0.2997, percent, "0.30 %"}, {17.52, "rss-MB", "17.5 MB"},
+		{15.4, perOp, "15.4 ns"}, {999.6, perOp, "1000 ns"}, {1e3, perOp, "1.00 µs"}, {1_530_000, perOp, "1.53 ms"}, {118e6, perOp, "118 ms"}, {20_475e6, perOp, "20.5 s"},
+		{0.2997, percent, "0.30 %"}, {17.52, "rss-MB", "17.5 MB"}, {62.17, "p99-ms", "62.2 ms"}, {0, drops, "0"}, {286_841, "packets", "286841"},
 	} {
 		if got := text(test.value, test.unit); got != test.want {
 			t.Errorf("%g %s reads %q, want %q", test.value, test.unit, got, test.want)
