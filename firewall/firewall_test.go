@@ -376,7 +376,7 @@ func TestOtherWords(t *testing.T) {
 	c := sample()
 	accept := c.chains(IPv4)[0]
 	accept.rules = []string{"-m set --match-set hostagent-open dst --protocol tcp --jump ACCEPT"}
-	tables, err := f.xtables.tools[0].list(context.Background())
+	tables, err := f.xtables.tools[0].list(context.Background(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,15 +176,26 @@ func (v *nativeView) readChains() error {
 	return nil
 }
 
-// nftMayHave tells whether any table of nf_tables has a chain of one of these names. It is asked before a program is
-// started that would list them, and where that cannot be known the answer is yes.
-func nftMayHave(chain func(name string) bool) bool {
-	answer, err := nftRequest(unix.NFPROTO_UNSPEC, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nil)
+// nftMayHave tells whether a table of iptables in nf_tables has a chain of one of these names. It is asked before a program
+// is started that would list the table, and where that cannot be known the answer is yes.
+func nftMayHave(family Family, table string, chain func(name string) bool) bool {
+	number := uint8(unix.NFPROTO_IPV4)
+	if family == IPv6 {
+		number = unix.NFPROTO_IPV6
+	}
+	answer, err := nftRequest(number, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nil)
 	for _, message := range answer {
+		here, named := false, false
 		for kind, value := range attributes(message[nl.SizeofNfgenmsg:]) {
-			if kind == unix.NFTA_CHAIN_NAME && chain(unix.ByteSliceToString(value)) {
-				return true
+			switch kind {
+			case unix.NFTA_CHAIN_TABLE:
+				here = unix.ByteSliceToString(value) == table
+			case unix.NFTA_CHAIN_NAME:
+				named = chain(unix.ByteSliceToString(value))
 			}
+		}
+		if here && named {
+			return true
 		}
 	}
 	return err != nil

@@ -155,15 +155,22 @@ func (t *tool) lockSeconds() int {
 	return max(1, int((t.lockTimeout+time.Second-1)/time.Second))
 }
 
-// list reads the tables that we have chains in. It changes nothing, and loads no kernel module.
-func (t *tool) list(ctx context.Context) (map[string]*table, error) { return t.startList(ctx)() }
+// list reads the tables that wanted has chains in, and those in which chains of ours may stand; others are empty. It
+// changes nothing, and loads no kernel module.
+func (t *tool) list(ctx context.Context, wanted []chain) (map[string]*table, error) {
+	return t.startList(ctx, wanted)()
+}
 
-// startList begins to read the tables that we have chains in, and returns what waits for them. Between the two, other
-// tools may begin as well: their programs then run side by side.
-func (t *tool) startList(ctx context.Context) (wait func() (map[string]*table, error)) {
+// startList begins to read tables as list does, and returns what waits for them. Between the two, other tools may begin as
+// well: their programs then run side by side.
+func (t *tool) startList(ctx context.Context, wanted []chain) (wait func() (map[string]*table, error)) {
 	var waits []func() (*table, error)
 	for _, name := range ourTables() {
-		waits = append(waits, t.startTable(ctx, name))
+		if t.concerns(name, wanted) {
+			waits = append(waits, t.startTable(ctx, name))
+		} else {
+			waits = append(waits, func() (*table, error) { return &table{}, nil })
+		}
 	}
 	return func() (map[string]*table, error) {
 		all := map[string]*table{}
@@ -178,6 +185,13 @@ func (t *tool) startList(ctx context.Context) (wait func() (map[string]*table, e
 		}
 		return all, nil
 	}
+}
+
+// concerns tells whether a table is to be read. One of nf_tables in which nothing of ours stands, or should, is left alone:
+// somebody may keep rules there that iptables cannot show. No jump to our chains can stand without them.
+func (t *tool) concerns(name string, wanted []chain) bool {
+	return t.variant != VariantNFT || slices.ContainsFunc(wanted, func(c chain) bool { return c.table == name }) ||
+		nftMayHave(t.family, name, ourChain)
 }
 
 // listTable reads one table, with further options of iptables-save; one that is not there is empty. It changes nothing,
@@ -208,8 +222,12 @@ func (t *tool) tableIn(output, name string) (*table, error) {
 		return &table{}, nil
 	}
 	if listed.incompatible != "" {
-		return nil, fmt.Errorf("cannot list table %s of %s: %s (nft rules that iptables cannot show stand in it; "+
-			"move them to a table of another name)", name, t.family, listed.incompatible)
+		remedy := "move them to a table of another name"
+		if name == filterTable {
+			remedy += ", or set accept to \"none\""
+		}
+		return nil, fmt.Errorf("cannot list table %s of %s: %s (nft rules that iptables cannot show stand in it; %s)",
+			name, t.family, listed.incompatible, remedy)
 	}
 	return listed, nil
 }

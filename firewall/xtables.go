@@ -275,7 +275,7 @@ func (x *xtables) writeRules(ctx context.Context, want, applied *Ruleset, change
 		right := true
 		var lists []func() (map[string]*table, error)
 		for _, t := range x.tools {
-			lists = append(lists, t.startList(ctx))
+			lists = append(lists, t.startList(ctx, want.chains(t.family)))
 		}
 		var errs []error
 		for i, t := range x.tools {
@@ -369,7 +369,7 @@ func (x *xtables) plan(ctx context.Context, want *Ruleset) (Changes, error) {
 	var errs []error
 	look := func(tools []*tool, wanted func(Family) []chain) {
 		for _, t := range tools {
-			tables, err := t.list(ctx)
+			tables, err := t.list(ctx, wanted(t.family))
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -401,7 +401,7 @@ func (x *xtables) show(ctx context.Context) (State, error) {
 	}
 	for _, tools := range [][]*tool{x.tools, x.others} {
 		for _, t := range tools {
-			tables, err := t.list(ctx)
+			tables, err := t.list(ctx, nil)
 			errs = append(errs, err)
 			for _, name := range ourTables() {
 				if shown := tables[name].show(); shown != nil {
@@ -460,12 +460,8 @@ func (x *xtables) remove(ctx context.Context, really bool) (Changes, error) {
 // removeRules removes our jumps and chains from the tables of these tools, or only says what that would be.
 func removeRules(ctx context.Context, tools []*tool, changes *Changes, really bool) error {
 	var errs []error
-	inNFT := nftMayHave(ourChain)
 	for _, t := range tools {
-		if t.variant == VariantNFT && !inNFT { // no jump to our chains can stand without them
-			continue
-		}
-		tables, err := t.list(ctx)
+		tables, err := t.list(ctx, nil)
 		if err != nil {
 			errs = append(errs, err)
 			continue
