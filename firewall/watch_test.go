@@ -321,6 +321,21 @@ func TestWatchLegacyNames(t *testing.T) {
 	}
 }
 
+// TestWatchBlamesNobodyForSets: a change of a set sends no event, so whoever changed rules of their own is not who did it.
+func TestWatchBlamesNobodyForSets(t *testing.T) {
+	f := start(t, VariantNFT)
+	mustApply(t, f, sample())
+	reports := watching(t, f)
+	shell(t, "ipset flush hostagent-open; nft add table inet bystander")
+	if r := nextRepair(t, reports); len(r.changes.Repaired) != 1 || r.changes.By != nil {
+		t.Errorf("repaired %q, named %q", r.changes.Repaired, r.changes.By)
+	}
+	shell(t, "ipset flush hostagent-open; nft flush chain ip mangle HOSTAGENT-GUARD")
+	if r := nextRepair(t, reports); len(r.changes.Repaired) != 2 || !slices.Equal(r.changes.By, []string{"nft"}) {
+		t.Errorf("repaired %q, named %q", r.changes.Repaired, r.changes.By)
+	}
+}
+
 // TestWatchNothingKnown: before the first Apply, and after one that failed, Watch keeps its hands off.
 func TestWatchNothingKnown(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant Variant) {

@@ -27,6 +27,7 @@ type xtables struct {
 
 	memory *memory // nil: nothing is known about the kernel
 	rivals *others
+	silent int // how many of the last apply's repairs were of sets, whose changes send no event
 	// verifyEvery is how long what was seen in the kernel is taken for granted. listEvery is how long legacy rules go
 	// unlisted while their number and size stay the same; nft rules have a generation that misses nothing.
 	verifyEvery, listEvery time.Duration
@@ -169,11 +170,15 @@ func chooseVariant(ctx context.Context, wanted Variant, found map[Variant][]*too
 // apply makes the kernel equal want. Any error makes the next call look at everything anew.
 func (x *xtables) apply(ctx context.Context, want *Ruleset) (Changes, error) {
 	var changes Changes
+	x.silent = 0
 	err := x.bring(ctx, want, &changes)
 	if err != nil {
 		x.memory = nil
 	}
 	x.rivals.settle(&changes)
+	if len(changes.Repaired) == x.silent {
+		changes.By = nil // whoever was heard of did something else
+	}
 	return changes, err
 }
 
@@ -192,6 +197,7 @@ func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) er
 			return err
 		}
 		changes.Repaired = setDrift(&known.applied, seen)
+		x.silent = len(changes.Repaired)
 		held = seen
 	}
 	write := !want.sameRules(&known.applied) || verify && x.rulesMayDiffer(now)
