@@ -20,9 +20,10 @@ const (
 	mostRest   = 100 * time.Millisecond
 )
 
-// Watch repairs what others change as soon as they do, until ctx ends; then it returns nil. It calls told after each
-// repair, or try at one, with what was done; and after a foreign change of nf_tables that needed no repair, at most once
-// a second, with Changes that are Empty: the caller may want to look again at what else depends on others' rules.
+// Watch repairs what others change as soon as they do, until ctx ends; then it finishes the repair that it has begun, and
+// returns nil. It calls told after each repair, or try at one, with what was done; and after a foreign change of nf_tables
+// that needed no repair, at most once a second, with Changes that are Empty: the caller may want to look again at what
+// else depends on others' rules.
 // told is called on Watch's goroutine and may call f's other methods.
 //
 // What is repaired is what the last successful Apply wanted. Before the first one, and after an Apply or a repair that
@@ -53,7 +54,7 @@ func (f *Firewall) Watch(ctx context.Context, told func(Changes, error)) error {
 		if err != nil {
 			return fmt.Errorf("cannot watch the firewall: %w", err)
 		}
-		if seen.tell && ctx.Err() == nil {
+		if seen.tell {
 			told(seen.changes, seen.err)
 			continue // more may have come meanwhile
 		}
@@ -137,9 +138,10 @@ func (f *Firewall) look(ctx context.Context, e *events, w *watch) (sight, error)
 	return s, nil
 }
 
-// repair makes the kernel what the last successful Apply wanted. f.mu is held.
+// repair makes the kernel what the last successful Apply wanted. f.mu is held. One that has begun is finished even where
+// Watch ends: the rules must stand when hostagent stops.
 func (f *Firewall) repair(ctx context.Context) (Changes, error) {
-	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairTimeout)
 	defer cancel()
 	changes, err := f.backend.repair(ctx)
 	if err != nil {

@@ -336,6 +336,31 @@ func TestWatchBlamesNobodyForSets(t *testing.T) {
 	}
 }
 
+// TestWatchEndsAfterRepair: a repair that has begun is not cut off half-way, and is told, when Watch has to end.
+func TestWatchEndsAfterRepair(t *testing.T) {
+	eachBackend(t, func(t *testing.T, variant Variant) {
+		f := start(t, variant)
+		mustApply(t, f, sample())
+		shell(t, map[Variant]string{
+			VariantNFT: "nft flush ruleset", VariantLegacy: "iptables-legacy -t mangle -F", onNFTables: "nft flush ruleset",
+		}[variant])
+		e, err := f.listen()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.unlisten(e)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // as if just after the loop of Watch looked
+		seen, err := f.look(ctx, e, &watch{})
+		if err != nil || seen.err != nil || seen.changes.Repaired == nil || !seen.tell {
+			t.Errorf("look: %+v, %v", seen, err)
+		}
+		if diff := cmp.Diff(expected(sample(), variant), show(t, f)); diff != "" {
+			t.Errorf("Show (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // TestWatchNothingKnown: before the first Apply, and after one that failed, Watch keeps its hands off.
 func TestWatchNothingKnown(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant Variant) {
