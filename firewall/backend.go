@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Backend is what holds the rules and sets.
@@ -77,6 +78,37 @@ func (f *Firewall) leftovers(ctx context.Context, really bool) (Changes, error) 
 		return f.native.remove(ctx, really)
 	}
 	return Changes{}, nil
+}
+
+// strays removes what has come back of ours in the backend that is not in use, as when somebody loads rules that were saved
+// while it was: nobody would change it any more, and it may drop what is open. Where nothing has, it asks the kernel a few
+// questions and starts no program. Rules of the variant that is not in use read the same sets and so drop nothing else.
+func (f *Firewall) strays(ctx context.Context) (Changes, error) {
+	if f.backend != backend(f.xtables) && !f.xtables.holdSets() { // no rule that drops can stand without them
+		return Changes{}, nil
+	}
+	changes, err := f.leftovers(ctx, true)
+	changes.Repaired = appeared(&changes)
+	return changes, err
+}
+
+// appeared says of everything that was removed that it had appeared.
+func appeared(removed *Changes) []string {
+	var drift []string
+	for _, r := range removed.Rules {
+		switch {
+		case r.Family != FamilyInet:
+			drift = append(drift, fmt.Sprintf("%s %s %s: chain %s had appeared", r.Family, r.Variant, r.Table, r.Chain))
+		case r.Chain == "":
+			drift = append(drift, "table "+nativeTitle+" had appeared")
+		}
+	}
+	for _, s := range removed.Sets {
+		if !strings.HasPrefix(s.Set, nativePrefix) {
+			drift = append(drift, "set "+s.Set+" had appeared")
+		}
+	}
+	return drift
 }
 
 // checkLeftovers fails where leftovers could not remove the native table, before anything is changed.

@@ -45,6 +45,84 @@ func TestBackendSwitch(t *testing.T) {
 	}
 }
 
+// TestBackendStrays: what somebody loads that was saved while another backend was in use goes again, and is told.
+func TestBackendStrays(t *testing.T) {
+	for _, tt := range []struct {
+		variant, saved Variant
+		repaired       []string
+	}{
+		{VariantNFT, onNFTables, []string{"table inet hostagent had appeared"}},
+		{VariantLegacy, onNFTables, []string{"table inet hostagent had appeared"}},
+		{onNFTables, VariantNFT, []string{
+			"ipv4 nft mangle: chain HOSTAGENT-PREROUTING had appeared", "ipv4 nft mangle: chain HOSTAGENT-GUARD had appeared",
+			"ipv6 nft mangle: chain HOSTAGENT-PREROUTING had appeared", "ipv6 nft mangle: chain HOSTAGENT-GUARD had appeared",
+			"set hostagent-guard had appeared", "set hostagent-open had appeared", "set hostagent-cut had appeared",
+		}},
+	} {
+		t.Run(string(tt.saved)+" beside "+string(tt.variant), func(t *testing.T) {
+			f := start(t, tt.variant)
+			want := sample()
+			mustApply(t, f, want)
+			mustApply(t, f, want)
+			old := Ruleset{Guard: want.Guard, Accept: Accept{None: true}}
+			if err := loadBeside(t, open(t, tt.saved), &old); err != nil {
+				t.Fatal(err)
+			}
+			if changes := mustApply(t, f, want); !changes.Empty() {
+				t.Errorf("too soon: %v", changes)
+			}
+			f.strayed = time.Time{}
+			changes := mustApply(t, f, want)
+			if diff := cmp.Diff(tt.repaired, changes.Repaired); diff != "" {
+				t.Errorf("repaired (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(expected(want, tt.variant), show(t, f)); diff != "" {
+				t.Errorf("Show (-want +got):\n%s", diff)
+			}
+			f.strayed = time.Time{}
+			before := f.xtables.runs.Load()
+			if changes := mustApply(t, f, want); !changes.Empty() || f.xtables.runs.Load() != before {
+				t.Errorf("the next Apply starts %d programs and says: %v", f.xtables.runs.Load()-before, changes)
+			}
+		})
+	}
+}
+
+// TestStrayOfAnother: a table that another process makes later, and owns, is told as long as it stands, and hinders nothing.
+func TestStrayOfAnother(t *testing.T) {
+	f := start(t, VariantNFT)
+	want := sample()
+	mustApply(t, f, want)
+	other := open(t, onNFTables)
+	release, err := other.hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := loadBeside(t, other, &Ruleset{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []uint16{21100, 21101} {
+		want.Open.Add(port)
+		if _, err := f.Apply(t.Context(), want); !errors.Is(err, ErrOwned) {
+			t.Errorf("Apply beside it: %v", err)
+		}
+		if state, err := f.Show(t.Context()); err != nil || state.ports(openSet) != want.Open {
+			t.Errorf("open are %v, %v", state.ports(openSet), err)
+		}
+	}
+	release()
+	if changes := mustApply(t, f, want); !strings.Contains(changes.String(), "table inet hostagent had appeared") {
+		t.Errorf("once it is nobody's: %v", changes)
+	}
+}
+
+// loadBeside puts a ruleset into the kernel beside what another backend has there.
+func loadBeside(t *testing.T, f *Firewall, r *Ruleset) error {
+	t.Helper()
+	_, err := f.backend.apply(t.Context(), r)
+	return err
+}
+
 // TestBackendSwitchUnderTraffic: while backends change, the closed port never opens and the open one never closes.
 func TestBackendSwitchUnderTraffic(t *testing.T) {
 	f := start(t, VariantNFT)

@@ -42,7 +42,8 @@ type Firewall struct {
 	native  *nativeTable // nil where the kernel has no nf_tables
 	notes   []string
 	rivals  others
-	alone   bool // the backend that is not in use is known to hold nothing of ours
+	alone   bool      // the backend that is not in use is known to hold nothing of ours
+	strayed time.Time // when strays were looked for last
 
 	published publishedMemo
 	blocked   blockedMemo
@@ -68,7 +69,8 @@ func New(opts Options) (*Firewall, error) {
 }
 
 // Apply makes the kernel equal want and returns what it changed. The same want again changes nothing. Sets that exist
-// are taken over, not emptied. The first one removes what another backend or variant has of ours, once its own rules stand.
+// are taken over, not emptied. The first one removes what another backend or variant has of ours, once its own rules stand;
+// what somebody loads from a file into another backend later goes after Options.VerifyEvery.
 //
 // What Apply has once seen and written it takes for granted for Options.VerifyEvery, so most calls cost no more than the
 // ports that differ; after that it looks whether another hand was there. After an error it looks at everything anew. A
@@ -96,7 +98,15 @@ func (f *Firewall) Apply(ctx context.Context, want Ruleset) (Changes, error) {
 		more, err = f.leftovers(ctx, true)
 		changes.add(more)
 	}
+	alone := f.alone
 	f.alone = err == nil
+	if alone && err == nil && time.Since(f.strayed) >= f.xtables.verifyEvery {
+		var more Changes
+		if more, err = f.strays(ctx); err == nil {
+			f.strayed = time.Now()
+		}
+		changes.add(more)
+	}
 	if err != nil {
 		return changes, fmt.Errorf("cannot apply the firewall: %w", err)
 	}

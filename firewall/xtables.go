@@ -442,6 +442,14 @@ func (x *xtables) sets() []string {
 	return append(ourSets(), fillSet)
 }
 
+// holdSets tells whether the kernel has a set that bears a name of ours, or that cannot be known.
+func (x *xtables) holdSets() bool {
+	return slices.ContainsFunc(x.sets(), func(name string) bool {
+		set, err := readSet(name)
+		return set != nil || err != nil
+	})
+}
+
 // remove takes away everything of ours, or only says what that would be: rules first, because they hold the sets.
 func (x *xtables) remove(ctx context.Context, really bool) (Changes, error) {
 	x.memory = nil
