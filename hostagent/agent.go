@@ -516,6 +516,7 @@ func (a *Agent) apply(ctx context.Context) error {
 	}
 	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
 	a.applyAt = time.Now()
+	a.news.trouble(a.parts.Log, a.applyAt, "repair", nil) // what the watch could not put right is right now
 	rules := &a.result.Rules
 	a.memory.opened(rules.Open, rules.Guard)
 	if a.holds.guard != rules.Guard || a.holds.open != rules.Open || a.holds.cut != rules.Cut ||
