@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/kardianos/service"
@@ -124,7 +125,9 @@ func (d *daemon) openFirewall(options firewall.Options) (*firewall.Firewall, err
 	if err != nil {
 		return nil, err
 	}
-	if d.firewall == nil || options != d.options || fw.Backend() != d.firewall.Backend() {
+	same := d.firewall != nil && options == d.options && fw.Backend() == d.firewall.Backend() &&
+		slices.Equal(fw.Degradations(), d.firewall.Degradations())
+	if !same {
 		d.firewall, d.options = fw, options
 	}
 	return d.firewall, nil
