@@ -77,7 +77,7 @@ type evaluation struct {
 	first     map[uint16]map[socketKey]*sockets.Listener // of the sockets that look alike, by port, where it was asked for
 	shared    map[uint16]string                          // what sharedBy answered
 	claims    map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
-	claimed   firewall.PortSet                           // keys of claims, and held ports
+	claimed   firewall.PortSet                           // that are to be open: keys of claims, and held ports
 	suspects  map[uint64]sockets.Listener
 	published firewall.PortSet // ports that nat rules send elsewhere
 	exposures []exposure       // what could be quarantined
@@ -209,8 +209,8 @@ func (e *evaluation) collectClaims() {
 		e.claimed.Add(h.Port)
 		held[h.Port] = append(held[h.Port], h.ID)
 	}
-	allowed := ruleset(e.in, e.res.Range, e.protected, e.claimed, firewall.PortSet{}).Open
-	for port := range allowed.All() {
+	e.claimed = ruleset(e.in, e.res.Range, e.protected, e.claimed, firewall.PortSet{}).Open // what is held may be any port
+	for port := range e.claimed.All() {
 		opening := Opening{Port: port, Held: len(e.claims[port]) == 0}
 		for _, c := range e.claims[port] {
 			opening.Predicted = opening.Predicted || c.reg.Predicted

@@ -163,9 +163,7 @@ func (q *quarantine) refuse(x exposure) *refusal {
 	if r := q.refusePort(x.port); r != nil {
 		return r
 	}
-	// Confirmed by the operator, and not only because somebody else's sidecar says that the service is called there.
-	calls := slices.ContainsFunc(x.proxies, func(p *consul.Registration) bool { return p.Proxy.DestinationName == x.reg.Name })
-	confirmed := slices.Contains(q.Services, x.reg.Name) && (calls || x.reg.Port == int(x.port))
+	confirmed := slices.Contains(q.Services, x.reg.Name)
 	if !confirmed {
 		if r := q.refuseNames(x); r != nil {
 			return r

@@ -33,12 +33,14 @@ func (e *evaluation) judgeServices() {
 }
 
 // proxies finds the sidecars of each application, by the application's id. A sidecar that names only a service is one
-// for each instance of it.
+// for each instance of it. One that names a service and the id of another one's instance is nobody's: Consul asks who
+// registers it for rights on the service only, and any text will do for the id.
 func (e *evaluation) proxies() map[string][]*consul.Registration {
-	byName := map[string][]string{}
+	byName, nameOf := map[string][]string{}, map[string]string{}
 	for i := range e.in.Registrations {
 		if r := &e.in.Registrations[i]; e.in.Policy.isApplication(r) {
 			byName[r.Name] = append(byName[r.Name], r.ID)
+			nameOf[r.ID] = r.Name
 		}
 	}
 	found := map[string][]*consul.Registration{}
@@ -49,6 +51,9 @@ func (e *evaluation) proxies() map[string][]*consul.Registration {
 		}
 		ids := byName[r.Proxy.DestinationName]
 		if id := r.Proxy.DestinationID; id != "" {
+			if nameOf[id] != r.Proxy.DestinationName {
+				continue
+			}
 			ids = []string{id}
 		}
 		for _, id := range ids {
