@@ -491,6 +491,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 		a.sources.members.adopt(limited)
 	}
 	a.adopted, a.found = true, standingOf(state)
+	a.enforced = a.found.enforced
 	a.holds = &standing{guard: a.found.guard, open: a.found.open, cut: a.found.cut, sources: a.found.sources}
 	return nil
 }
@@ -506,6 +507,7 @@ func (a *Agent) apply(ctx context.Context) error {
 		return nil // opening needs one whole answer; what an earlier run left stands
 	}
 	if err := a.applyWaits(); err != nil {
+		a.enforced = firewall.PortSet{} // nobody looks whether it still stands
 		return err
 	}
 	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)

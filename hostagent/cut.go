@@ -38,7 +38,9 @@ func (a *Agent) endConnections(ctx context.Context) error {
 	if a.host != nil {
 		own = a.host.Addresses
 	}
-	missing = missing.Intersect(listening)
+	if missing = missing.Intersect(listening); missing.Len() > 0 && len(own) == 0 {
+		return errors.New("cannot end running connections of closed ports, which are left to the rules: the host's own addresses, whose connections stay, are not known")
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyDeadline)
 	defer cancel()
 	var errs []error

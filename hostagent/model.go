@@ -167,6 +167,9 @@ func (h *Host) keep(before *Host) {
 	if h.Nomad == nil && len(h.Notes) > 0 {
 		h.Nomad = before.Nomad
 	}
+	if len(h.Addresses) == 0 && len(h.Notes) > 0 {
+		h.Addresses = before.Addresses
+	}
 	if h.Partial {
 		h.Published = before.Published
 	}

@@ -177,7 +177,7 @@ func (q *quarantine) refuse(x exposure) *refusal {
 			"if " + catalog.CleanTo(x.reg.Name, 40) + " is what listens there, add its name to " + q.servicesKey() + "; if not, deregister it"}
 	}
 	for _, p := range x.proxies {
-		if r := q.refuseProxy(p); r != nil {
+		if r := q.refuseProxy(p, x.port); r != nil {
 			return r
 		}
 	}
@@ -395,8 +395,8 @@ func (e *evaluation) publishes(l *sockets.Listener) (publishes, known bool) {
 }
 
 // refuseProxy looks at how a sidecar calls its application. One that is not running now is as good as one that is: a crash
-// of the sidecar must not lift a quarantine.
-func (q *quarantine) refuseProxy(p *consul.Registration) *refusal {
+// of the sidecar must not lift a quarantine, nor must addresses of the host that cannot be read.
+func (q *quarantine) refuseProxy(p *consul.Registration, application uint16) *refusal {
 	id := catalog.CleanTo(p.ID, 40)
 	if text := p.Proxy.LocalServiceAddress; text != "" && text != "localhost" {
 		addr, err := netip.ParseAddr(text)
@@ -406,7 +406,7 @@ func (q *quarantine) refuseProxy(p *consul.Registration) *refusal {
 		}
 	}
 	const fix = "run the sidecar in the host's network namespace"
-	if own, _ := q.isOwn(p.Address); !own {
+	if own, known := q.isOwn(p.Address); !own && (known || !q.before[application]) {
 		return &refusal{fmt.Sprintf("sidecar %s is registered at %s, which is not known as this host's", id, catalog.CleanTo(p.Address, 40)), fix}
 	}
 	for _, port := range []int{p.Port, p.Proxy.BindPort} {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -129,6 +130,54 @@ func TestQuarantineOutlivesARestart(t *testing.T) {
 					pass(time.Second)
 					closed("registered")
 				}
+			})
+		})
+	}
+}
+
+// TestARestartRaisesNoAlarm: what the kernel holds already when a run begins stands between a finding and its harm.
+func TestARestartRaisesNoAlarm(t *testing.T) {
+	h, parts := infectedHost(ModeGuard)
+	h.rules = firewall.Ruleset{
+		Guard: DefaultSidecarRange().Ports().Union(firewall.Ports(8080)), Open: firewall.Ports(21000), Cut: firewall.Ports(8080), CutRules: true,
+	}
+	h.exists = true
+	h.runParts(t, parts, func(chan<- Parts) {
+		if c := checkOf(h.report, "service:web"); c.Status != consul.Passing || !strings.Contains(c.Output, "exposed-listener (mitigated)") {
+			t.Errorf("after the first pass the check of web is %+v", c)
+		}
+		pass(5 * time.Second)
+	})
+	if strings.Contains(h.log.String(), "finding changed") {
+		t.Errorf("the log says\n%s", h.log.String())
+	}
+}
+
+// TestQuarantineOutlivesUnknownAddresses: the addresses of the host cannot be read for a while.
+func TestQuarantineOutlivesUnknownAddresses(t *testing.T) {
+	for name, restart := range map[string]bool{"later": false, "since the start": true} {
+		t.Run(name, func(t *testing.T) {
+			h, parts := infectedHost(ModeGuard)
+			h.regs[1].Address = "10.0.0.2"
+			look, known := parts.Host, !restart
+			parts.Host = func(ctx context.Context) *Host {
+				if known {
+					return look(ctx)
+				}
+				return &Host{Facts: facts.Facts{Notes: []string{"cannot list the host's addresses"}}}
+			}
+			if restart {
+				h.rules = firewall.Ruleset{
+					Guard: DefaultSidecarRange().Ports().Union(firewall.Ports(8080)), Open: firewall.Ports(21000), Cut: firewall.Ports(8080), CutRules: true,
+				}
+				h.exists = true
+			}
+			h.runParts(t, parts, func(chan<- Parts) {
+				pass(5 * time.Second)
+				want(t, "at first", inQuarantine, h.sets())
+				known = false
+				pass(3 * time.Minute)
+				want(t, "in the end", inQuarantine, h.sets())
 			})
 		})
 	}
@@ -382,4 +431,21 @@ func TestObserveModeEndsNothing(t *testing.T) {
 		return 0, nil
 	}
 	h.runParts(t, parts, func(chan<- Parts) { pass(10 * time.Second) })
+}
+
+// TestNoConnectionEndsBlindly: connections of the host's own must be told from the network's.
+func TestNoConnectionEndsBlindly(t *testing.T) {
+	h, parts := infectedHost(ModeGuard)
+	parts.Host = func(context.Context) *Host { return &Host{Facts: facts.Facts{Notes: []string{"no addresses"}}} }
+	parts.EndConnections = func(context.Context, uint16, []netip.Addr) (int, error) {
+		t.Error("connections were ended")
+		return 0, nil
+	}
+	h.runParts(t, parts, func(chan<- Parts) {
+		pass(5 * time.Second)
+		want(t, "in quarantine", inQuarantine, h.sets())
+	})
+	if !strings.Contains(h.log.String(), "step=connections error=\"cannot end running connections") {
+		t.Errorf("the log says\n%s", h.log.String())
+	}
 }
