@@ -27,6 +27,7 @@ type sources struct {
 	failures    int       // of the last questions
 
 	networks     facts.Networks
+	networksRead bool // networks were read at least once
 	networksErr  error
 	networksNext time.Time
 }
@@ -40,7 +41,7 @@ func (a *Agent) askMembers(ctx context.Context, now time.Time) {
 	s := &a.sources
 	switch {
 	case !a.parts.Policy.AllowCluster:
-		*s = sources{members: newSourceMemory(), networks: s.networks, networksErr: s.networksErr, networksNext: s.networksNext}
+		s.members, s.membersErr, s.membersNext, s.failures = newSourceMemory(), nil, time.Time{}, 0
 		return
 	case a.failures > 0: // the agent does not answer; its trouble is told already
 		s.members.miss()
@@ -84,7 +85,7 @@ func (a *Agent) lookAtNetworks(ctx context.Context, now time.Time) {
 	case a.parts.Networks == nil:
 		return
 	case !a.parts.Policy.limits():
-		s.networks, s.networksErr, s.networksNext = facts.Networks{}, nil, time.Time{}
+		s.networks, s.networksRead, s.networksErr, s.networksNext = facts.Networks{}, false, nil, time.Time{}
 		return
 	case now.Before(s.networksNext):
 		return
@@ -94,7 +95,7 @@ func (a *Agent) lookAtNetworks(ctx context.Context, now time.Time) {
 	networks, err := a.parts.Networks(ctx)
 	s.networksErr, s.networksNext = err, now.Add(networksEvery)
 	if err == nil {
-		s.networks = networks
+		s.networks, s.networksRead = networks, true
 	}
 }
 
@@ -104,14 +105,18 @@ func (a *Agent) askSources(ctx context.Context, now time.Time) {
 	a.lookAtNetworks(ctx, now)
 }
 
-// wait tells why nobody can be let in yet, nil where somebody can.
+// wait tells why nobody can be let in yet, nil where somebody can: half of who may connect would shut out the others.
 func (s *sources) wait(p *Policy) error {
+	const text = "cannot tell who may connect, so what stands stays: "
+	if p.limits() && p.AllowBridges && !s.networksRead && s.networksErr != nil {
+		return fmt.Errorf(text+"the networks of this host's bridges are not known yet: %w; allow_local_bridges = false does without them", s.networksErr)
+	}
 	if !p.AllowCluster || s.members.known() {
 		return nil
 	}
-	const text = `cannot tell who may connect, so what stands stays: the members that "cluster" in allow_from stands for are not known yet`
+	const members = text + `the members that "cluster" in allow_from stands for are not known yet`
 	if s.membersErr == nil {
-		return errors.New(text)
+		return errors.New(members)
 	}
-	return fmt.Errorf(text+": %w", s.membersErr)
+	return fmt.Errorf(members+": %w", s.membersErr)
 }

@@ -243,6 +243,38 @@ func TestAgentAwayAgesNobody(t *testing.T) {
 	})
 }
 
+// TestUnknownBridgesAreNotShutOut: while the kernel has not told which bridges there are, who is let in stays let in.
+func TestUnknownBridgesAreNotShutOut(t *testing.T) {
+	c := newCluster()
+	c.members, c.networksFail = membersOf(t, "10.0.0.1 10.0.0.2"), errors.New("interrupted")
+	c.networks = facts.Networks{Bridged: prefixes("172.17.0.0/16")}
+	c.rules = firewall.Ruleset{Guard: DefaultSidecarRange().Ports(), Open: firewall.Ports(21000), AllowFrom: prefixes("10.0.0.1 10.0.0.2 172.17.0.0/16")}
+	c.exists = true
+	const before = "open 21000 to [10.0.0.1/32 10.0.0.2/32 172.17.0.0/16]"
+	without := c.parts(ModeGuard)
+	without.Policy.AllowBridges = false
+	c.runAgent(t, c.parts(ModeGuard), func(a *Agent, reload chan<- Parts) {
+		pass(12 * time.Second)
+		want(t, "while the kernel does not tell", before, c.sources())
+		if text := a.Status().Firewall.Error; !strings.Contains(text, "bridges are not known yet: interrupted") {
+			t.Errorf("the status says %q", text)
+		}
+		reload <- without
+		pass(time.Second)
+		want(t, "without bridges, of which there is nothing to know", "open 21000 to [10.0.0.1/32 10.0.0.2/32]", c.sources())
+		c.networksFail = nil
+		reload <- c.parts(ModeGuard)
+		pass(time.Second)
+		want(t, "told", before, c.sources())
+		c.networksFail = errors.New("interrupted")
+		pass(12 * time.Second)
+		want(t, "later", before, c.sources())
+	})
+	if _, err := LookAhead(t.Context(), c.parts(ModeObserve)); err == nil || !strings.Contains(err.Error(), "interrupted") {
+		t.Errorf("a plan that does not know the bridges: %v", err)
+	}
+}
+
 // TestScanAndPlanWithMembers: both ask who the members are; a plan that does not know them would be a wrong one.
 func TestScanAndPlanWithMembers(t *testing.T) {
 	c := newCluster()

@@ -90,8 +90,8 @@ func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	if err := errors.Join(scan.Errors...); scan.Source == SourceNone {
 		return nil, fmt.Errorf("cannot plan without the registrations: %w", err)
 	}
-	if scan.membersErr != nil {
-		return nil, fmt.Errorf("cannot plan without the sources: %w", scan.membersErr)
+	if err := cmp.Or(scan.membersErr, scan.bridgesErr); err != nil {
+		return nil, fmt.Errorf("cannot plan without the sources: %w", err)
 	}
 	switch {
 	case scan.RangeTaken:

@@ -34,6 +34,7 @@ type Scan struct {
 	published  []firewall.Published
 	standing   standing
 	membersErr error // why the members are not known, though the operator lets them in
+	bridgesErr error // why the host's bridges are not known, though the operator lets them in
 }
 
 // Reachable is a socket that other hosts can reach, firewalls aside.
@@ -116,6 +117,9 @@ func (s *Scan) askSources(ctx context.Context, parts Parts, in *Input) {
 		var err error
 		if in.Networks, err = parts.Networks(ctx); err != nil {
 			s.note("who may connect is not known in full: %v", err)
+			if policy.AllowBridges {
+				s.bridgesErr = err
+			}
 		}
 	}
 }

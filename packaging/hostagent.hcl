@@ -41,9 +41,9 @@ mode = "observe"
 # host's own rules let in; an IP version without a network here is closed altogether but for what allow_local_bridges
 # adds. "cluster" stands for the members of this Consul datacenter, as the local agent knows them: of each the one address
 # that it advertises. A member that leaves is let in for close_delay more, one that has failed stays, and the token needs
-# node_prefix "" { policy = "read" }. Until members are known, nothing is opened or closed. What the host itself connects
-# to is never limited, and its own addresses are always let in. Running connections of a network that is taken out end
-# only where the host's own rules drop them.
+# node_prefix "" { policy = "read" }. Until members and local bridges are known, nothing is opened or closed. What the host
+# itself connects to is never limited, and its own addresses are always let in. Running connections of a network that is
+# taken out end only where the host's own rules drop them.
 # allow_from = []
 
 # Whether containers and virtual machines on this host's bridges may connect to open ports too, where allow_from limits who
