@@ -95,7 +95,11 @@ func Read(ctx context.Context, opts Options) Facts {
 	f.readPorts(net)
 	f.readRouteLocalnet(filepath.Join(net, "conf"))
 	f.readSavedRules(cmp.Or(opts.Root, "/"))
-	f.readAddresses()
+	var err error
+	if f.Addresses, err = readAddresses(ctx); err != nil {
+		f.Addresses = nil // half of them would be no answer
+		f.note("cannot list the host's addresses: %v", err)
+	}
 	f.readNomad(ctx, opts)
 	return *f
 }

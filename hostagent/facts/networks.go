@@ -38,38 +38,11 @@ func ReadNetworks(ctx context.Context) (Networks, error) {
 	if n.Addresses, err = readAddresses(ctx); err != nil {
 		return Networks{}, fmt.Errorf("cannot read this host's addresses: %w", err)
 	}
+	n.Addresses = slices.DeleteFunc(n.Addresses, func(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() })
 	if n.Bridged, err = readBridged(ctx); err != nil {
 		return Networks{}, fmt.Errorf("cannot read the networks of this host's bridges: %w", err)
 	}
 	return n, nil
-}
-
-func readAddresses(ctx context.Context) ([]netip.Addr, error) {
-	var all []netip.Addr
-	query := dump{request: unix.RTM_GETADDR, body: make([]byte, unix.SizeofIfAddrmsg), begin: func() { all = nil }}
-	err := query.run(ctx, func(kind uint16, body []byte) {
-		if kind != unix.RTM_NEWADDR || len(body) < unix.SizeofIfAddrmsg {
-			return
-		}
-		// Of a tunnel IFA_ADDRESS is the other end and IFA_LOCAL this one; IPv6 has IFA_LOCAL there only.
-		var own, addr netip.Addr
-		for kind, value := range attributes(body[unix.SizeofIfAddrmsg:]) {
-			switch kind {
-			case unix.IFA_LOCAL:
-				own, _ = netip.AddrFromSlice(value)
-			case unix.IFA_ADDRESS:
-				addr, _ = netip.AddrFromSlice(value)
-			}
-		}
-		if own.IsValid() {
-			addr = own
-		}
-		if addr.IsValid() && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() && !addr.IsUnspecified() {
-			all = append(all, addr)
-		}
-	})
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all), err
 }
 
 func readBridged(ctx context.Context) ([]netip.Prefix, error) {

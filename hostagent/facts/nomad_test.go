@@ -145,7 +145,7 @@ func TestNomadAgentThatHangs(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if f := Read(ctx, Options{NomadAddress: midway, NomadConfig: []string{dir}}); len(f.Notes) != 1 || !strings.Contains(f.Notes[0], "canceled") {
+	if f := Read(ctx, Options{NomadAddress: midway, NomadConfig: []string{dir}}); len(f.Notes) != 2 || !strings.Contains(f.Notes[1], "Nomad's agent at") || !strings.Contains(f.Notes[1], "canceled") {
 		t.Errorf("notes of an ended context: %q", f.Notes)
 	}
 }
