@@ -110,7 +110,7 @@ func consulServices(agent *consul.Agent, listeners []sockets.Listener) []consulS
 type publisher struct {
 	empty bool // observe mode: nothing of ours is in it
 	// left are the sets that a reload has named before, and that still hold what we put there.
-	left []func(context.Context, firewall.PortSet) (bool, error)
+	left map[firewall.SetName]func(context.Context, firewall.PortSet) (bool, error)
 	err  error
 }
 
@@ -118,7 +118,13 @@ type publisher struct {
 func (p *publisher) replace(old, next *Parts) {
 	p.empty = false
 	if old.Publish != nil && old.Policy.PublishSet != next.Policy.PublishSet {
-		p.left = append(p.left, old.Publish)
+		if p.left == nil {
+			p.left = map[firewall.SetName]func(context.Context, firewall.PortSet) (bool, error){}
+		}
+		p.left[old.Policy.PublishSet] = old.Publish
+	}
+	if next.Publish != nil {
+		delete(p.left, next.Policy.PublishSet)
 	}
 }
 
@@ -163,13 +169,13 @@ func (a *Agent) publishNow(ctx context.Context) error {
 // leave empties the sets that are no longer named. One that is gone is empty enough.
 func (p *publisher) leave(ctx context.Context) error {
 	var errs []error
-	p.left = slices.DeleteFunc(p.left, func(publish func(context.Context, firewall.PortSet) (bool, error)) bool {
+	for set, publish := range p.left {
 		_, err := publish(ctx, firewall.PortSet{})
 		if err == nil || errors.Is(err, firewall.ErrNoSet) || errors.Is(err, firewall.ErrWrongSet) {
-			return true
+			delete(p.left, set)
+			continue
 		}
 		errs = append(errs, fmt.Errorf("a set that publish_set named before is not emptied: %w", err))
-		return false
-	})
+	}
 	return errors.Join(errs...)
 }

@@ -238,6 +238,15 @@ func TestSetThatIsLeft(t *testing.T) {
 		want(t, "emptied", "none", set.ports.String())
 		reload <- h.publishing(ModeGuard, "one", set)
 		pass(time.Second)
+		set.fails = errors.New("busy")
+		reload <- h.parts(ModeGuard)
+		pass(2 * time.Second)
+		set.fails, h.applyFail = nil, errors.New("held lock")
+		reload <- h.publishing(ModeGuard, "one", set)
+		pass(2 * time.Second)
+		want(t, "named again before it was emptied", "21000", set.ports.String())
+		h.applyFail = nil
+		pass(2 * time.Second)
 		set.fails = firewall.ErrNoSet
 		reload <- h.parts(ModeGuard)
 		pass(time.Second)

@@ -28,8 +28,12 @@ type keeper struct {
 	kept    *Result    // that saved was made of
 }
 
-// load learns what stands on the disk already, so that a steady host that restarts hostagent writes nothing.
+// load learns what stands on the disk already, so that a steady host that restarts hostagent writes nothing. While it is
+// being changed, what will stand is known.
 func (k *keeper) load(dir string) {
+	if k.done != nil && k.dir == dir {
+		return
+	}
 	saved, err := LoadState(dir)
 	*k = keeper{dir: dir, saved: saved, known: err == nil || errors.Is(err, fs.ErrNotExist)}
 }

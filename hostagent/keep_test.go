@@ -183,6 +183,30 @@ func TestFailedWriteIsTriedNowAndThen(t *testing.T) {
 	}
 }
 
+// TestStateIsNotReadWhileItIsRemoved: what is being written is what will stand.
+func TestStateIsNotReadWhileItIsRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := SaveState(dir, sampleState()); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	k := &keeper{dir: dir, done: done, since: time.Now()} // a removal under way on a slow disk
+	k.load(dir)
+	if err := RemoveState(dir); err != nil {
+		t.Fatal(err)
+	}
+	done <- nil
+	for range 3 {
+		if err := k.keep(time.Now(), dir, sampleState()); err != nil {
+			t.Fatal(err)
+		}
+		k.wait(time.Minute)
+	}
+	if _, err := LoadState(dir); err != nil {
+		t.Errorf("nothing was saved: %v", err)
+	}
+}
+
 // TestClonedMachine: the rules that an earlier run left are of the machine that this one was cloned from.
 func TestClonedMachine(t *testing.T) {
 	for node, after := range map[string]string{
@@ -257,6 +281,33 @@ func TestRestore(t *testing.T) {
 	if _, err := Restore(t.Context(), at(dir, fresh)); err == nil || fresh.applies > 0 {
 		t.Errorf("a kernel that cannot be seen: %v", err)
 	}
+}
+
+// TestRestorePublishes: a rule of the operator's reads the set from the start of the host on.
+func TestRestorePublishes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	saved := sampleState()
+	saved.Limited, saved.Sources, saved.AllowFrom = false, nil, nil
+	if err := SaveState(dir, saved); err != nil {
+		t.Fatal(err)
+	}
+	h, set := newFakeHost(), &fakeSet{}
+	parts := h.publishing(ModeGuard, "one", set)
+	parts.StateDir, parts.Machine = dir, "abc"
+	h.applyFail = errors.New("held lock")
+	if _, err := Restore(t.Context(), parts); err == nil || set.calls > 0 {
+		t.Errorf("what is not open is published: %s, %v", set.ports, err)
+	}
+	h.applyFail = nil
+	if done, err := Restore(t.Context(), parts); err != nil || done.Unpublished != nil {
+		t.Errorf("restored: %+v, %v", done, err)
+	}
+	want(t, "published", "21000, 21003", set.ports.String())
+	h.exists, set.fails = false, firewall.ErrNoSet
+	if done, err := Restore(t.Context(), parts); err != nil || !errors.Is(done.Unpublished, firewall.ErrNoSet) {
+		t.Errorf("restored without the set: %+v, %v", done, err)
+	}
+	want(t, "restored", "guard 21000-21255 open 21000, 21003", h.state())
 }
 
 // TestRestoreSparesSSH: sshd has moved onto a port that was a sidecar's when the state was saved.

@@ -26,6 +26,8 @@ type Restored struct {
 	// Nobody tells that no port was opened, because nobody that was let in is still let in by the configuration, or
 	// because who that is cannot be told before Consul is up.
 	Nobody bool
+	// Unpublished is why the set of Policy.PublishSet does not hold the open ports, nil where it does or there is none.
+	Unpublished error
 }
 
 // RefusedError tells why a saved state was not used. Nothing was opened or closed.
@@ -80,7 +82,9 @@ func Restore(ctx context.Context, parts Parts) (*Restored, error) {
 	in.Listeners, in.Owners = parts.rootsListeners(ctx, saved.Guard.Union(saved.Open))
 	var done Restored
 	done.Rules, done.Nobody = saved.rules(in)
-	done.Changes, err = parts.Firewall.Apply(ctx, done.Rules)
+	if done.Changes, err = parts.Firewall.Apply(ctx, done.Rules); err == nil && parts.Publish != nil {
+		_, done.Unpublished = parts.Publish(ctx, done.Rules.Open)
+	}
 	return &done, err
 }
 

@@ -19,7 +19,8 @@ func firewallRestoreCommand() *cobra.Command {
 		Use:   "restore",
 		Short: "Apply the ports of the last run, before Consul is up",
 		Long: `Makes the kernel hold what the last guard run saved in state_dir, as far as the configuration of now lets it:
-for the start of a host, before Consul and the network are up. In mode observe, while hostagent runs, and where
+for the start of a host, before Consul and the network are up. The set of publish_set, if it is there by then, gets the
+open ports too. In mode observe, while hostagent runs, and where
 rules of hostagent stand already, it restores nothing. A saved state that is damaged, of another host or of a newer
 version is refused, and then no port is opened and none closed.
 
@@ -72,6 +73,7 @@ func restore(cmd *cobra.Command, c *config.Config, fw *firewall.Firewall) error 
 	}
 	p := partsWithoutConsul(c, slog.New(slog.DiscardHandler))
 	p.Firewall = fw
+	useFirewall(&p, fw)
 	p.Machine, _ = hostagent.MachineFingerprint(hostagent.MachineIDFile) // Restore says so where it is missed
 	done, err := hostagent.Restore(cmd.Context(), p)
 	if _, refused := errors.AsType[*hostagent.RefusedError](err); refused {
@@ -103,5 +105,9 @@ func restoredText(dir string, done *hostagent.Restored) string {
 	case done.Nobody:
 		ports += "; open ports wait for Consul: of those who were let in, allow_from is not known to let anybody in now"
 	}
-	return "restored: " + ports + "\n"
+	text := "restored: " + ports + "\n"
+	if done.Unpublished != nil {
+		text += fmt.Sprintf("not yet: %v\n", done.Unpublished)
+	}
+	return text
 }
