@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
 )
@@ -195,5 +196,26 @@ func TestRemediesAreSafeToPaste(t *testing.T) {
 	in.Registrations[1].Proxy.DestinationID, in.Listeners = "x$(reboot)", nil
 	if got := remedies(Evaluate(in)); !strings.Contains(got, "-sidecar-for 'x$(reboot)';") {
 		t.Errorf("the remedy is\n%s", got)
+	}
+}
+
+// TestCommandsAreWhole: half of a command is none.
+func TestCommandsAreWhole(t *testing.T) {
+	in := base()
+	in.Host = &Host{}
+	in.Host.RouteLocalnet = []string{"br-0123456789ab", "br-0123456789ac", "br-0123456789ad", "br-0123456789ae", "br-0123456789af"}
+	in.Drift = &Drift{What: []string{"set hostagent-open was flushed"}, By: []string{"iptables-nft-re", "ip6tables-nft-r", "nft"}}
+	found := 0
+	for _, f := range Evaluate(in).Findings {
+		if f.ID != catalog.RouteLocalnet && f.ID != catalog.FirewallDrift {
+			continue
+		}
+		found++
+		if strings.Contains(f.Remedy, "…") {
+			t.Errorf("%s: cut off: %s", f.ID, f.Remedy)
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d findings", found)
 	}
 }

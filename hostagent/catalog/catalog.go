@@ -240,15 +240,20 @@ func Lookup(id ID) (Entry, bool) {
 	return Entry{}, false
 }
 
+// maxCommand is the length in runes to which Render cuts what people paste or follow: half of a command is none, and a
+// check's output of 4,096 bytes has room for a whole one.
+const maxCommand = 1000
+
 // Render fills the placeholders of a template from pairs of name and value. Values are untrusted: each goes through
-// Clean, but a "fix" may be long: a command that is cut cannot be pasted, and who makes one has cut the names in it. An
-// unknown placeholder stays as it is, so that a missing value is seen.
+// Clean, those of commands ({fix}, {reserved}, {sysctl}) with more room. An unknown placeholder stays as it is, so that a
+// missing value is seen.
 func Render(template string, pairs ...string) string {
 	replace := make([]string, 0, len(pairs))
 	for i := 0; i+1 < len(pairs); i += 2 {
 		runes := maxName
-		if pairs[i] == "fix" {
-			runes = maxFix
+		switch pairs[i] {
+		case "fix", "reserved", "sysctl":
+			runes = maxCommand
 		}
 		replace = append(replace, "{"+pairs[i]+"}", CleanTo(pairs[i+1], runes))
 	}
@@ -258,8 +263,6 @@ func Render(template string, pairs ...string) string {
 // maxName is the length in runes to which Clean cuts: names may have 300 characters and a sentence holds several.
 const maxName = 160
 
-// maxFix is the same for a remedy that is made for its finding. A check's output of 4096 bytes has room for one.
-const maxFix = 1000
 
 // Clean makes text of unknown origin safe to show: one line, no control or invisible characters that could drive a
 // terminal or reorder what is read, valid UTF-8, at most 160 runes. Ordinary text comes back unchanged.
