@@ -108,7 +108,7 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 	}
 	if err := a.sources.membersErr; err != nil {
 		c.Status = consul.Warning
-		c.Output += "\nThe members that were answered last are let in:\n" + wrap("  ", catalog.CleanTo(err.Error(), maxNote))
+		c.Output += "\nWho is a member is not known; who was let in last still is:\n" + wrap("  ", catalog.CleanTo(err.Error(), maxNote))
 	}
 	if a.listenErr != nil {
 		c.Status = consul.Warning

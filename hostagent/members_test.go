@@ -275,6 +275,18 @@ func TestUnknownBridgesAreNotShutOut(t *testing.T) {
 	}
 }
 
+// TestLifeTellsOfUnknownMembers without claiming that there was an answer.
+func TestLifeTellsOfUnknownMembers(t *testing.T) {
+	c := newCluster()
+	c.membersFail = noRights
+	c.runParts(t, c.parts(ModeGuard), func(chan<- Parts) {
+		pass(time.Second)
+		if life := c.report.Life; life.Status != consul.Warning || !strings.Contains(life.Output, "Who is a member is not known") {
+			t.Errorf("the life check is %+v", life)
+		}
+	})
+}
+
 // TestScanAndPlanWithMembers: both ask who the members are; a plan that does not know them would be a wrong one.
 func TestScanAndPlanWithMembers(t *testing.T) {
 	c := newCluster()

@@ -246,7 +246,7 @@ func TestClusterNeedsNodeRead(t *testing.T) {
 	w.expect("the network", w.Net, sidecar, host.Dropped, both()...)
 
 	allow(policy)
-	w.checkTurns("alive", "warning", "The members that were answered last are let in")
+	w.checkTurns("alive", "warning", "who was let in last still is")
 	w.checkTurns("firewall", "passing", "\nFrom:    cluster\n")
 	time.Sleep(5 * time.Second) // close_delay is 4 s
 	w.expect("b", b.Namespace, sidecar, host.Open, host.IPv4)
