@@ -263,7 +263,6 @@ func Render(template string, pairs ...string) string {
 // maxName is the length in runes to which Clean cuts: names may have 300 characters and a sentence holds several.
 const maxName = 160
 
-
 // Clean makes text of unknown origin safe to show: one line, no control or invisible characters that could drive a
 // terminal or reorder what is read, valid UTF-8, at most 160 runes. Ordinary text comes back unchanged.
 func Clean(text string) string { return CleanTo(text, maxName) }
