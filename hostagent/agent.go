@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -468,102 +467,4 @@ func lookup(ctx context.Context, owners owners, listeners []sockets.Listener) (b
 		return found.ByCookie, err.Error()
 	}
 	return found.ByCookie, found.Incomplete
-}
-
-// adopt looks once, before anything is changed, at what an earlier run left in the kernel.
-func (a *Agent) adopt(ctx context.Context) error {
-	if a.adopted || a.parts.Policy.Mode != ModeGuard {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, applyDeadline)
-	defer cancel()
-	state, err := a.parts.Firewall.Show(ctx)
-	if err != nil {
-		return fmt.Errorf("cannot see the rules of an earlier run: %w", err)
-	}
-	if guard, open := state.Guard(), state.Open(); guard.Len() > 0 || open.Len() > 0 {
-		a.memory.adopt(guard, open)
-		a.memory.adoptCut(guard, open, state.Cut())
-		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
-	}
-	a.recallState()
-	if limited, ok := state.Limited(); ok && a.parts.Policy.AllowCluster {
-		a.sources.members.adopt(limited)
-	}
-	a.adopted, a.found = true, standingOf(state)
-	a.enforced = a.found.enforced
-	a.holds = &standing{guard: a.found.guard, open: a.found.open, cut: a.found.cut, sources: a.found.sources}
-	return nil
-}
-
-// apply makes the kernel equal the result, or, in observe mode, free of us.
-func (a *Agent) apply(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, applyDeadline)
-	defer cancel()
-	if a.parts.Policy.Mode == ModeObserve {
-		return a.disown(ctx)
-	}
-	if a.memory.answers == 0 {
-		return nil // opening needs one whole answer; what an earlier run left stands
-	}
-	if err := a.applyWaits(); err != nil {
-		a.enforced = firewall.PortSet{} // nobody looks whether it still stands
-		return err
-	}
-	changes, err := a.parts.Firewall.Apply(ctx, a.result.Rules)
-	a.tellChanges(time.Now(), changes)
-	if err != nil {
-		a.enforced = firewall.PortSet{} // nobody knows now what the kernel holds
-		return err
-	}
-	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
-	a.applyAt = time.Now()
-	a.news.trouble(a.parts.Log, a.applyAt, "repair", nil) // what the watch could not put right is right now
-	rules := &a.result.Rules
-	a.memory.opened(rules.Open, rules.Guard)
-	if a.holds.guard != rules.Guard || a.holds.open != rules.Open || a.holds.cut != rules.Cut ||
-		!slices.Equal(a.holds.sources, rules.AllowFrom) {
-		a.holds = &standing{guard: rules.Guard, open: rules.Open, cut: rules.Cut, sources: rules.AllowFrom}
-	}
-	return nil
-}
-
-// applyWaits tells why what an earlier run left stands, nil where it need not.
-func (a *Agent) applyWaits() error {
-	if !a.ranged && a.memory.adoptedGuard.Len() > 0 {
-		return errors.New("cannot tell the sidecar range: the agent's is refused or unknown, so the rules of an earlier run stand; set sidecar_range")
-	}
-	return a.sources.wait(&a.parts.Policy)
-}
-
-// tellChanges logs and counts what an Apply or a repair did.
-func (a *Agent) tellChanges(now time.Time, changes firewall.Changes) {
-	if changes.Empty() {
-		return
-	}
-	a.changeAt = now
-	a.drift.add(now, changes)
-	message := "firewall changed"
-	if len(changes.Repaired) > 0 {
-		a.lookAgain() // somebody is at work on the rules
-		message = "firewall repaired: somebody else had changed it"
-		a.repairs++
-		if a.parts.Watch != nil {
-			a.parts.Watch.Repaired()
-		}
-	}
-	a.parts.Log.Info(message, "changes", changes)
-}
-
-// disown removes what an earlier guard run left.
-func (a *Agent) disown(ctx context.Context) error {
-	if a.removed || a.parts.Firewall == nil {
-		return nil
-	}
-	changes, err := a.parts.Firewall.Remove(ctx)
-	if !changes.Empty() {
-		a.parts.Log.Info("removed the rules of an earlier guard run: observe mode owns nothing", "changes", changes)
-	}
-	a.removed = err == nil
-	return err
 }
