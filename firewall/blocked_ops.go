@@ -123,12 +123,12 @@ func decodeNamed(t *nfTable, name string, values map[uint16][]byte) op {
 		return decodeLoad(name, values)
 	case "cmp":
 		data, _ := nfData(values[unix.NFTA_CMP_DATA])
-		return op{kind: opCompare, sreg: register(be32(values[unix.NFTA_CMP_SREG])), compare: be32(values[unix.NFTA_CMP_OP]),
+		return op{kind: opCompare, sreg: register(nftNumber(values[unix.NFTA_CMP_SREG])), compare: nftNumber(values[unix.NFTA_CMP_OP]),
 			data: data, length: len(data)}
 	case "range":
 		first, _ := nfData(values[unix.NFTA_RANGE_FROM_DATA])
 		last, _ := nfData(values[unix.NFTA_RANGE_TO_DATA])
-		o := op{kind: opRange, sreg: register(be32(values[unix.NFTA_RANGE_SREG])), compare: be32(values[unix.NFTA_RANGE_OP]),
+		o := op{kind: opRange, sreg: register(nftNumber(values[unix.NFTA_RANGE_SREG])), compare: nftNumber(values[unix.NFTA_RANGE_OP]),
 			data: first, last: last, length: len(first)}
 		if len(first) != len(last) {
 			o.kind = opUnknown
@@ -138,8 +138,8 @@ func decodeNamed(t *nfTable, name string, values map[uint16][]byte) op {
 		return decodeBitwise(values)
 	case "byteorder":
 		const sreg, dreg, length, size = 1, 2, 4, 5 // NFTA_BYTEORDER_*
-		return op{kind: opSwap, sreg: register(be32(values[sreg])), dreg: register(be32(values[dreg])),
-			length: int(min(be32(values[length]), registerBytes)), offset: min(be32(values[size]), 8)}
+		return op{kind: opSwap, sreg: register(nftNumber(values[sreg])), dreg: register(nftNumber(values[dreg])),
+			length: int(min(nftNumber(values[length]), registerBytes)), offset: min(nftNumber(values[size]), 8)}
 	case "lookup":
 		return decodeLookup(t, values)
 	case "immediate":
@@ -147,12 +147,12 @@ func decodeNamed(t *nfTable, name string, values map[uint16][]byte) op {
 			return op{kind: opVerdict, verdict: v}
 		}
 		data, _ := nfData(values[unix.NFTA_IMMEDIATE_DATA])
-		return op{kind: opForget, dreg: register(be32(values[unix.NFTA_IMMEDIATE_DREG])), length: len(data)}
+		return op{kind: opForget, dreg: register(nftNumber(values[unix.NFTA_IMMEDIATE_DREG])), length: len(data)}
 	case "match":
-		return op{kind: opMatch, name: text(values[unix.NFTA_MATCH_NAME]), revision: be32(values[unix.NFTA_MATCH_REV]),
+		return op{kind: opMatch, name: text(values[unix.NFTA_MATCH_NAME]), revision: nftNumber(values[unix.NFTA_MATCH_REV]),
 			info: values[unix.NFTA_MATCH_INFO]}
 	case "target":
-		o := op{kind: opTarget, name: text(values[unix.NFTA_TARGET_NAME]), revision: be32(values[unix.NFTA_TARGET_REV]),
+		o := op{kind: opTarget, name: text(values[unix.NFTA_TARGET_NAME]), revision: nftNumber(values[unix.NFTA_TARGET_REV]),
 			info: values[unix.NFTA_TARGET_INFO]}
 		if untracks(&o) {
 			o.kind = opUntrack
@@ -164,7 +164,7 @@ func decodeNamed(t *nfTable, name string, values map[uint16][]byte) op {
 
 func decodeObject(values map[uint16][]byte) op {
 	const counter, helper, limit, quota, connlimit, timeout, secmark, expect = 1, 3, 4, 2, 5, 7, 8, 9
-	switch be32(values[unix.NFTA_OBJREF_IMM_TYPE]) {
+	switch nftNumber(values[unix.NFTA_OBJREF_IMM_TYPE]) {
 	case counter, helper, timeout, secmark, expect:
 		return op{kind: opNothing}
 	case limit, quota, connlimit:
@@ -179,16 +179,16 @@ func decodeLoad(name string, values map[uint16][]byte) op {
 	const destination = 1 // NFTA_*_DREG of all that is read here in detail
 	value, loads := values[destination]
 	if loads {
-		o.dreg = register(be32(value))
+		o.dreg = register(nftNumber(value))
 	}
 	switch name {
 	case "meta":
-		o.kind, o.key, o.length = opLoadMeta, be32(values[unix.NFTA_META_KEY]), metaLength(be32(values[unix.NFTA_META_KEY]))
+		o.kind, o.key, o.length = opLoadMeta, nftNumber(values[unix.NFTA_META_KEY]), metaLength(nftNumber(values[unix.NFTA_META_KEY]))
 	case "payload":
-		o.kind, o.base, o.offset = opLoadPayload, be32(values[unix.NFTA_PAYLOAD_BASE]), be32(values[unix.NFTA_PAYLOAD_OFFSET])
-		o.length = int(min(be32(values[unix.NFTA_PAYLOAD_LEN]), registerBytes))
+		o.kind, o.base, o.offset = opLoadPayload, nftNumber(values[unix.NFTA_PAYLOAD_BASE]), nftNumber(values[unix.NFTA_PAYLOAD_OFFSET])
+		o.length = int(min(nftNumber(values[unix.NFTA_PAYLOAD_LEN]), registerBytes))
 	case "ct":
-		o.kind, o.key, o.length = opLoadCt, be32(values[unix.NFTA_CT_KEY]), 16
+		o.kind, o.key, o.length = opLoadCt, nftNumber(values[unix.NFTA_CT_KEY]), 16
 		switch o.key {
 		case unix.NFT_CT_STATE, unix.NFT_CT_STATUS, unix.NFT_CT_MARK:
 			o.length = 4
@@ -197,7 +197,7 @@ func decodeLoad(name string, values map[uint16][]byte) op {
 		}
 		o.length = min(o.length, registerBytes-max(o.dreg, 0))
 	case "fib":
-		o.kind, o.key, o.flags, o.length = opLoadFib, be32(values[unix.NFTA_FIB_RESULT]), be32(values[unix.NFTA_FIB_FLAGS]), 4
+		o.kind, o.key, o.flags, o.length = opLoadFib, nftNumber(values[unix.NFTA_FIB_RESULT]), nftNumber(values[unix.NFTA_FIB_FLAGS]), 4
 		if o.key == unix.NFT_FIB_RESULT_OIFNAME {
 			o.length = 16
 		}
@@ -233,10 +233,10 @@ func metaLength(key uint32) int {
 func decodeBitwise(values map[uint16][]byte) op {
 	mask, _ := nfData(values[unix.NFTA_BITWISE_MASK])
 	xor, _ := nfData(values[unix.NFTA_BITWISE_XOR])
-	o := op{kind: opBitwise, sreg: register(be32(values[unix.NFTA_BITWISE_SREG])), dreg: register(be32(values[unix.NFTA_BITWISE_DREG])),
-		mask: mask, data: xor, length: int(min(be32(values[unix.NFTA_BITWISE_LEN]), registerBytes))}
+	o := op{kind: opBitwise, sreg: register(nftNumber(values[unix.NFTA_BITWISE_SREG])), dreg: register(nftNumber(values[unix.NFTA_BITWISE_DREG])),
+		mask: mask, data: xor, length: int(min(nftNumber(values[unix.NFTA_BITWISE_LEN]), registerBytes))}
 	const operation, byMask = 6, 0 // NFTA_BITWISE_OP, NFT_BITWISE_BOOL
-	if be32(values[operation]) != byMask || len(mask) != o.length || len(xor) != o.length {
+	if nftNumber(values[operation]) != byMask || len(mask) != o.length || len(xor) != o.length {
 		o.kind = opForget // a shift, or two registers
 	}
 	return o
@@ -245,10 +245,10 @@ func decodeBitwise(values map[uint16][]byte) op {
 func decodeLookup(t *nfTable, values map[uint16][]byte) op {
 	name := text(values[unix.NFTA_LOOKUP_SET])
 	_, maps := values[unix.NFTA_LOOKUP_DREG]
-	o := op{kind: opLookup, sreg: register(be32(values[unix.NFTA_LOOKUP_SREG])), flags: be32(values[unix.NFTA_LOOKUP_FLAGS]),
+	o := op{kind: opLookup, sreg: register(nftNumber(values[unix.NFTA_LOOKUP_SREG])), flags: nftNumber(values[unix.NFTA_LOOKUP_FLAGS]),
 		set: t.sets[name], setName: name, maps: maps, dreg: -1}
 	if maps {
-		o.dreg = register(be32(values[unix.NFTA_LOOKUP_DREG])) // -1 for the verdict
+		o.dreg = register(nftNumber(values[unix.NFTA_LOOKUP_DREG])) // -1 for the verdict
 	}
 	if o.set == nil || o.sreg < 0 || int(o.set.keyLength) > registerBytes-o.sreg {
 		o.kind = opUnknown

@@ -5,8 +5,6 @@ package firewall
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -95,33 +93,17 @@ type verdict struct {
 // maxElements is how many elements of one set are looked at; a larger one is not understood, so it may match.
 const maxElements = 1 << 17
 
-// nfDump asks nf_tables for everything of one kind. What the kernel says was interrupted has to be asked for again.
-func nfDump(command int, family uint8, attributes ...*nl.RtAttr) ([][]byte, error) {
-	r := nl.NewNetlinkRequest(command|unix.NFNL_SUBSYS_NFTABLES<<8, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	r.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
-	for _, a := range attributes {
-		r.AddData(a)
-	}
-	answer, err := r.Execute(unix.NETLINK_NETFILTER, 0)
-	if errors.Is(err, unix.EPERM) {
-		return nil, ErrPermission
-	}
-	return answer, err
-}
-
 // nfMessages calls take with the family and the attributes of each message of a dump.
 func nfMessages(ctx context.Context, command int, take func(family uint8, attributes []byte)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	messages, err := nfDump(command, unix.AF_UNSPEC)
+	messages, err := nftRequest(unix.AF_UNSPEC, command, unix.NLM_F_DUMP, nil)
 	if err != nil {
 		return err
 	}
 	for _, m := range messages {
-		if len(m) >= nl.SizeofNfgenmsg {
-			take(m[0], m[nl.SizeofNfgenmsg:])
-		}
+		take(m[0], m[nl.SizeofNfgenmsg:])
 	}
 	return nil
 }
@@ -161,9 +143,9 @@ func (s *nfRuleset) addTable(family uint8, message []byte) {
 		case unix.NFTA_TABLE_NAME:
 			t.key.name = text(value)
 		case unix.NFTA_TABLE_FLAGS:
-			t.dormant = be32(value)&unix.NFT_TABLE_F_DORMANT != 0
+			t.dormant = nftNumber(value)&unix.NFT_TABLE_F_DORMANT != 0
 		case nftaTableOwner:
-			t.owner = be32(value)
+			t.owner = nftNumber(value)
 		}
 	}
 	s.tables[t.key] = t
@@ -180,7 +162,7 @@ func (s *nfRuleset) addChain(family uint8, message []byte) {
 		case unix.NFTA_CHAIN_NAME:
 			c.name = text(value)
 		case unix.NFTA_CHAIN_POLICY:
-			c.drops = be32(value) == nfDrop
+			c.drops = nftNumber(value) == nfDrop
 		case unix.NFTA_CHAIN_TYPE:
 			kindOfChain = text(value)
 		case unix.NFTA_CHAIN_HOOK:
@@ -188,9 +170,9 @@ func (s *nfRuleset) addChain(family uint8, message []byte) {
 			for kind, value := range attributes(value) {
 				switch kind {
 				case unix.NFTA_HOOK_HOOKNUM:
-					c.hook = be32(value)
+					c.hook = nftNumber(value)
 				case unix.NFTA_HOOK_PRIORITY:
-					c.priority = int32(be32(value))
+					c.priority = int32(nftNumber(value))
 				}
 			}
 		}
@@ -214,13 +196,13 @@ func (s *nfRuleset) addSet(family uint8, message []byte) {
 		case unix.NFTA_SET_NAME:
 			set.name = text(value)
 		case unix.NFTA_SET_FLAGS:
-			set.flags = be32(value)
+			set.flags = nftNumber(value)
 		case unix.NFTA_SET_KEY_TYPE:
-			set.keyType = be32(value)
+			set.keyType = nftNumber(value)
 		case unix.NFTA_SET_KEY_LEN:
-			set.keyLength = be32(value)
+			set.keyLength = nftNumber(value)
 		case unix.NFTA_SET_DATA_TYPE:
-			set.dataType = be32(value)
+			set.dataType = nftNumber(value)
 		case unix.NFTA_SET_DESC:
 			set.fields = concatenated(value)
 		}
@@ -239,7 +221,7 @@ func concatenated(description []byte) (lengths []int) {
 		for _, field := range attributes(value) {
 			for kind, value := range attributes(field) {
 				if kind == nftaSetFieldLen {
-					lengths = append(lengths, int(be32(value)))
+					lengths = append(lengths, int(nftNumber(value)))
 				}
 			}
 		}
@@ -291,17 +273,14 @@ func (s *nfSet) load() error {
 	if s.read {
 		return nil
 	}
-	messages, err := nfDump(unix.NFT_MSG_GETSETELEM, s.table.family,
-		nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_TABLE, nl.ZeroTerminated(s.table.name)),
-		nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_SET, nl.ZeroTerminated(s.name)))
+	of := appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name)
+	of = appendText(of, unix.NFTA_SET_ELEM_LIST_SET, s.name)
+	messages, err := nftRequest(s.table.family, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, of)
 	if err != nil {
 		return fmt.Errorf("cannot list the elements of set %q: %w", oneLine(s.name), err)
 	}
 	var all []rawElement
 	for _, m := range messages {
-		if len(m) < nl.SizeofNfgenmsg {
-			continue
-		}
 		for kind, value := range attributes(m[nl.SizeofNfgenmsg:]) {
 			if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -337,8 +316,8 @@ func (s *nfSet) parse(item []byte) rawElement {
 		case unix.NFTA_SET_ELEM_DATA:
 			_, e.verdict = nfData(value)
 		case unix.NFTA_SET_ELEM_FLAGS:
-			e.end = be32(value)&unix.NFT_SET_ELEM_INTERVAL_END != 0
-			e.everybody = be32(value)&nftSetElemCatchall != 0
+			e.end = nftNumber(value)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			e.everybody = nftNumber(value)&nftSetElemCatchall != 0
 		case unix.NFTA_SET_ELEM_EXPR, nftaSetElemExpressions:
 			e.doubtful = true
 		}
@@ -409,7 +388,7 @@ func nfData(data []byte) ([]byte, *verdict) {
 			for kind, value := range attributes(value) {
 				switch kind {
 				case unix.NFTA_VERDICT_CODE:
-					v.code = int32(be32(value))
+					v.code = int32(nftNumber(value))
 				case unix.NFTA_VERDICT_CHAIN:
 					v.chain = text(value)
 				}
@@ -433,11 +412,3 @@ const (
 
 // text reads a string attribute.
 func text(value []byte) string { return string(bytes.TrimRight(value, "\x00")) }
-
-// be32 reads a number attribute, 0 where it is none.
-func be32(value []byte) uint32 {
-	if len(value) < 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(value)
-}
