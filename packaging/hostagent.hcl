@@ -102,8 +102,8 @@ mode = "observe"
 # How often registrations and listeners are looked at, 200ms to 10s. Raise it on hosts with thousands of services.
 # poll_interval = "1s"
 
-# How often the kernel's rules and sets are compared with what they should be, 1s to 10m. What somebody else changed is put
-# back then, and logged.
+# How often the kernel's rules and sets are compared with what they should be, 1s to 10m. What somebody else changed in a
+# set of ipset is put back then; changes of rules are heard of as they happen, and put back at once.
 # check_interval = "5s"
 
 # How much is logged: "debug", "info", "warn" or "error".
