@@ -215,7 +215,7 @@ func quarantineText(q Quarantined) string {
 func divide(fs []Finding) (ofRange []Finding, ofService map[string][]Finding) {
 	ofService = map[string][]Finding{}
 	for _, f := range fs {
-		if f.ID == catalog.ExposedListener || f.ID == catalog.QuarantineRefused {
+		if entry, _ := catalog.Lookup(f.ID); entry.OfService {
 			ofService[f.ServiceID] = append(ofService[f.ServiceID], f)
 		} else {
 			ofRange = append(ofRange, f)

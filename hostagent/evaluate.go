@@ -177,6 +177,10 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 	if f.Severity = entry.Severity; f.State == "" {
 		f.State = Open
 	}
+	if f.Listener != nil && f.Listener.Exposed() && f.Ways == nil {
+		f.Ways = e.ways(f.Listener)
+	}
+	pairs = append(pairs, "ways", waysText(f.Ways))
 	message := entry.Message
 	if f.State == Mitigated && entry.Mitigated != "" {
 		f.Severity, message = catalog.Info, entry.Mitigated

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -74,6 +75,7 @@ type Policy struct {
 	OwnService   string           // the name under which hostagent reports
 	Accept       firewall.Accept
 	PublishSet   firewall.SetName // kept equal to the open ports; zero: none
+	Exemptions   []Exemption
 }
 
 // Quarantine is what the operator lets exposed listeners be closed for.
@@ -133,6 +135,9 @@ type Input struct {
 	Registrations []consul.Registration // of the last whole answer
 	Held          []Held
 	Listeners     []sockets.Listener
+	Elsewhere     []sockets.Listener       // in other network namespaces of this host
+	Namespaces    []sockets.Namespace      // those, by ID
+	Today         time.Time                // midnight in UTC, for what the operator limits to a day
 	Members       []netip.Addr             // of this datacenter, sorted: who may connect where Policy.AllowCluster says so
 	Networks      facts.Networks           // of this host; read only where Policy limits who may connect
 	Owners        map[uint64]sockets.Owner // by socket cookie; a missing one is normal
@@ -186,6 +191,7 @@ func (in *Input) equal(other *Input) bool {
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
 		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
 		reflect.DeepEqual(in.Blocked, other.Blocked) &&
+		slices.Equal(in.Elsewhere, other.Elsewhere) && slices.Equal(in.Namespaces, other.Namespaces) && in.Today.Equal(other.Today) &&
 		in.WasOpen == other.WasOpen && slices.EqualFunc(in.Quarantined, other.Quarantined, Quarantined.equal)
 }
 
@@ -196,6 +202,7 @@ type State string
 const (
 	Open      State = "open"
 	Mitigated State = "mitigated" // the guard keeps the network from the port
+	Exempt    State = "exempt"    // the operator means it to be so, and says why
 )
 
 // Finding is one thing that is wrong. Message and Remedy are one line each, safe to show; they hold no times, pids or
@@ -210,8 +217,28 @@ type Finding struct {
 	Protocol  sockets.Protocol  // of Port where there is no Listener; 0 is TCP
 	Listener  *sockets.Listener // nil where no socket is concerned
 	Owner     *sockets.Owner    // nil when unknown
+	// Ways are the addresses of this host at which the network reaches Listener, sorted; none where that is not known.
+	Ways      []Way
+	Exemption *Exemption // nil unless State is Exempt
 	Message   string
 	Remedy    string
+}
+
+// Way is an address of this host and the interface that has it.
+type Way struct {
+	Addr      netip.Addr
+	Interface string // its name, raw; "" when unknown
+}
+
+// Exemption is the operator's word that a finding is meant to be so. Of Service, Port and Executable at least one is set;
+// a finding has to meet all that are.
+type Exemption struct {
+	Finding    catalog.ID
+	Service    string // name
+	Port       uint16 // 0: any
+	Executable string // path, as /proc/PID/exe tells it
+	Reason     string
+	Expires    time.Time // the day in UTC on which it holds for the last time; zero: it holds for good
 }
 
 // Opening is a port that is to be open, and for whom.

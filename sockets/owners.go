@@ -45,6 +45,9 @@ type Owner struct {
 	Unit string
 	// Container is the first 12 hex digits of the id of the container around the same cgroup, "" for none.
 	Container string
+	// Runtime is who runs the container, as the cgroup's path tells: "docker", "podman", "containerd", "cri-o",
+	// "kubernetes", "nomad"; "" for none, and where the path does not tell.
+	Runtime string
 }
 
 // Process is a process that holds a socket open.

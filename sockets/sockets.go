@@ -59,6 +59,22 @@ type Listener struct {
 	// CgroupID is the cgroup2 in which the socket was made, which under socket activation is not where it is
 	// used; 0 where the kernel does not say (before Linux 5.7, or without cgroup2).
 	CgroupID uint64
+	// Namespace is the inode of the network namespace that the socket is in; 0 for the caller's own.
+	Namespace uint64
+	// Partial tells that V6Only, Device and CgroupID are not known: the socket was read from /proc/PID/net.
+	Partial bool
+}
+
+// Namespace is a network namespace other than the caller's, and whose it is.
+type Namespace struct {
+	// ID is its inode, the number in /proc/PID/ns/net's "net:[N]". It is used anew when the namespace is gone.
+	ID uint64
+	// PID is the lowest of its processes, 0 where none is seen.
+	PID int32
+	// Name is the file's below /run/netns, raw; "" for none.
+	Name string
+	// Unit, Container and Runtime are those of that process, as in Owner.
+	Unit, Container, Runtime string
 }
 
 // Exposed tells whether packets of other hosts can reach the listener, firewalls aside: its address is not in

@@ -196,7 +196,7 @@ func serviceText(name, id string) string {
 
 // findingInstance is the id of the application that a finding is about; those of sidecars stand in its sentence.
 func findingInstance(f *hostagent.Finding) string {
-	if f.ID != catalog.ExposedListener && f.ID != catalog.QuarantineRefused {
+	if entry, _ := catalog.Lookup(f.ID); !entry.OfService {
 		return ""
 	}
 	return f.ServiceID

@@ -32,6 +32,12 @@ const (
 	ConsulPortBlocked     ID = "consul-port-blocked"
 	SavedRules            ID = "saved-rules"
 	QuarantineRefused     ID = "quarantine-refused"
+	ExposedSibling        ID = "exposed-sibling"
+	ExposedUpstream       ID = "exposed-upstream"
+	ExposedAdmin          ID = "exposed-admin"
+	ExposedConsulAPI      ID = "exposed-consul-api"
+	NotASidecar           ID = "not-a-sidecar"
+	SidecarLoopbackOnly   ID = "sidecar-loopback-only"
 )
 
 // Severity says how much a finding matters. The zero value is Info; a higher one is worse.
@@ -85,13 +91,16 @@ type Entry struct {
 	Mitigated string
 	Remedy    string // one sentence: what mends it
 	Why       string // why it matters, for documentation
+	// OfService tells that the finding is about one application, and is shown with it: Finding.ServiceID is the id of the
+	// application then, and not that of its sidecar.
+	OfService bool
 }
 
 // Entries returns every entry, in the order in which documentation lists them.
 func Entries() []Entry {
 	return []Entry{
 		{
-			ID: ExposedListener, Severity: Warning,
+			ID: ExposedListener, Severity: Warning, OfService: true,
 			Title:     "application reachable around the mesh",
 			Message:   "{service} listens on {listener}: the network reaches it without mTLS and without intentions",
 			Mitigated: "{service} listens on {listener}: only hostagent's guard keeps the network from it",
@@ -219,13 +228,65 @@ func Entries() []Entry {
 				"firewall. Rules of hostagent do not belong into saved files: it writes them itself, early.",
 		},
 		{
-			ID: QuarantineRefused, Severity: Warning,
+			ID: QuarantineRefused, Severity: Warning, OfService: true,
 			Title:   "exposed listener not quarantined",
 			Message: "port {port} of {service} is not closed to the network: {reason}",
 			Remedy:  "{fix}",
 			Why: "Quarantine acts on the word of a registration. So it closes nothing that the operator has not listed, nothing " +
 				"that somebody else uses, nothing of root's unless the service is listed by name, and nothing that the mesh itself " +
 				"calls from outside of the host's own network namespace.",
+		},
+		{
+			ID: ExposedSibling, Severity: Warning, OfService: true,
+			Title:     "another port of an application reachable around the mesh",
+			Message:   "{unit}, which runs {service}, also listens on {listener}: the network reaches {ways} without mTLS and without intentions",
+			Mitigated: "{unit}, which runs {service}, also listens on {listener}: only hostagent's guard keeps the network from it",
+			Remedy:    "bind it to {loopback}; if the network is meant to reach it, exempt it with a reason",
+			Why: "An application often has more doors than the one that is registered: metrics, debugging, administration, a second " +
+				"protocol. What reaches one of them reaches the application, past mTLS and past every intention.",
+		},
+		{
+			ID: ExposedUpstream, Severity: Critical, OfService: true,
+			Title:     "upstream of a sidecar open to the network",
+			Message:   "the sidecar of {service} listens for upstream {upstream} on {listener}: whoever reaches {ways} calls {upstream} as {service}",
+			Mitigated: "the sidecar of {service} listens for upstream {upstream} on {listener}: only hostagent's guard keeps the network from calling it as {service}",
+			Remedy:    "register upstream {upstream} with local_bind_address = \"{loopback}\", or without it",
+			Why: "Whatever connects to a sidecar's upstream listener is sent on with the certificate of the sidecar's service. Bound to " +
+				"anything but loopback, it lends the service's identity, and every intention it has, to the whole network.",
+		},
+		{
+			ID: ExposedAdmin, Severity: Critical, OfService: true,
+			Title:     "administration of a sidecar open to the network",
+			Message:   "the sidecar of {service} also listens on {listener}, which no registration explains: the network reaches {ways}",
+			Mitigated: "the sidecar of {service} also listens on {listener}, which no registration explains: only hostagent's guard keeps the network from it",
+			Remedy:    "bind it to {loopback} (consul connect envoy -admin-bind {loopback}:{port})",
+			Why: "Envoy's administration port asks nobody who he is. It shows the sidecar's certificates and configuration, and can " +
+				"stop it.",
+		},
+		{
+			ID: ExposedConsulAPI, Severity: Warning,
+			Title:     "plain API of the Consul agent open to the network",
+			Message:   "Consul's {name} API without TLS listens on {listener}: the network reaches {ways}",
+			Mitigated: "Consul's {name} API without TLS listens on {listener}: only hostagent's guard keeps the network from it",
+			Remedy:    "{fix}",
+			Why: "Tokens cross the plain API in the clear, and where ACLs are off or the anonymous token may do much, anybody who " +
+				"reaches it registers services, reads secrets or takes a certificate of the mesh.",
+		},
+		{
+			ID: NotASidecar, Severity: Critical,
+			Title:   "no sidecar of the mesh behind its port",
+			Message: "what listens on {listener} for {service} is no sidecar of it: {reason}",
+			Remedy:  "stop {process}, and start the sidecar: {fix}",
+			Why: "An open port proves only that somebody registered it. A sidecar shows a certificate of the mesh's CA that names its " +
+				"service; whatever cannot do that takes traffic that is meant for the service, or is one that forgot its proxy.",
+		},
+		{
+			ID: SidecarLoopbackOnly, Severity: Warning,
+			Title:   "sidecar that the network cannot reach",
+			Message: "port {port} of {service} listens on {listener} only: no other host of the mesh can call it",
+			Remedy:  "{fix}",
+			Why: "A sidecar takes the connections of other hosts. Bound to loopback it serves only callers on this host, while Consul " +
+				"sends everybody there.",
 		},
 	}
 }
