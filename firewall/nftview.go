@@ -176,6 +176,9 @@ func (v *nativeView) readChains() error {
 	return nil
 }
 
+// anyTable stands for the name of a table.
+const anyTable = ""
+
 // nftMayHave tells whether a table of iptables in nf_tables has a chain of one of these names. It is asked before a program
 // is started that would list the table, and where that cannot be known the answer is yes.
 func nftMayHave(family Family, table string, chain func(name string) bool) bool {
@@ -189,7 +192,7 @@ func nftMayHave(family Family, table string, chain func(name string) bool) bool 
 		for kind, value := range attributes(message[nl.SizeofNfgenmsg:]) {
 			switch kind {
 			case unix.NFTA_CHAIN_TABLE:
-				here = unix.ByteSliceToString(value) == table
+				here = table == anyTable || unix.ByteSliceToString(value) == table
 			case unix.NFTA_CHAIN_NAME:
 				named = chain(unix.ByteSliceToString(value))
 			}

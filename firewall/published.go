@@ -81,8 +81,13 @@ func (f *Firewall) natGeneration() (uint32, bool) {
 func (f *Firewall) listPublished(ctx context.Context) ([]Published, error) {
 	var all []Published
 	var errs []error
-	for _, t := range f.xtables.all() {
-		nat, err := t.listTable(ctx, natTable)
+	tools := f.xtables.all()
+	waits := make([]func() (*table, error), len(tools))
+	for i, t := range tools { // their programs run side by side
+		waits[i] = t.startTable(ctx, natTable)
+	}
+	for i, t := range tools {
+		nat, err := waits[i]()
 		if err != nil {
 			errs = append(errs, err)
 			continue

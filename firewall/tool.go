@@ -115,8 +115,17 @@ func findTool(ctx context.Context, variant Variant, family Family, lockTimeout t
 	return nil
 }
 
-// plainVariant asks a program called iptables which variant it is. Those before 1.8 do not say; they are legacy.
+// plainVariant finds out which variant a program called iptables is: by the file that distributions let it be a link to, or
+// else by asking it. Those before 1.8 do not say; they are legacy.
 func plainVariant(ctx context.Context, command string) (Variant, error) {
+	if file, err := filepath.EvalSymlinks(command); err == nil {
+		switch filepath.Base(file) {
+		case "xtables-nft-multi":
+			return VariantNFT, nil
+		case "xtables-legacy-multi":
+			return VariantLegacy, nil
+		}
+	}
 	variant, _, err := askVersion(ctx, command)
 	return variant, err
 }
@@ -203,7 +212,7 @@ func (t *tool) listTable(ctx context.Context, name string, options ...string) (*
 // startTable begins to read a table as listTable does, and returns what waits for it.
 func (t *tool) startTable(ctx context.Context, name string, options ...string) (wait func() (*table, error)) {
 	if !t.exists(name) {
-		return func() (*table, error) { return &table{}, nil }
+		return func() (*table, error) { return &table{}, ctx.Err() }
 	}
 	running := t.start(ctx, "", t.save, append(options, "-t", name)...)
 	return func() (*table, error) {
@@ -234,7 +243,7 @@ func (t *tool) tableIn(output, name string) (*table, error) {
 
 // listAll reads every table, for the choice of a variant.
 func (t *tool) listAll(ctx context.Context) (map[string]*table, error) {
-	if t.variant == VariantLegacy && len(legacyTables(t.family)) == 0 {
+	if t.variant == VariantLegacy && len(legacyTables(t.family)) == 0 || t.variant == VariantNFT && !nftMayHave(t.family, anyTable, anyChain) {
 		return nil, nil
 	}
 	output, err := t.run(ctx, "", t.save)
@@ -244,10 +253,16 @@ func (t *tool) listAll(ctx context.Context) (map[string]*table, error) {
 	return parseSave(output), nil
 }
 
-// exists tells whether a table may be there. Listing a legacy table that is not would make it, and load its module.
+// exists tells whether a table with rules may be there. Listing a legacy table that is not would make it, and load its
+// module; to list one of nf_tables that is not takes a program milliseconds.
 func (t *tool) exists(table string) bool {
-	return t.variant != VariantLegacy || slices.Contains(legacyTables(t.family), table)
+	if t.variant == VariantLegacy {
+		return slices.Contains(legacyTables(t.family), table)
+	}
+	return nftMayHave(t.family, table, anyChain)
 }
+
+func anyChain(string) bool { return true }
 
 // legacyVisible tells whether this process may see legacy rules. In a user namespace of its own it may not, even as that
 // namespace's root: the files belong to somebody else.

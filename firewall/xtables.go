@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,7 +23,7 @@ type xtables struct {
 	tools    []*tool // the chosen variant's, one for each family
 	others   []*tool // the other variant's, as far as they are to be had
 	notes    []string
-	name     string // for people: the variant and its version
+	name     func() string // for people: the variant and its version; asked for once, when somebody wants it
 	runs     *programs
 
 	memory *memory // nil: nothing is known about the kernel
@@ -42,7 +43,7 @@ type memory struct {
 
 // newXtables finds the programs, and the variant where it is not given and one is to be used.
 func newXtables(ctx context.Context, opts Options, rivals *others) *xtables {
-	x := &xtables{verifyEvery: opts.VerifyEvery, listEvery: time.Minute, runs: &programs{}, rivals: rivals}
+	x := &xtables{name: func() string { return "iptables" }, verifyEvery: opts.VerifyEvery, listEvery: time.Minute, runs: &programs{}, rivals: rivals}
 	x.unusable = probeSets()
 	x.noSets = x.unusable != nil
 	found, families := x.find(ctx, opts)
@@ -60,13 +61,23 @@ func newXtables(ctx context.Context, opts Options, rivals *others) *xtables {
 		x.unusable = missingTools(variant, families, x.tools)
 		return x
 	}
-	x.name = "iptables-" + string(variant)
-	if _, version, _ := askVersion(ctx, x.tools[0].command); version != "" {
-		x.name += " " + version
-	}
-	x.name += " + ipset"
+	x.name = sync.OnceValue(func() string { return nameOf(x.tools[0]) })
 	return x
 }
+
+// nameOf is a variant and its version for people. It starts a program.
+func nameOf(t *tool) string {
+	name := "iptables-" + string(t.variant)
+	ctx, cancel := context.WithTimeout(context.Background(), nameTimeout)
+	defer cancel()
+	if _, version, _ := askVersion(ctx, t.command); version != "" {
+		name += " " + version
+	}
+	return name + " + ipset"
+}
+
+// nameTimeout bounds the wait for a program that tells its version.
+const nameTimeout = 5 * time.Second
 
 // find looks for the programs of both variants, and returns also the families that the host has.
 func (x *xtables) find(ctx context.Context, opts Options) (map[Variant][]*tool, []Family) {
@@ -95,7 +106,7 @@ func (x *xtables) find(ctx context.Context, opts Options) (map[Variant][]*tool, 
 	return found, families
 }
 
-func (x *xtables) title() string { return x.name }
+func (x *xtables) title() string { return x.name() }
 
 // all are the programs of both variants and families, as far as they are there.
 func (x *xtables) all() []*tool { return slices.Concat(x.tools, x.others) }
