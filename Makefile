@@ -49,6 +49,10 @@ fuzz: ## every fuzz target, FUZZTIME (default 20s) each
 bench: tools consul ## measured figures, beside peers in the same run
 	./test/bench.sh
 
+.PHONY: bench-scan
+bench-scan: tools ## hostagent scan beside ss, lsof, netstat and gopsutil, with 50,000 connections; needs root
+	@./test/bench-scan.sh
+
 .PHONY: clean
 clean: ## remove what the other targets built here
 	rm -rf $(BIN)
