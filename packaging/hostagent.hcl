@@ -5,8 +5,8 @@
 # (CONSUL_HTTP_ADDR and its like) stands over the files, command-line flags stand over both. Unknown keys and values that
 # make no sense are refused with file and line. Values are plain: no variables, no functions.
 #
-# Every key below stands with its default. To change one, remove the "#" in front of it; for a key inside a block, also
-# the "#" in front of the block's first and last line.
+# Every key below stands with its default, but for the example of an exemption. To change one, remove the "#" in front of
+# it; for a key inside a block, also the "#" in front of the block's first and last line.
 
 
 # What hostagent does. There is no default, so that installing it changes nothing:
@@ -91,6 +91,34 @@ mode = "observe"
 # Whether running connections to a sidecar's port end when the port closes because its registration has gone for
 # close_delay. Needs connection tracking.
 # cut_on_close = false
+
+
+# ---- Exemptions -----------------------------------------------------------------------------------------------------
+
+# A finding that you mean to be so: it is still listed, as "exempt" and with the reason, but it is no warning any more, and
+# quarantine leaves its port alone. One block each, as many as you need, in any of the files. There is no default: this one is
+# an example. Of service, port and executable at least one must stand there, and the finding has to meet all that do.
+# exempt {
+# The finding's id, as "hostagent scan" names it. Findings about the host as a whole cannot be exempted.
+#   finding = "exposed-listener"
+
+# Name of the service that the finding is about. A registration may take any name, so add the port where that matters.
+#   service = "web"
+
+# Port that the finding is about. Whoever gets hold of the port is exempt.
+#   port = 8080
+
+# Path of the program that listens, for all of its processes. It must be the very file that stands there on this host: the
+# same path in a container is another program, and so is one that was replaced while it runs, until it is restarted.
+#   executable = "/usr/bin/node_exporter"
+
+# Why, in one line of at most 200 characters. It is shown with the finding, in Consul too.
+#   reason = "scraped by Prometheus until the migration"
+
+# The last day on which the exemption holds, in UTC. From the next day on the finding is what it was, and says so. Without
+# it the exemption holds for good.
+#   expires = "2027-01-31"
+# }
 
 
 # ---- Times ----------------------------------------------------------------------------------------------------------

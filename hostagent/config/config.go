@@ -135,6 +135,7 @@ type Config struct {
 	QuarantinePorts    []PortRange
 	QuarantineFindings []string
 	QuarantineServices []string
+	Exemptions         []Exempt
 	CutOnClose         bool // running connections end when a sidecar's port closes
 	CloseDelay         time.Duration
 	PollInterval       time.Duration

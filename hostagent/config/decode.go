@@ -5,7 +5,6 @@ package config
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,10 +124,18 @@ func (d *decoder) top(body *hclsyntax.Body) {
 	for _, s := range settings() {
 		known[s.name] = s
 	}
+	for _, s := range exemptSettings() {
+		known[s.key()] = setting{name: s.key(), kind: s.kind}
+	}
 	d.attributes("", body, known)
 	first := make(map[string]int)
 	for _, block := range body.Blocks {
 		line := block.TypeRange.Start.Line
+		if block.Type == blockExempt {
+			d.plainBlock(block)
+			d.exempt(block, known)
+			continue
+		}
 		if !slices.Contains(blocks(), block.Type) {
 			d.unknownBlock(block, known)
 			continue
@@ -138,13 +145,18 @@ func (d *decoder) top(body *hclsyntax.Body) {
 		} else {
 			first[block.Type] = line
 		}
-		if len(block.Labels) > 0 {
-			d.problem(line, fmt.Sprintf("block %q takes no label; write \"%s {\"", block.Type, block.Type))
-		}
-		for _, inner := range block.Body.Blocks {
-			d.problem(inner.TypeRange.Start.Line, fmt.Sprintf("unknown block %s in block %q", quote(inner.Type), block.Type))
-		}
+		d.plainBlock(block)
 		d.attributes(block.Type+".", block.Body, known)
+	}
+}
+
+// plainBlock reports what no block has: labels and blocks of its own.
+func (d *decoder) plainBlock(block *hclsyntax.Block) {
+	if len(block.Labels) > 0 {
+		d.problem(block.TypeRange.Start.Line, fmt.Sprintf("block %q takes no label; write \"%s {\"", block.Type, block.Type))
+	}
+	for _, inner := range block.Body.Blocks {
+		d.problem(inner.TypeRange.Start.Line, fmt.Sprintf("unknown block %s in block %q", quote(inner.Type), block.Type))
 	}
 }
 
@@ -152,7 +164,7 @@ func (d *decoder) unknownBlock(block *hclsyntax.Block, known map[string]setting)
 	message := "unknown block " + quote(block.Type)
 	if _, isKey := known[block.Type]; isKey {
 		message = fmt.Sprintf("%q is no block; write \"%s = ...\"", block.Type, block.Type)
-	} else if guess := Closest(block.Type, blocks()); guess != "" {
+	} else if guess := Closest(block.Type, append(blocks(), blockExempt)); guess != "" {
 		message += fmt.Sprintf("; did you mean %q?", guess)
 	}
 	d.problem(block.TypeRange.Start.Line, message)
@@ -160,10 +172,7 @@ func (d *decoder) unknownBlock(block *hclsyntax.Block, known map[string]setting)
 
 // attributes reads the keys of one body; prefix is "" or the block's name with a dot.
 func (d *decoder) attributes(prefix string, body *hclsyntax.Body, known map[string]setting) {
-	inOrder := slices.SortedFunc(maps.Values(body.Attributes), func(a, b *hclsyntax.Attribute) int {
-		return a.SrcRange.Start.Byte - b.SrcRange.Start.Byte
-	})
-	for _, attribute := range inOrder {
+	for _, attribute := range inOrder(body) {
 		if s, ok := known[prefix+attribute.Name]; ok {
 			d.value(s, attribute.Expr)
 			continue
@@ -173,7 +182,7 @@ func (d *decoder) attributes(prefix string, body *hclsyntax.Body, known map[stri
 }
 
 func unknownKey(prefix, name string, known map[string]setting) string {
-	if prefix == "" && slices.Contains(blocks(), name) {
+	if prefix == "" && slices.Contains(append(blocks(), blockExempt), name) {
 		return fmt.Sprintf("%q is a block; write \"%s {\" without \"=\"", name, name)
 	}
 	message := "unknown key " + quote(prefix+name)

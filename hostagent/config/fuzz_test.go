@@ -4,6 +4,7 @@ package config
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ func FuzzParse(f *testing.F) {
 		"", "mode = \"guard\"\nextra_ports = [80, \"90-100\", 80]\n", "consul {\n address = \"unix:///x\"\n token = \"t\"\n}\n",
 		"allow_from = [\"10.0.0.5/8\", \"::ffff:1.2.3.4/120\"]", "close_delay = \"1h\"", "firewall {\n accept = \"chain X\"\n}\n",
 		"a = <<X\n${a}\nX\n", "a = [for x in y : x]", "mode = -1e999999999", "protected_ports = []\nsidecar_range = \"20-30\"\n",
+		"exempt {\n finding = \"squatted-port\"\n port = 21007\n reason = \"x\"\n expires = \"2027-02-29\"\n}\n" +
+			"exempt {\n finding = \"exposed-listener\"\n executable = \"/usr/../x\"\n service = \"a\"\n reason = \"\u00a0\"\n}\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -44,6 +47,13 @@ func FuzzParse(f *testing.F) {
 		}
 		if err != nil {
 			return
+		}
+		for _, x := range c.Exemptions {
+			texts := x.Service + x.Executable + x.Reason
+			if x.lacks() != "" || !slices.Contains(exemptible(), x.Finding) || strings.ContainsFunc(texts, unicode.IsControl) ||
+				len(c.Exemptions) > maxExempt || x.Reason != "" && strings.TrimSpace(x.Reason) == "" {
+				t.Errorf("accepted exemption %+v", x)
+			}
 		}
 		for _, r := range append(append([]PortRange{c.SidecarRange}, c.ExtraPorts...), c.GuardPorts...) {
 			for _, protected := range c.ProtectedPorts {
@@ -80,6 +90,7 @@ func TestHostileSizes(t *testing.T) {
 		"digits":              fill(quarter, "mode = ", "1", ""),
 		"ports":               fill(quarter, "extra_ports = [", "9,", "]\n"),
 		"ranges":              fill(quarter, "extra_ports = [1,", "\"1-65535\",", "]\n"),
+		"exemptions":          fill(quarter, "", "exempt {\n}\n", ""),
 		"names":               fill(quarter, "gateways = [", "\"a\",", "]\n"),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -48,6 +48,9 @@ func (d *decoder) literal(s setting, expression hclsyntax.Expression) (string, e
 		if s.takesRanges() && e.Op == hclsyntax.OpSubtract {
 			return "", fmt.Errorf("a range stands in quotes; write \"%s\"", cut(source))
 		}
+		if s.kind == kindDay && e.Op == hclsyntax.OpSubtract {
+			return "", fmt.Errorf("a day stands in quotes; write \"%s\"", cut(source))
+		}
 	case *hclsyntax.FunctionCallExpr:
 		return "", fmt.Errorf("%s calls a function, and there are none; write a plain value", shown)
 	}
@@ -78,7 +81,7 @@ func noTemplates(shown string) error {
 // fitting returns the text of an unquoted literal where s takes its type.
 func fitting(s setting, is, source, shown string) (string, error) {
 	switch {
-	case s.kind == kindBool && is == "bool", s.kind == kindPorts && is == "number":
+	case s.kind == kindBool && is == "bool", (s.kind == kindPorts || s.kind == kindPort) && is == "number":
 		return source, nil
 	case s.kind == kindBool:
 		return "", fmt.Errorf("%s is a %s; write true or false", shown, is)

@@ -18,6 +18,8 @@ const (
 	kindBool
 	kindTexts // list of texts
 	kindPorts // list of texts or numbers
+	kindPort  // text or number
+	kindDay   // text such as "2027-01-31"
 )
 
 // setting is one key of the configuration: how its text becomes a value, where the value lives, what it may be.

@@ -19,6 +19,7 @@ func (c *Config) Validate() error {
 			problems = append(problems, c.where(s.name, wrong.index).problem(s.name, wrong.err.Error()))
 		}
 	}
+	problems = append(problems, c.checkExemptions()...)
 	return append(problems, c.contradictions()...).sorted()
 }
 
@@ -53,6 +54,7 @@ func (c *Config) contradictions() Errors {
 		return fmt.Sprintf("%s %q overlaps sidecar_range %q, whose ports need no entry", r.noun(), r, s)
 	})...)
 	problems = append(problems, c.contradictionsInFirewall()...)
+	problems = append(problems, c.contradictionsInExemptions()...)
 	if address := c.Metrics.Address; address.IsValid() && !address.Addr().Unmap().IsLoopback() && !c.Metrics.AllowNetwork {
 		problems = append(problems, c.where("metrics.address", 0).problem("metrics.address", fmt.Sprintf(
 			"%q is no loopback address: whoever reaches it could read the names of this host's services; add allow_network = true to mean it", address)))
