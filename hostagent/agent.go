@@ -408,6 +408,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Drift:         a.drifted,
 		Blocked:       a.blocks.found,
 		SSH:           a.ssh,
+		Today:         dayOf(now),
 		Policy:        a.parts.Policy,
 	}
 	switch kind := consul.KindOf(consulErr); {
@@ -419,6 +420,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	if now.Sub(a.resultAt) < afreshEvery && in.equal(&a.input) {
 		return false
 	}
+	a.news.tellEnded(a.parts.Log, in.Policy.Exemptions, in.Today)
 	a.result, a.incomplete = evaluateWithOwners(ctx, in, a.parts.Owners)
 	a.input, a.resultAt = in, now
 	shown := a.result

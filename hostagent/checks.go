@@ -291,7 +291,11 @@ func findingsText(fs []Finding) (consul.Status, string) {
 		if f.State != Open {
 			state = " (" + string(f.State) + ")"
 		}
-		fmt.Fprintf(&b, "%s%s\n%s%s", f.ID, state, wrap("  ", f.Message), wrap("  remedy: ", f.Remedy))
+		last := wrap("  remedy: ", f.Remedy)
+		if f.State == Exempt {
+			last = wrap("  exempt: ", f.Exemption.String())
+		}
+		fmt.Fprintf(&b, "%s%s\n%s%s", f.ID, state, wrap("  ", f.Message), last)
 	}
 	return status, b.String()
 }

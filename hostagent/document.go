@@ -92,6 +92,8 @@ type DocumentFinding struct {
 	Processes []DocumentProcess `json:"processes"`
 	Message   string            `json:"message"`
 	Remedy    string            `json:"remedy"`
+	// Exemption is null where the operator has said nothing of it.
+	Exemption *DocumentExemption `json:"exemption"`
 }
 
 // Document writes s for programs. No list in it is null.
@@ -147,6 +149,7 @@ func documentFinding(f Finding) DocumentFinding {
 	d := DocumentFinding{
 		ID: f.ID, Severity: f.Severity, State: f.State, Service: f.Service, ServiceID: f.ServiceID, Port: f.Port,
 		Listener: documentListener(f.Listener), Message: f.Message, Remedy: f.Remedy,
+		Exemption: documentExemption(f.Exemption, f.State != Exempt),
 	}
 	d.User, d.Unit, d.Container, d.Processes = documentOwner(f.Owner)
 	return d

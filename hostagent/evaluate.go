@@ -56,11 +56,13 @@ func Evaluate(in Input) Result {
 	if in.Filtered != "" {
 		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
 	}
+	e.exempt() // before quarantine, which leaves it alone
 	quarantined := e.judgeQuarantine()
 	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))
 	e.res.Quarantined = slices.DeleteFunc(quarantined, func(q Quarantined) bool { return !e.res.Rules.Cut.Has(q.Port) })
 	e.res.Rules.AllowFrom = sourcesOf(&in)
 	e.judgeBlocked()
+	e.exempt()
 	e.rootSuspects()
 	sortFindings(e.res.Findings)
 	e.res.Suspects = slices.SortedFunc(maps.Values(e.suspects), func(a, b sockets.Listener) int {
@@ -81,6 +83,7 @@ type evaluation struct {
 	suspects  map[uint64]sockets.Listener
 	published firewall.PortSet // ports that nat rules send elsewhere
 	exposures []exposure       // what could be quarantined
+	exempted  exemptions
 }
 
 // claim is a registration that asks for its port to be open.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -130,6 +131,20 @@ func (s *source) input() Input {
 	if s.flag() {
 		in.Owners = map[uint64]sockets.Owner{uint64(uint32(s.number()) % 16): {Processes: []sockets.Process{{PID: 1, Name: "sshd"}}}}
 	}
+	for range uint32(s.number()) % 4 {
+		entries := catalog.Entries()
+		x := Exemption{Finding: entries[int(uint32(s.number()))%len(entries)].ID, Service: s.text(), Port: uint16(s.port()), Reason: s.text()}
+		if s.flag() {
+			x.Expires = time.Unix(0, 0).UTC()
+		}
+		if s.flag() {
+			x.Finding = catalog.ExposedListener
+		}
+		in.Policy.Exemptions = append(in.Policy.Exemptions, x)
+	}
+	if s.flag() {
+		in.Today = time.Unix(86400, 0).UTC()
+	}
 	return in
 }
 
@@ -177,6 +192,19 @@ func FuzzEvaluate(f *testing.F) {
 		must("quarantine that is not cut,", quarantined, res.Rules.Cut)
 		must("guard, beside range, guard_ports and quarantine,", res.Rules.Guard,
 			sidecars.Union(in.Policy.GuardPorts).Union(quarantined).Minus(protected))
+		for _, f := range res.Findings {
+			if f.State != Exempt {
+				continue
+			}
+			x := f.Exemption
+			if x == nil || x.Finding != f.ID || x.Service != "" && x.Service != f.Service || x.Port != 0 && x.Port != f.Port ||
+				f.Severity != catalog.Info || x.Ended(in.Today) {
+				t.Errorf("exempt by %v: %+v", x, f)
+			}
+			if f.ID == catalog.ExposedListener && quarantined.Has(f.Port) {
+				t.Errorf("exempt, and in quarantine: %+v", f)
+			}
+		}
 		if !in.Settled {
 			must("guard, before the answers have settled,", res.Rules.Guard, in.AdoptedGuard)
 		}

@@ -219,7 +219,7 @@ type Finding struct {
 	Owner     *sockets.Owner    // nil when unknown
 	// Ways are the addresses of this host at which the network reaches Listener, sorted; none where that is not known.
 	Ways      []Way
-	Exemption *Exemption // nil unless State is Exempt
+	Exemption *Exemption // that holds where State is Exempt, and otherwise has ended; nil for none
 	Message   string
 	Remedy    string
 }
@@ -313,6 +313,7 @@ func sortFindings(fs []Finding) {
 	slices.SortFunc(fs, func(a, b Finding) int {
 		return cmp.Or(
 			-cmp.Compare(a.Severity, b.Severity),
+			compareExempt(a.State, b.State),
 			cmp.Compare(a.ID, b.ID),
 			cmp.Compare(a.Service, b.Service),
 			cmp.Compare(a.ServiceID, b.ServiceID),
@@ -321,6 +322,17 @@ func sortFindings(fs []Finding) {
 			cmp.Compare(a.Message, b.Message),
 		)
 	})
+}
+
+// compareExempt puts what is meant to be so behind what is not.
+func compareExempt(a, b State) int {
+	switch {
+	case (a == Exempt) == (b == Exempt):
+		return 0
+	case a == Exempt:
+		return 1
+	}
+	return -1
 }
 
 func compareListeners(a, b *sockets.Listener) int {

@@ -21,6 +21,7 @@ type news struct {
 	guard    firewall.PortSet
 	closed   []Quarantined
 	notes    []string           // of the host, as told
+	ended    map[Exemption]bool // as told
 	troubles map[string]trouble // by the step that fails
 	told     bool
 	since    time.Time // when the minute began in which lines were written
@@ -213,12 +214,16 @@ func findingAttrs(f *Finding) []slog.Attr {
 	if f.Listener != nil {
 		listener = address(f.Listener)
 	}
-	return []slog.Attr{
+	attrs := []slog.Attr{
 		slog.String("id", string(f.ID)), slog.String("severity", f.Severity.String()), slog.String("state", string(f.State)),
 		slog.String("service", catalog.Clean(f.Service)), slog.String("service_id", catalog.Clean(f.ServiceID)),
 		slog.Int("port", int(f.Port)), slog.String("listener", listener),
 		slog.String("message", f.Message), slog.String("remedy", f.Remedy),
 	}
+	if f.State == Exempt {
+		attrs = append(attrs, slog.String("exemption", f.Exemption.String()))
+	}
+	return attrs
 }
 
 // maxLines is how many lines about findings may be written a minute: whoever may register services, or listen, can make

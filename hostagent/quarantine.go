@@ -116,7 +116,7 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 		q.findAgent()
 	}
 	for _, x := range e.exposures {
-		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) {
+		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || e.exempts(x) {
 			continue
 		}
 		if r := q.refuse(x); r != nil {
@@ -155,12 +155,15 @@ func (q *quarantine) keeps(k Quarantined) bool {
 	exposed := slices.ContainsFunc(q.byPort[k.Port], func(l *sockets.Listener) bool {
 		return l.Protocol == sockets.TCP && l.Exposed()
 	})
-	return wanted && exposed && q.refusePort(k.Port) == nil && q.refuseOwners(k.Port) == nil
+	return wanted && exposed && !q.exempted.spared[k.Port] && q.refusePort(k.Port) == nil && q.refuseOwners(k.Port) == nil
 }
 
 // refuse tells why an exposed port is not quarantined, nil if it is.
 func (q *quarantine) refuse(x exposure) *refusal {
 	if r := q.refusePort(x.port); r != nil {
+		return r
+	}
+	if r := q.refuseExempt(x.port); r != nil {
 		return r
 	}
 	confirmed := slices.Contains(q.Services, x.reg.Name)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -33,8 +34,9 @@ type Scan struct {
 	listeners  []sockets.Listener
 	published  []firewall.Published
 	standing   standing
-	membersErr error // why the members are not known, though the operator lets them in
-	bridgesErr error // why the host's bridges are not known, though the operator lets them in
+	unmatched  []Exemption // of the policy
+	membersErr error       // why the members are not known, though the operator lets them in
+	bridgesErr error       // why the host's bridges are not known, though the operator lets them in
 }
 
 // Reachable is a socket that other hosts can reach, firewalls aside.
@@ -56,7 +58,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
 	scan := &Scan{Mode: parts.Policy.Mode, Notes: slices.Clone(parts.Notes)}
-	in := Input{Source: cmp.Or(parts.Source, SourceAgent), Settled: true, PreviousRange: DefaultSidecarRange(), Policy: parts.Policy}
+	in := Input{Source: cmp.Or(parts.Source, SourceAgent), Settled: true, PreviousRange: DefaultSidecarRange(), Today: dayOf(time.Now()), Policy: parts.Policy}
 	scan.register(ctx, parts, &in)
 	var err error
 	if in.Listeners, err = parts.Listen(ctx); err != nil {
@@ -75,6 +77,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	scan.lookAtBlocked(ctx, parts, &in)
 	var incomplete string
 	scan.Result, incomplete = evaluateWithOwners(ctx, in, parts.Owners)
+	scan.unmatched = unmatched(parts.Policy.Exemptions, scan.Findings)
 	if in.Source == SourceNone {
 		incomplete = cmp.Or(scan.reachable(ctx, parts), incomplete)
 	}

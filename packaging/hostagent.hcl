@@ -108,8 +108,9 @@ mode = "observe"
 # Port that the finding is about. Whoever gets hold of the port is exempt.
 #   port = 8080
 
-# Path of the program that listens, for all of its processes. It must be the very file that stands there on this host: the
-# same path in a container is another program, and so is one that was replaced while it runs, until it is restarted.
+# Path of the program that listens, of every process that holds the socket, as /proc/PID/exe tells it. A program that was
+# replaced on disk while it runs still counts; while the processes cannot be seen, nothing is exempt. Any user of this host
+# can run what he likes under any path: where users do not trust each other, add service and port.
 #   executable = "/usr/bin/node_exporter"
 
 # Why, in one line of at most 200 characters. It is shown with the finding, in Consul too.

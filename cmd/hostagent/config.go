@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +45,7 @@ Exit status: 0 valid, 2 not.`,
 		if mode == "" {
 			mode = `not set: run needs mode = "observe" or "guard"`
 		}
-		return output(cmd, fmt.Sprintf("configuration is valid (%s)\nmode: %s\n", read, mode))
+		return output(cmd, fmt.Sprintf("configuration is valid (%s)\nmode: %s\n%s", read, mode, exemptionsText(c, time.Now())))
 	}
 	cmd.AddCommand(validate)
 	return cmd

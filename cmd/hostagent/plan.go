@@ -99,7 +99,7 @@ func (s *screen) plan(p *hostagent.Plan) string {
 	}
 	s.gap()
 	for _, f := range p.RangeFindings() {
-		s.finding(f.Severity, string(f.ID), string(f.State), f.Message, f.Remedy)
+		s.finding(f.Severity, string(f.ID), string(f.State), f.Message, f.Exemption.String(), f.Remedy)
 	}
 	s.gap()
 	s.wrapped("", planSummary(p))

@@ -60,6 +60,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 			return err
 		}
 		scan.Errors = append(scan.Errors, problems...)
+		scan.NoteUnmatched()
 		text := ""
 		if format.json() {
 			text, err = jsonText(scan.Document(version()))

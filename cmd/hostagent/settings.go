@@ -111,6 +111,7 @@ func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
 
 func policy(c *config.Config) hostagent.Policy {
 	p := hostagent.Policy{
+		Exemptions:   exemptions(c),
 		Mode:         hostagent.Mode(c.Mode),
 		ExtraPorts:   portSet(c.ExtraPorts),
 		GuardPorts:   portSet(c.GuardPorts),

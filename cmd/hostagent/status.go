@@ -107,7 +107,7 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 	s.text.WriteByte('\n')
 	for i := range st.Findings {
 		f := &st.Findings[i]
-		s.finding(f.Severity, clean(string(f.ID)), clean(string(f.State)), clean(f.Message), clean(f.Remedy))
+		s.finding(f.Severity, clean(string(f.ID)), clean(string(f.State)), clean(f.Message), f.Exemption.String(), clean(f.Remedy))
 	}
 	if len(st.Findings) == 0 {
 		s.wrapped("", "no findings")

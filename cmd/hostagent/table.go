@@ -63,10 +63,10 @@ func (s *screen) gap() {
 }
 
 // finding writes a finding that is no row of a table.
-func (s *screen) finding(severity catalog.Severity, id, state, message, remedy string) {
+func (s *screen) finding(severity catalog.Severity, id, state, message, exemption, remedy string) {
 	s.text.WriteString(s.paint(severity, findingText(severity, id, state)) + "\n")
 	s.wrapped("  ", message)
-	s.wrapped("  remedy: ", remedy)
+	s.ending(state, exemption, remedy)
 }
 
 // findingText is "warning squatted-port (mitigated)".
@@ -251,7 +251,7 @@ func (s *screen) rows(rows []row) {
 		}
 		if r.finding != nil {
 			s.wrapped("  ", r.finding.Message)
-			s.wrapped("  remedy: ", r.finding.Remedy)
+			s.ending(string(r.finding.State), r.finding.Exemption.String(), r.finding.Remedy)
 		}
 	}
 }

@@ -114,7 +114,9 @@ func ConsulKinds() []consul.Kind {
 
 func modes() []hostagent.Mode { return []hostagent.Mode{hostagent.ModeObserve, hostagent.ModeGuard} }
 
-func states() []hostagent.State { return []hostagent.State{hostagent.Open, hostagent.Mitigated} }
+func states() []hostagent.State {
+	return []hostagent.State{hostagent.Open, hostagent.Mitigated, hostagent.Exempt}
+}
 
 func severities() []catalog.Severity {
 	return []catalog.Severity{catalog.Info, catalog.Warning, catalog.Critical}
