@@ -124,9 +124,17 @@ func statuses() map[string]hostagent.Status {
 	}
 	waiting := observing
 	waiting.Mode = hostagent.ModeGuard
-	return map[string]hostagent.Status{"guarding": guarding, "observing": observing, "waiting": waiting, "before": hostagent.NewAgent(hostagent.Parts{
+	exempt := observing
+	exempt.Findings = scanOf(nil, exemptBy(exposed("web", "0.0.0.0:8080", nil, hostagent.Exempt), "scraped \x1b[2J\u202e by Prometheus until the migration"),
+		exemptBy(exposed("api", "0.0.0.0:8081", nil, ""), "it has ended")).Document("1").Findings
+	return map[string]hostagent.Status{"guarding": guarding, "observing": observing, "waiting": waiting, "exempt": exempt, "before": hostagent.NewAgent(hostagent.Parts{
 		Policy: hostagent.Policy{Mode: hostagent.ModeObserve}, Version: "1.2.3", Address: "http://127.0.0.1:8500",
 	}).Status()}
+}
+
+func exemptBy(f hostagent.Finding, reason string) hostagent.Finding {
+	f.Exemption = &hostagent.Exemption{Reason: reason, Expires: time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)}
+	return f
 }
 
 func TestStatusScreen(t *testing.T) {
