@@ -269,7 +269,7 @@ func TestExemptionEndsAtMidnight(t *testing.T) {
 	parts.Owners = fakeOwners{listener("tcp 0.0.0.0:8080").Cookie: program(7, "web", "/usr/bin/web", "")}
 	old := exemption("squatted-port 21007 until=1999-12-31")
 	ends := exemption("exposed-listener /usr/bin/web until=2000-01-01") // the bubble begins on 2000-01-01
-	parts.Policy.Exemptions, parts.PollInterval = []Exemption{old, ends}, 10*time.Second
+	parts.Policy.Exemptions, parts.PollInterval = []Exemption{old, ends}, time.Minute
 	h.runAgent(t, parts, func(agent *Agent, reload chan<- Parts) {
 		state := func() string {
 			f := agent.Status().Findings[0]
@@ -280,7 +280,7 @@ func TestExemptionEndsAtMidnight(t *testing.T) {
 			return fmt.Sprintf("%s %s %s %s", f.ID, f.Severity, f.State, exemption)
 		}
 		const exempt = `exposed-listener info exempt {"reason":"until then","expires":"2000-01-01","expired":false}`
-		pass(45 * time.Second)
+		pass(5 * time.Minute)
 		want(t, "on the last day", exempt, state())
 		want(t, "the kernel", released, h.sets())
 		c := checkOf(h.report, "service:web")
@@ -293,21 +293,21 @@ sidecar web-sidecar-proxy: port 21000, open`, c.Output)
 		if c.Status != consul.Passing {
 			t.Errorf("the check of web is %s", c.Status)
 		}
-		pass(24*time.Hour - 50*time.Second)
-		want(t, "5 s before midnight", exempt, state())
-		pass(10 * time.Second)
-		want(t, "5 s after midnight", `exposed-listener warning open {"reason":"until then","expires":"2000-01-01","expired":true}`, state())
+		pass(24*time.Hour - 5*time.Minute - 30*time.Second)
+		want(t, "30 s before midnight", exempt, state())
+		pass(time.Minute)
+		want(t, "30 s after midnight", `exposed-listener warning open {"reason":"until then","expires":"2000-01-01","expired":true}`, state())
 		want(t, "the kernel after midnight", inQuarantine, h.sets())
 		if c := checkOf(h.report, "service:web"); c.Status != consul.Warning || !strings.Contains(c.Output, "exemption ended on 2000-01-01") {
 			t.Errorf("the check of web after midnight is %+v", c)
 		}
-		pass(10 * time.Second)
+		pass(time.Minute)
 		want(t, "in quarantine", `exposed-listener info mitigated {"reason":"until then","expires":"2000-01-01","expired":true}`, state())
 		again := parts
 		ends.Expires = day("2000-03-01")
 		again.Policy.Exemptions = []Exemption{old, ends}
 		reload <- again
-		pass(10 * time.Second)
+		pass(time.Minute)
 		want(t, "with a new day", strings.Replace(exempt, "01-01", "03-01", 1), state())
 		want(t, "the kernel with a new day", released, h.sets())
 	})
