@@ -29,7 +29,8 @@ import (
 )
 
 // roleEnv makes the test binary play another process: "hold" keeps what it inherited, "listen" opens a listener and
-// writes its port, "lookup PORT" writes the Result for a listener. All but the last live until their input ends.
+// writes its port, "watch PLACE" watches, "lookup PORT" writes the Result for a listener. All but the last live until their
+// input ends.
 const roleEnv = "HOSTAGENT_TEST_ROLE"
 
 // nobody is a user without rights, whatever its name.
@@ -46,6 +47,8 @@ func play(role string) {
 		if listener, err = net.Listen("tcp4", "127.0.0.1:0"); err == nil {
 			fmt.Println(listener.Addr().(*net.TCPAddr).Port)
 		}
+	case "watch":
+		err = playWatch(argument)
 	case "lookup":
 		var listeners []Listener
 		listeners, err = List(context.Background())
