@@ -67,6 +67,9 @@ type Parts struct {
 	// Foreign repairs what others change in the firewall as it happens, until its context ends, and tells of it and of
 	// changes that may bear on us; nil: Apply finds out by itself, later.
 	Foreign func(ctx context.Context, told func(firewall.Changes, error)) error
+	// Listened tells of sockets as they begin to listen, first of all with nothing when it hears, until its context ends; nil:
+	// listeners are found at PollInterval. It is called once, with what the first Parts have: a reload changes nothing of it.
+	Listened func(ctx context.Context, told func(sockets.Heard)) error
 	// Blocked tells which ports a firewall of the host keeps from the network whatever ours accepts; nil: not looked at.
 	Blocked func(context.Context, []firewall.Probe) ([]firewall.Block, error)
 	// Publish makes the set Policy.PublishSet equal the open ports; nil where there is none.
@@ -145,6 +148,9 @@ type Agent struct {
 	stateErr  error  // why the state is not saved
 	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
 	inbox     *inbox
+	ears      *ears
+	consulErr error          // of the last question to the agent
+	said      *consul.Report // the last report, nil where it could not be written
 	drift     driftMemory
 	drifted   *Drift // what drift says
 	blocks    blocks
@@ -163,7 +169,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), inbox: newInbox(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), result: Result{Range: DefaultSidecarRange()}}
 	a.shown, a.holds = &Result{Range: DefaultSidecarRange()}, &standing{}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
@@ -176,6 +182,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 	a.parts.Log.Info("started", "mode", a.parts.Policy.Mode, "version", a.parts.Version)
 	stopWatch := a.watch(ctx)
 	defer func() { stopWatch() }()
+	defer a.listen(ctx)()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -193,10 +200,15 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 				stopWatch = a.watch(ctx)
 			}
 		case <-a.inbox.wake:
+		case <-a.ears.wake:
+			if ctx.Err() == nil {
+				a.pass(ctx, a.passes > 0)
+			}
+			continue // whoever listens without pause must not put off what the timer is for
 		case <-timer.C:
 		}
 		if ctx.Err() == nil {
-			a.pass(ctx)
+			a.pass(ctx, false)
 		}
 		timer.Reset(a.parts.PollInterval)
 	}
@@ -218,17 +230,22 @@ func (a *Agent) replace(parts Parts) {
 }
 
 // pass is one round. It logs what goes wrong and goes on: the next pass tries again. When ctx ends, questions are given
-// up, but a change of the firewall is never cut off half-way.
-func (a *Agent) pass(ctx context.Context) {
+// up, but a change of the firewall is never cut off half-way. One that a listener woke is as light as it can be: the agent's
+// last answer stands, and only what is new is reported.
+func (a *Agent) pass(ctx context.Context, woken bool) {
 	stopped := ctx.Err
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
 	start := time.Now()
 	a.takeForeign(start)
-	consulErr := a.askConsul(ctx, start)
-	if !errors.Is(consulErr, errWaiting) {
-		a.stepped("consul", start)
+	heard := a.ears.take()
+	if !woken {
+		a.consulErr = a.askConsul(ctx, start)
+		if !errors.Is(a.consulErr, errWaiting) {
+			a.stepped("consul", start)
+		}
 	}
+	consulErr := a.consulErr
 	a.askSources(ctx, start)
 	listing := time.Now()
 	a.listenErr = a.look(ctx)
@@ -248,9 +265,12 @@ func (a *Agent) pass(ctx context.Context) {
 		changed = a.decide(ctx, start, consulErr)
 	}
 	var reportErr error
-	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !calm || !a.steady {
+	if woken {
+		reportErr = errWaiting
+	}
+	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !woken && (!calm || !a.steady) {
 		reporting := time.Now()
-		written, err := a.report(ctx, consulErr)
+		written, err := a.report(ctx, consulErr, woken)
 		a.stepped("report", reporting)
 		if stopped() == nil {
 			a.news.trouble(a.parts.Log, start, "report", err)
@@ -262,7 +282,7 @@ func (a *Agent) pass(ctx context.Context) {
 	a.lookAtHost(ctx, start) // later for the next pass: no port waits for it
 	a.stepped("pass", start)
 	a.publish(start, consulErr, reportErr)
-	a.parts.Log.Debug("pass", "duration", time.Since(start), "services", len(a.result.Services),
+	a.parts.Log.Debug("pass", "duration", time.Since(start), "heard", heard.Here, "heard_elsewhere", heard.Elsewhere, "services", len(a.result.Services),
 		"listeners", len(a.listeners), "open", a.result.Rules.Open.Len(), "findings", len(a.result.Findings))
 }
 

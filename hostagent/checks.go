@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -15,8 +16,9 @@ import (
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
-// report writes the checks where the agent can take them, and tells how many differed.
-func (a *Agent) report(ctx context.Context, consulErr error) (written int, err error) {
+// report writes the checks where the agent can take them, and tells how many differed. Where only news counts and there is
+// none, whether the last report still stands is left to the next pass.
+func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (written int, err error) {
 	if !a.parts.Report && a.reported == "" {
 		return 0, nil
 	}
@@ -36,7 +38,10 @@ func (a *Agent) report(ctx context.Context, consulErr error) (written int, err e
 		return 0, nil
 	}
 	report := a.checks(consulErr)
-	a.reported = report.Service
+	if onlyNews && a.said != nil && reflect.DeepEqual(*a.said, report) {
+		return 0, errWaiting
+	}
+	a.reported, a.said = report.Service, nil
 	written, err = a.parts.Registry.Report(ctx, report)
 	if written > 0 {
 		a.parts.Log.Debug("checks written", "count", written)
@@ -44,6 +49,7 @@ func (a *Agent) report(ctx context.Context, consulErr error) (written int, err e
 	if err != nil {
 		return written, fmt.Errorf("cannot report to Consul: %w", err)
 	}
+	a.said = &report
 	return written, nil
 }
 

@@ -48,6 +48,8 @@ type view struct {
 	stateErr    error
 	publishErr  error
 	blockedErr  error
+	hears       bool // of listeners as they appear
+	hearErr     error
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -57,6 +59,7 @@ func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 }
 
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
+	hears, hearErr := a.ears.state()
 	return &view{
 		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, allowCluster: a.parts.Policy.AllowCluster, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
 		degradations: a.parts.Degradations,
@@ -65,7 +68,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
-		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err,
+		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr,
 	}
 }
 
@@ -81,7 +84,7 @@ type Status struct {
 	Namespace     uint64            `json:"network_namespace"`
 	Pass          StatusPass        `json:"pass"`
 	Consul        StatusConsul      `json:"consul"`
-	Listeners     StatusStep        `json:"listeners"`
+	Listeners     StatusListeners   `json:"listeners"`
 	Firewall      StatusFirewall    `json:"firewall"`
 	Report        StatusStep        `json:"report"`
 	SidecarRange  string            `json:"sidecar_range"`
@@ -100,6 +103,12 @@ type StatusPass struct {
 // StatusStep tells whether a step fails at present; Error is empty where it does not.
 type StatusStep struct {
 	Error string `json:"error"`
+}
+
+// StatusListeners is how listeners are found. Events tells that they are heard of as they appear, not by polling only.
+type StatusListeners struct {
+	StatusStep
+	Events bool `json:"events"`
 }
 
 // StatusConsul is the local Consul agent, as far as it told. Error says why the last whole answer stands.
@@ -143,7 +152,7 @@ func (a *Agent) Status() Status {
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
 			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(v.consulErr),
 		},
-		Listeners: StatusStep{Error: errorText(v.listenErr)},
+		Listeners: StatusListeners{StatusStep{errorText(v.listenErr)}, v.hears},
 		Firewall: StatusFirewall{
 			Backend: v.backend, AllowFrom: sourceTexts(v.allowCluster, v.allowFrom),
 			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
@@ -171,7 +180,7 @@ func (a *Agent) Status() Status {
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}
-	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr} {
+	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr, v.hearErr} {
 		if err != nil {
 			s.Degradations = append(s.Degradations, err.Error())
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/status"
+	"github.com/hostagent/hostagent/sockets"
 )
 
 var errNoMode = errors.New(`choose a mode; there is no default, so that nothing is cut off by accident:
@@ -110,7 +111,7 @@ func (d *daemon) assemble() (*built, error) {
 	for _, reason := range b.parts.Degradations {
 		log.Warn("degraded", "reason", reason)
 	}
-	b.parts.Watch = d.servers.metrics
+	b.parts.Watch, b.parts.Listened = d.servers.metrics, sockets.Watch
 	if b.parts.Namespace, err = hostagent.NetworkNamespace(); err != nil {
 		log.Warn("degraded", "reason", "status cannot tell the network namespace", "error", err)
 	}

@@ -108,7 +108,7 @@ func statuses() map[string]hostagent.Status {
 			Settled: true, LastApply: before(time.Second), LastChange: before(5 * time.Hour), Repairs: 1, Error: "another program holds the lock",
 		},
 		Report:       hostagent.StatusStep{Error: "429"},
-		Listeners:    hostagent.StatusStep{Error: "interrupted"},
+		Listeners:    hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
 		SidecarRange: "21000-21255",
 		Openings: append(document.Opens, hostagent.DocumentOpening{
 			Port: 21002, Services: []string{}, Registrations: []string{"old-sidecar-proxy"}, Held: true,

@@ -43,6 +43,7 @@ type Sources struct {
 //   - hostagent_consul_errors_total{kind}: requests that brought no whole answer
 //   - hostagent_guard_dropped_syns_total{family}: from the counters of the rules, at most 5 s old; left out when they
 //     cannot be read
+//   - hostagent_listen_events: 1 while listeners are heard of as they appear, 0 while they are found by polling only
 //   - hostagent_last_whole_answer_timestamp_seconds, hostagent_last_apply_timestamp_seconds,
 //     hostagent_last_pass_timestamp_seconds: Unix time, 0 for never; observe mode never applies
 //   - hostagent_scrape_errors_total: scrapes that had to leave something out

@@ -74,6 +74,7 @@ func TestExposition(t *testing.T) {
 	s.Findings[2].Severity, s.Findings[2].State = catalog.Info, hostagent.Mitigated
 	s.Firewall.Open = "21000-21002, 21010"
 	s.Firewall.LastApply = nil
+	s.Listeners.Events = true
 	m := NewMetrics(Sources{Version: "1.2.3", Status: fixed(s), Dropped: counters(map[string]uint64{"ipv4": 12, "ipv6": 0, "ipx": 9})})
 	m.Stepped("pass", 12*time.Millisecond)
 	m.Stepped("pass", 30*time.Second)

@@ -33,7 +33,7 @@ type scrape struct {
 }
 
 type descriptions struct {
-	open, guarded, quarantined, mode, findings, dropped, answer, apply, pass, lacking *prometheus.Desc
+	open, guarded, quarantined, mode, findings, dropped, events, answer, apply, pass, lacking *prometheus.Desc
 }
 
 func describe() descriptions {
@@ -47,6 +47,7 @@ func describe() descriptions {
 		mode:        desc("mode", "1 for the mode in force, 0 for the other.", "mode"),
 		findings:    desc("findings", "Findings at present.", "id", "severity", "state"),
 		dropped:     desc("guard_dropped_syns_total", "Connection attempts (SYNs) that the guard dropped.", "family"),
+		events:      desc("listen_events", "1 while listeners are heard of as they appear, 0 while they are found by polling only."),
 		answer:      desc("last_whole_answer_timestamp_seconds", "Unix time of the Consul agent's last whole answer, 0 for never."),
 		apply:       desc("last_apply_timestamp_seconds", "Unix time at which the kernel last was as wanted, 0 for never."),
 		pass:        desc("last_pass_timestamp_seconds", "Unix time at which the last pass began, 0 for never."),
@@ -57,7 +58,7 @@ func describe() descriptions {
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(ch chan<- *prometheus.Desc) {
 	d := s.descriptions
-	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.answer, d.apply, d.pass, d.lacking} {
+	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.events, d.answer, d.apply, d.pass, d.lacking} {
 		ch <- desc
 	}
 }
@@ -97,6 +98,11 @@ func (s *scrape) Collect(ch chan<- prometheus.Metric) {
 			counter(d.dropped, n, family)
 		}
 	}
+	events := 0.0
+	if s.status.Listeners.Events {
+		events = 1
+	}
+	gauge(d.events, events)
 	gauge(d.answer, seconds(s.status.Consul.LastWholeAnswer))
 	gauge(d.apply, seconds(s.status.Firewall.LastApply))
 	gauge(d.pass, seconds(s.status.Pass.Last))
