@@ -3,9 +3,12 @@
 package sockets
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -108,4 +111,45 @@ func BenchmarkConnections(b *testing.B) {
 			check(b, h.InHost(exec.Command("ss", "-Htn", "state", "established", "sport", ">=", ":21000", "and", "sport", "<=", ":21255").Run))
 		}
 	})
+}
+
+// BenchmarkWatch measures from listen(2) until a Watch tells of it, with pauses in which everybody falls asleep.
+func BenchmarkWatch(b *testing.B) {
+	ctx, cancel := context.WithCancel(b.Context())
+	type event struct {
+		at    time.Time
+		heard Heard
+	}
+	events, done := make(chan event, 1000), make(chan error)
+	go func() { done <- Watch(ctx, func(h Heard) { events <- event{time.Now(), h} }) }()
+	select {
+	case <-events:
+	case err := <-done:
+		b.Fatal(err)
+	}
+	var took []time.Duration
+	missed := 0
+	for b.Loop() {
+		time.Sleep(3 * time.Millisecond)
+		began := time.Now()
+		listenOnce(b)
+		var e event
+		for timeout := time.After(time.Second); e.heard.Here == 0; {
+			select {
+			case e = <-events:
+			case <-timeout:
+				missed++
+				e = event{time.Now(), Heard{Here: 1}}
+			}
+		}
+		took = append(took, e.at.Sub(began))
+	}
+	slices.Sort(took)
+	for _, percent := range []int{50, 99} {
+		b.ReportMetric(float64(took[(len(took)*percent+99)/100-1].Microseconds())/1000, fmt.Sprintf("p%d-ms", percent))
+	}
+	b.ReportMetric(float64(missed), "missed")
+	b.ReportMetric(0, "ns/op")
+	cancel()
+	check(b, <-done)
 }

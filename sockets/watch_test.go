@@ -198,14 +198,25 @@ func listenOnce(t testing.TB) {
 	check(t, err)
 }
 
-// TestWatchNoticesDetachment: whoever may can detach the program, with bpftool link detach.
+// TestWatchNoticesDetachment: whoever may can detach the program, with bpftool link detach. Before that the watch waits and
+// does not look again and again.
 func TestWatchNoticesDetachment(t *testing.T) {
 	netns.RequireRoot(t, "needs CAP_BPF of the host")
 	w, err := openWatch()
 	check(t, err)
 	defer w.close()
-	done := make(chan error)
-	go func() { done <- w.run(t.Context(), 20*time.Millisecond, func(Heard) {}) }()
+	done, told := make(chan error), make(chan Heard, 1000)
+	go func() { done <- w.run(t.Context(), 20*time.Millisecond, func(h Heard) { told <- h }) }()
+	<-told // it hears
+	listenOnce(t)
+	<-told
+	deadline := time.Now().Add(5 * time.Second)
+	for w.bell.AvailableBytes() > 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if w.bell.AvailableBytes() > 0 {
+		t.Error("the ring is never emptied: every wait ends at once")
+	}
 	select {
 	case err := <-done:
 		t.Fatalf("ended while attached: %v", err)

@@ -79,6 +79,7 @@ const (
 	perOp   = "ns/op"
 	percent = "cpu-%"
 	drops   = "wrong-drops"
+	missed  = "missed"
 
 	notOne = 1 // the target of what must not happen
 )
@@ -171,6 +172,15 @@ func figures() []section {
 			{"find owners of 10 among 2,000 sockets", "Owners/unknown", perOp, 0, nil},
 			{"check known owners of 10 sockets", "Owners/known", perOp, 0, nil},
 		}},
+		{"New listeners, 1,000 in all, heard of as they appear and not polled for; from before listen(2)", slices.Concat(
+			heard("told by the kernel", "Watch", 0),
+			heard("finding in the process, 250 services, 2,000 listeners", "Heard/finding", 10),
+			heard("warning in a real Consul agent", "Heard/warning", 100),
+			[]figure{
+				{"1,000 applications in a row, all found", "Heard/burst", "p50-ms", 0, nil},
+				{"  not found", "Heard/burst", missed, notOne, nil},
+				{"finding by polling every second, p99", "Polled", "p99-ms", 1200, nil},
+			})},
 		{"Scan of a folder of 2,000 service definitions, whole processes", []figure{
 			{"hostagent scan --consul-config", "ScanDefinitions/hostagent", perOp, 200 * ms, []other{
 				{"peer: consul validate, which looks at no socket", "ScanDefinitions/consul-validate", perOp},
@@ -217,6 +227,15 @@ func repair(harm, benchmark string) []figure {
 	}
 }
 
+// heard are the lines of what follows listens. Of a target it is the slowest but one in a hundred that must meet it.
+func heard(what, benchmark string, target float64) []figure {
+	return []figure{
+		{what + ", p50", benchmark, "p50-ms", 0, nil},
+		{what + ", p99", benchmark, "p99-ms", target, nil},
+		{"  missed", benchmark, missed, notOne, nil},
+	}
+}
+
 // packet are the lines of what packets cost in one backend.
 func packet(backend, variant string) []other {
 	at := "Packet/hostagent-" + variant
@@ -248,7 +267,7 @@ func summarize(w io.Writer, measured measurements) error {
 			target, verdict := "", ""
 			if f.target > 0 {
 				target, verdict = "under "+text(f.target, f.unit), "met"
-				if f.unit == drops {
+				if f.unit == drops || f.unit == missed {
 					target = "none"
 				}
 				if value >= f.target {
@@ -285,7 +304,7 @@ func text(value float64, unit string) string {
 	switch {
 	case strings.HasSuffix(unit, "%"):
 		return fmt.Sprintf("%.2f %%", value)
-	case unit == drops, unit == "packets":
+	case unit == drops, unit == missed, unit == "packets":
 		return fmt.Sprintf("%.0f", value)
 	case unit != perOp: // "rss-MB", "p99-ms"
 		return digits(value) + " " + unit[strings.LastIndex(unit, "-")+1:]

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+	"github.com/hostagent/hostagent/test/host"
+)
+
+// heardApart is how far apart listens are: hostagent serves a burst at once, and who listens without pause every 50 ms.
+const heardApart = 55 * time.Millisecond
+
+// heardDeadline is when what was not found is missed.
+const heardDeadline = 8 * time.Second
+
+// mover is an application whose listener moves between the network and loopback: what either changes is measured.
+type mover struct {
+	port     int
+	listener net.Listener
+	exposed  bool
+}
+
+// move listens on the other one and returns when it began to, and the status that the application's check gets.
+func (m *mover) move() (at time.Time, status consul.Status, err error) {
+	if m.listener != nil {
+		m.listener.Close()
+	}
+	m.exposed = !m.exposed
+	address, status := "127.0.0.1", consul.Passing
+	if m.exposed {
+		address, status = "0.0.0.0", consul.Warning
+	}
+	at = time.Now()
+	m.listener, err = net.Listen("tcp4", net.JoinHostPort(address, fmt.Sprint(m.port)))
+	return at, status, err
+}
+
+// delays are what listens took to be found.
+type delays struct {
+	took   []time.Duration
+	missed int
+}
+
+// report reports them. One that is missed counts as slow as can be.
+func (d *delays) report(b *testing.B) {
+	slices.Sort(d.took)
+	for _, percent := range []int{50, 99} {
+		b.ReportMetric(float64(d.took[(len(d.took)*percent+99)/100-1].Microseconds())/1000, fmt.Sprintf("p%d-ms", percent))
+	}
+	b.ReportMetric(float64(d.missed), missed)
+	b.ReportMetric(0, "ns/op")
+}
+
+// reports is a registry that tells of each report before it is written.
+type reports struct {
+	*consul.Client
+	seen chan seen
+}
+
+type seen struct {
+	at     time.Time
+	report consul.Report
+}
+
+func (r reports) Report(ctx context.Context, report consul.Report) (int, error) {
+	r.seen <- seen{time.Now(), report}
+	return r.Client.Report(ctx, report)
+}
+
+// until waits for a report that is as wanted and returns its time.
+func (r reports) until(wanted func(consul.Report) bool) (at time.Time, found bool) {
+	for timeout := time.After(heardDeadline); ; {
+		select {
+		case s := <-r.seen:
+			if wanted(s.report) {
+				return s.at, true
+			}
+		case <-timeout:
+			return time.Now(), false
+		}
+	}
+}
+
+// watching runs an agent that guards services of a stub, and returns what it reports.
+func watching(b *testing.B, services int, change func(*hostagent.Parts)) reports {
+	b.Helper()
+	fw, err := firewall.New(firewall.Options{Variant: firewall.VariantNFT})
+	if err != nil {
+		b.Fatal(err)
+	}
+	registry := reports{newStubAgent(b, services, false), make(chan seen, 10_000)}
+	parts := hostagent.Parts{
+		Policy:     hostagent.Policy{Mode: hostagent.ModeGuard, Protected: firewall.Ports(22), OwnService: "hostagent"},
+		CloseDelay: 30 * time.Second, PollInterval: time.Second, Report: true, Version: "bench",
+		Registry: registry, Firewall: fw, Listen: sockets.List, Owners: sockets.NewOwners(), Log: slog.New(slog.DiscardHandler),
+	}
+	change(&parts)
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error)
+	go func() { done <- hostagent.NewAgent(parts).Run(ctx, nil) }()
+	b.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
+	if _, found := registry.until(func(r consul.Report) bool { return len(r.Checks) == services+2 }); !found {
+		b.Fatal("the agent reports nothing")
+	}
+	time.Sleep(3 * time.Second) // until it guards
+	return registry
+}
+
+// countOf counts the services whose check has a status.
+func countOf(r consul.Report, status consul.Status) (count int) {
+	for _, c := range r.Checks[min(len(r.Checks), 2):] { // behind those of the firewall and the range
+		if c.Status == status {
+			count++
+		}
+	}
+	return count
+}
+
+// finding measures from listen(2) until the finding stands, or is gone, in the process: just before it is reported.
+func finding(b *testing.B, change func(*hostagent.Parts), apart func() time.Duration) {
+	const services = 250
+	listen(b, 0, 2000)
+	registry := watching(b, services, change)
+	m := &mover{port: appPort(0)}
+	var d delays
+	for b.Loop() {
+		time.Sleep(apart())
+		for len(registry.seen) > 0 {
+			<-registry.seen
+		}
+		began, _, err := m.move()
+		if err != nil {
+			b.Fatal(err)
+		}
+		exposed := 0
+		if m.exposed {
+			exposed = 1
+		}
+		at, found := registry.until(func(r consul.Report) bool { return countOf(r, consul.Warning) == exposed })
+		if !found {
+			d.missed++
+		}
+		d.took = append(d.took, at.Sub(began))
+	}
+	m.listener.Close()
+	d.report(b)
+}
+
+func hears(parts *hostagent.Parts) {
+	parts.Listened, parts.PollInterval = sockets.Watch, time.Minute // no poll finds it
+}
+
+// BenchmarkHeard measures how soon an application that listens on the network is found, with polls so seldom that only the
+// event can have done it: in the process of hostagent, beside 250 services and 2,000 listeners; as a warning in a real
+// Consul agent; and a thousand applications that listen in a row, once.
+func BenchmarkHeard(b *testing.B) {
+	b.Run("finding", func(b *testing.B) {
+		finding(b, hears, func() time.Duration { return heardApart })
+	})
+	b.Run("warning", warning)
+	b.Run("burst", burst)
+}
+
+// BenchmarkPolled is the first of these without events, with the usual polls.
+func BenchmarkPolled(b *testing.B) {
+	tries := 0
+	finding(b, func(*hostagent.Parts) {}, func() time.Duration {
+		tries++
+		return heardApart + time.Duration(tries*137%1000)*time.Millisecond // anywhere between two polls
+	})
+}
+
+// burst measures from the first of a thousand listens in a row until all are found.
+func burst(b *testing.B) {
+	const services = 1000
+	registry := watching(b, services, hears)
+	var d delays
+	for range min(b.N, 3) {
+		began := time.Now()
+		var all []net.Listener
+		for i := range services {
+			l, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", appPort(i)))
+			if err != nil {
+				b.Fatal(err)
+			}
+			all = append(all, l)
+		}
+		most := 0
+		at, found := registry.until(func(r consul.Report) bool {
+			most = max(most, countOf(r, consul.Warning))
+			return most == services
+		})
+		if !found {
+			d.missed += services - most
+		}
+		d.took = append(d.took, at.Sub(began))
+		for _, l := range all {
+			l.Close()
+		}
+		l, err := net.Listen("tcp4", "127.0.0.1:0") // an event, by which hostagent sees that they have gone
+		if err != nil {
+			b.Fatal(err)
+		}
+		registry.until(func(r consul.Report) bool { return countOf(r, consul.Warning) == 0 })
+		l.Close()
+	}
+	d.report(b)
+}
+
+// warning measures from listen(2) until the check in a real Consul agent has turned, with the built program.
+func warning(b *testing.B) {
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	h, err := host.New(ctx, host.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.Close()
+	c, err := h.StartConsul(ctx, host.ConsulOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := &mover{port: appPort(0)}
+	err = c.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
+		Name: "web", Port: m.port, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	agent, err := h.StartHostagent(ctx, "mode = \"observe\"\npoll_interval = \"10s\"\n")
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := agent.WaitLog(ctx, "heard of as they appear"); err != nil {
+		b.Fatal(err)
+	}
+	turned := func(status consul.Status) bool {
+		for end := time.Now().Add(heardDeadline); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+			checks, err := c.API().Agent().ChecksWithFilter(`CheckID == "hostagent:service:web"`)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if check := checks["hostagent:service:web"]; check != nil && check.Status == string(status) {
+				return true
+			}
+		}
+		return false
+	}
+	if !turned(consul.Passing) {
+		b.Fatalf("there is no check:\n%s", agent.Log())
+	}
+	var d delays
+	for b.Loop() {
+		time.Sleep(heardApart)
+		var began time.Time
+		var status consul.Status
+		err := h.InHost(func() (err error) {
+			began, status, err = m.move()
+			return err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if !turned(status) {
+			d.missed++
+		}
+		d.took = append(d.took, time.Since(began))
+	}
+	m.listener.Close()
+	d.report(b)
+}
