@@ -244,9 +244,9 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		if !errors.Is(a.consulErr, errWaiting) {
 			a.stepped("consul", start)
 		}
+		a.askSources(ctx, start)
 	}
 	consulErr := a.consulErr
-	a.askSources(ctx, start)
 	listing := time.Now()
 	a.listenErr = a.look(ctx)
 	a.stepped("listeners", listing)
@@ -278,8 +278,10 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		reportErr = err
 		a.steady = calm && err == nil && written == 0
 	}
-	a.lookAtBlocked(ctx, start)
-	a.lookAtHost(ctx, start) // later for the next pass: no port waits for it
+	if !woken {
+		a.lookAtBlocked(ctx, start)
+		a.lookAtHost(ctx, start) // later for the next pass: no port waits for it
+	}
 	a.stepped("pass", start)
 	a.publish(start, consulErr, reportErr)
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "heard", heard.Here, "heard_elsewhere", heard.Elsewhere, "services", len(a.result.Services),

@@ -3,11 +3,18 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,9 +142,9 @@ func countOf(r consul.Report, status consul.Status) (count int) {
 }
 
 // finding measures from listen(2) until the finding stands, or is gone, in the process: just before it is reported.
-func finding(b *testing.B, change func(*hostagent.Parts), apart func() time.Duration) {
-	const services = 250
-	listen(b, 0, 2000)
+func finding(b *testing.B, services, listeners int, change func(*hostagent.Parts), apart func() time.Duration) {
+	asUnit(b)
+	neighbour(b, listeners)
 	registry := watching(b, services, change)
 	m := &mover{port: appPort(0)}
 	var d delays
@@ -164,17 +171,78 @@ func finding(b *testing.B, change func(*hostagent.Parts), apart func() time.Dura
 	d.report(b)
 }
 
+// asUnit moves this process into a cgroup of its own until the benchmark ends, as applications that systemd starts are in
+// one: who listens there is found without a look at every process of the machine.
+func asUnit(b *testing.B) {
+	b.Helper()
+	mount := "/sys/fs/cgroup"
+	if _, err := os.Stat(mount + "/unified/cgroup.procs"); err == nil {
+		mount += "/unified"
+	}
+	pid := strconv.Itoa(os.Getpid())
+	unit := filepath.Join(mount, "hostagent-bench-"+pid+".service")
+	enter := func(cgroup string) error { return os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(pid), 0) }
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err == nil {
+		err = os.Mkdir(unit, 0o755)
+	}
+	if err == nil {
+		err = enter(unit)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	before := mount
+	for line := range strings.Lines(string(own)) {
+		if path, found := strings.CutPrefix(line, "0::"); found {
+			before = filepath.Join(mount, strings.TrimSpace(path))
+		}
+	}
+	b.Cleanup(func() {
+		if err := errors.Join(enter(before), os.Remove(unit)); err != nil {
+			b.Error(err)
+		}
+	})
+}
+
+// neighbour starts another process with many listeners on loopback.
+func neighbour(b *testing.B, listeners int) {
+	b.Helper()
+	binary, err := host.Binary(b.Context(), host.AppProgram)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.CommandContext(b.Context(), binary)
+	for i := range listeners {
+		cmd.Args = append(cmd.Args, "-listen", fmt.Sprintf("127.0.0.2:%d", 1024+i))
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		b.Fatalf("the neighbour says %q, %v", line, err)
+	}
+}
+
 func hears(parts *hostagent.Parts) {
 	parts.Listened, parts.PollInterval = sockets.Watch, time.Minute // no poll finds it
 }
 
 // BenchmarkHeard measures how soon an application that listens on the network is found, with polls so seldom that only the
-// event can have done it: in the process of hostagent, beside 250 services and 2,000 listeners; as a warning in a real
-// Consul agent; and a thousand applications that listen in a row, once.
+// event can have done it: in the process of hostagent, beside 50 services and 500 listeners or more of both; as a warning in
+// a real Consul agent; and a thousand applications that listen in a row.
 func BenchmarkHeard(b *testing.B) {
-	b.Run("finding", func(b *testing.B) {
-		finding(b, hears, func() time.Duration { return heardApart })
-	})
+	apart := func() time.Duration { return heardApart }
+	b.Run("finding", func(b *testing.B) { finding(b, 50, 500, hears, apart) })
+	b.Run("finding-large", func(b *testing.B) { finding(b, 250, 2000, hears, apart) })
 	b.Run("warning", warning)
 	b.Run("burst", burst)
 }
@@ -182,7 +250,7 @@ func BenchmarkHeard(b *testing.B) {
 // BenchmarkPolled is the first of these without events, with the usual polls.
 func BenchmarkPolled(b *testing.B) {
 	tries := 0
-	finding(b, func(*hostagent.Parts) {}, func() time.Duration {
+	finding(b, 50, 500, func(*hostagent.Parts) {}, func() time.Duration {
 		tries++
 		return heardApart + time.Duration(tries*137%1000)*time.Millisecond // anywhere between two polls
 	})
@@ -227,6 +295,7 @@ func burst(b *testing.B) {
 
 // warning measures from listen(2) until the check in a real Consul agent has turned, with the built program.
 func warning(b *testing.B) {
+	asUnit(b)
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	h, err := host.New(ctx, host.Options{})

@@ -174,7 +174,8 @@ func figures() []section {
 		}},
 		{"New listeners, 1,000 in all, heard of as they appear and not polled for; from before listen(2)", slices.Concat(
 			heard("told by the kernel", "Watch", 0),
-			heard("finding in the process, 250 services, 2,000 listeners", "Heard/finding", 10),
+			heard("finding in the process, 50 services, 500 listeners", "Heard/finding", 10),
+			heard("finding, 250 services, 2,000 listeners", "Heard/finding-large", 0),
 			heard("warning in a real Consul agent", "Heard/warning", 100),
 			[]figure{
 				{"1,000 applications in a row, all found", "Heard/burst", "p50-ms", 0, nil},
