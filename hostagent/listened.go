@@ -74,7 +74,7 @@ func (a *Agent) listen(ctx context.Context) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	log, poll := a.parts.Log, a.parts.PollInterval
+	log := a.parts.Log
 	var pace pace
 	told := func(heard sockets.Heard) {
 		if a.ears.set(true, nil) {
@@ -87,7 +87,7 @@ func (a *Agent) listen(ctx context.Context) (stop func()) {
 		defer close(done)
 		for ctx.Err() == nil {
 			if err := listened(ctx, told); err != nil && ctx.Err() == nil {
-				err = fmt.Errorf("listeners are found by polling (every %v) only, so a short-lived one may be missed: %w", poll, err)
+				err = fmt.Errorf("listeners are found at poll_interval only: %w", err)
 				if a.ears.set(false, err) {
 					log.Warn("degraded", "reason", err)
 				}

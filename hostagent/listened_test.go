@@ -198,7 +198,7 @@ func TestDeafHostSaysSo(t *testing.T) {
 	h.runAgent(t, parts, func(a *Agent, _ chan<- Parts) {
 		pass(5*watchAgain + time.Second)
 		want(t, "tries", "6", fmt.Sprint(tries))
-		const text = "listeners are found by polling (every 1s) only, so a short-lived one may be missed: no right"
+		const text = "listeners are found at poll_interval only: no right"
 		s := a.Status()
 		want(t, "degradations", text, strings.Join(s.Degradations, "; "))
 		want(t, "events", "false", fmt.Sprint(s.Listeners.Events))

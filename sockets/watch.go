@@ -206,7 +206,7 @@ func (w *watch) attached() error {
 
 // run tells of what is counted until ctx ends.
 func (w *watch) run(ctx context.Context, every time.Duration, told func(Heard)) error {
-	defer context.AfterFunc(ctx, func() { w.pollee.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = w.pollee.SetReadDeadline(time.Unix(1, 0)) })()
 	told(Heard{})
 	for next := time.Now().Add(every); ; {
 		if err := w.wait(ctx, next); err != nil || ctx.Err() != nil {

@@ -259,22 +259,22 @@ func TestWatchWithoutCookies(t *testing.T) {
 // playWatch watches and writes "hears" or the error. Its place is "here"; "without", where cgroup2 is not mounted; or
 // "nested", a cgroup namespace with a mount of its own.
 func playWatch(place string) error {
-	var err error
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	for mount := cgroupMount(string(text)); place == "without" && mount != "" && err == nil; {
-		err = unix.Unmount(mount, unix.MNT_DETACH)
-		if text, err = os.ReadFile("/proc/self/mountinfo"); err == nil {
-			mount = cgroupMount(string(text))
+	switch place {
+	case "without":
+		for {
+			text, err := os.ReadFile("/proc/self/mountinfo")
+			mount := cgroupMount(string(text))
+			if err == nil && mount == "" {
+				break
+			}
+			if err := errors.Join(err, unix.Unmount(mount, unix.MNT_DETACH)); err != nil {
+				return err
+			}
 		}
-	}
-	if place == "nested" {
-		err = unix.Mount("cgroup2", "/run", "cgroup2", 0, "")
-	}
-	if err != nil {
-		return err
+	case "nested":
+		if err := unix.Mount("cgroup2", "/run", "cgroup2", 0, ""); err != nil {
+			return err
+		}
 	}
 	go func() {
 		err := Watch(context.Background(), func(h Heard) {

@@ -180,6 +180,7 @@ func figures() []section {
 			[]figure{
 				{"1,000 applications in a row, all found", "Heard/burst", "p50-ms", 0, nil},
 				{"  not found", "Heard/burst", missed, notOne, nil},
+				{"CPU of hostagent while a process listens without pause", "Storm", percent, 0, nil},
 				{"finding by polling every second, p99", "Polled", "p99-ms", 1200, nil},
 			})},
 		{"Scan of a folder of 2,000 service definitions, whole processes", []figure{

@@ -59,9 +59,9 @@ func TestWithoutEventsListenersArePolled(t *testing.T) {
 	}
 	cmd := w.Command(context.Background(), name, args...)
 	cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+host.ConsulAddress)
-	agent, err := w.Host.Start("hostagent", cmd)
+	agent, err := w.Start("hostagent", cmd)
 	w.must(err)
-	w.must(agent.WaitLog(w.ctx, `msg=degraded reason="listeners are found by polling (every 200ms) only`))
+	w.must(agent.WaitLog(w.ctx, `msg=degraded reason="listeners are found at poll_interval only`))
 	w.must(agent.WaitLog(w.ctx, "it needs CAP_BPF and CAP_NET_ADMIN of the host"))
 	_, err = w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"0.0.0.0:8080"}})
 	w.must(err)
