@@ -4,9 +4,7 @@ package hostagent
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -127,10 +125,5 @@ func (e *evaluation) exposed(r *consul.Registration, l *sockets.Listener) {
 	if e.in.Enforced.Has(port) {
 		f.State = Mitigated
 	}
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if l.V6Only {
-		loopback = netip.IPv6Loopback()
-	}
-	e.find(f, "service", r.Name, "listener", address(l), "port", strconv.Itoa(int(port)),
-		"process", cmp.Or(processNames(f.Owner), "the application"), "loopback", loopback.String())
+	e.find(f, "service", r.Name, "listener", address(l), "fix", bindRemedy(l, f.Owner))
 }
