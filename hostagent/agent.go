@@ -56,6 +56,7 @@ type Parts struct {
 
 	Registry registry
 	Source   Source   // what Registry stands for, "" for the agent; only Look and LookAhead mind
+	All      bool     // Look lists every listener with its owner
 	Notes    []string // of a scan, what is to be said beside what it finds
 	Firewall kernel   // nil only in observe mode, where the host has none
 	Listen   func(context.Context) ([]sockets.Listener, error)

@@ -23,12 +23,12 @@ func TestExposedListenerNamesTheSetting(t *testing.T) {
 		},
 		"well-known": {
 			owner: &sockets.Owner{Processes: []sockets.Process{process("nginx", "/usr/sbin/nginx")}},
-			want:  "in the server block in /etc/nginx/sites-enabled set listen 127.0.0.1:8080; and restart nginx",
+			want:  "in the server block in /etc/nginx/sites-enabled set listen 127.0.0.1:8080 and restart nginx",
 		},
 		"IPv6 only": {
 			v6only: true,
 			owner:  &sockets.Owner{Processes: []sockets.Process{process("nginx", "/usr/sbin/nginx")}},
-			want:   "in the server block in /etc/nginx/sites-enabled set listen [::1]:8080; and restart nginx",
+			want:   "in the server block in /etc/nginx/sites-enabled set listen [::1]:8080 and restart nginx",
 		},
 		"in a container": {
 			owner: &sockets.Owner{Container: "0123456789ab", Processes: []sockets.Process{process("redis-server", "/usr/bin/redis-server")}},

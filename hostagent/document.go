@@ -4,6 +4,7 @@ package hostagent
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/sockets"
@@ -22,6 +23,7 @@ type Document struct {
 	Services      []DocumentService `json:"services"`
 	Findings      []DocumentFinding `json:"findings"`
 	Network       []DocumentSocket  `json:"network_listeners"`
+	Listeners     []DocumentSocket  `json:"listeners"`
 	Errors        []string          `json:"errors"`
 	Notes         []string          `json:"notes"`
 }
@@ -60,14 +62,17 @@ type DocumentListener struct {
 	Exposed  bool   `json:"exposed"`
 }
 
-// DocumentProcess is a process that holds a socket. There are no command lines: they hold passwords.
+// DocumentProcess is a process that holds a socket; Started is null when unknown. There are no command lines: they hold
+// passwords.
 type DocumentProcess struct {
-	PID  int32  `json:"pid"`
-	Name string `json:"name"`
-	Exe  string `json:"exe"`
+	PID     int32      `json:"pid"`
+	Name    string     `json:"name"`
+	Exe     string     `json:"exe"`
+	Started *time.Time `json:"started"`
 }
 
-// DocumentSocket is a listener that the network can reach, with all that is known of who holds it.
+// DocumentSocket is a listener with all that is known of who holds it. Namespace is the inode of the network namespace that
+// it is in, 0 for that of hostagent.
 type DocumentSocket struct {
 	Listener  DocumentListener  `json:"listener"`
 	User      string            `json:"user"`
@@ -75,6 +80,7 @@ type DocumentSocket struct {
 	Container string            `json:"container"`
 	Processes []DocumentProcess `json:"processes"`
 	Guarded   bool              `json:"guarded"`
+	Namespace uint64            `json:"network_namespace"`
 }
 
 // DocumentFinding is a Finding with all that is known of its socket.
@@ -103,12 +109,7 @@ func (s *Scan) Document(version string) Document {
 		Node: s.Agent.Node, Datacenter: s.Agent.Datacenter, ConsulVersion: s.Agent.Version,
 		SidecarRange: s.Range.String(),
 		Openings:     documentOpenings(s.Openings), Services: []DocumentService{}, Findings: documentFindings(s.Findings),
-		Network: []DocumentSocket{}, Errors: []string{}, Notes: append([]string{}, s.Notes...),
-	}
-	for _, r := range s.Network {
-		socket := DocumentSocket{Listener: *documentListener(&r.Listener), Guarded: r.Guarded}
-		socket.User, socket.Unit, socket.Container, socket.Processes = documentOwner(r.Owner)
-		d.Network = append(d.Network, socket)
+		Network: documentSockets(s.Network), Listeners: documentSockets(s.Listeners), Errors: []string{}, Notes: append([]string{}, s.Notes...),
 	}
 	for _, err := range s.Errors {
 		d.Errors = append(d.Errors, catalog.CleanTo(err.Error(), maxNote))
@@ -124,6 +125,15 @@ func (s *Scan) Document(version string) Document {
 		d.Services = append(d.Services, ds)
 	}
 	return d
+}
+
+func documentSockets(listeners []Reachable) []DocumentSocket {
+	out := make([]DocumentSocket, len(listeners))
+	for i, r := range listeners {
+		out[i] = DocumentSocket{Listener: *documentListener(&r.Listener), Guarded: r.Guarded, Namespace: r.Listener.Namespace}
+		out[i].User, out[i].Unit, out[i].Container, out[i].Processes = documentOwner(r.Owner)
+	}
+	return out
 }
 
 func documentOpenings(openings []Opening) []DocumentOpening {
@@ -161,7 +171,7 @@ func documentOwner(o *sockets.Owner) (user, unit, container string, processes []
 		return "", "", "", processes
 	}
 	for _, p := range o.Processes {
-		processes = append(processes, DocumentProcess{PID: p.PID, Name: p.Name, Exe: p.Exe})
+		processes = append(processes, DocumentProcess{PID: p.PID, Name: p.Name, Exe: p.Exe, Started: when(p.Started.Truncate(time.Second))})
 	}
 	return o.User, o.Unit, o.Container, processes
 }

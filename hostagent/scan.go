@@ -26,6 +26,9 @@ type Scan struct {
 	AllowFrom []string
 	// Network is who listens where the network can reach it, in the order of List; only with SourceNone.
 	Network []Reachable
+	// Listeners are all of the host, in the order of List, and behind them those of Namespaces; only with Parts.All.
+	Listeners  []Reachable
+	Namespaces []sockets.Namespace
 	// Errors are why registrations are not known, or not all of them.
 	Errors []error
 	// Notes say what could not be seen and what would show it, one sentence each.
@@ -39,7 +42,10 @@ type Scan struct {
 	bridgesErr error       // why the host's bridges are not known, though the operator lets them in
 }
 
-// Reachable is a socket that other hosts can reach, firewalls aside.
+// Looked is how many listeners of the host's own network namespace were looked at.
+func (s *Scan) Looked() int { return len(s.listeners) }
+
+// Reachable is a listener and who holds it.
 type Reachable struct {
 	Listener sockets.Listener
 	Owner    *sockets.Owner // nil when unknown
@@ -75,8 +81,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		}
 	}
 	scan.lookAtBlocked(ctx, parts, &in)
-	var incomplete string
-	scan.Result, incomplete = evaluateWithOwners(ctx, in, parts.Owners)
+	incomplete := scan.evaluate(ctx, parts, &in)
 	scan.unmatched = unmatched(parts.Policy.Exemptions, scan.Findings)
 	if in.Source == SourceNone {
 		incomplete = cmp.Or(scan.reachable(ctx, parts), incomplete)
@@ -147,6 +152,14 @@ func (s *Scan) lookAtFirewall(ctx context.Context, parts Parts, in *Input) {
 
 // reachable lists who listens where the network can reach it, and returns what kept owners out of sight.
 func (s *Scan) reachable(ctx context.Context, parts Parts) (incomplete string) {
+	if parts.All {
+		for _, r := range s.Listeners {
+			if r.Listener.Exposed() && r.Listener.Namespace == 0 {
+				s.Network = append(s.Network, r)
+			}
+		}
+		return ""
+	}
 	var exposed []sockets.Listener
 	for _, l := range s.listeners {
 		if l.Exposed() {
@@ -154,12 +167,6 @@ func (s *Scan) reachable(ctx context.Context, parts Parts) (incomplete string) {
 		}
 	}
 	owners, incomplete := lookup(ctx, parts.Owners, exposed)
-	for _, l := range exposed {
-		r := Reachable{Listener: l, Guarded: l.Protocol == sockets.TCP && s.standing.enforced.Has(l.Addr.Port())}
-		if owner, ok := owners[l.Cookie]; ok {
-			r.Owner = &owner
-		}
-		s.Network = append(s.Network, r)
-	}
+	s.Network = s.withOwners(exposed, owners)
 	return incomplete
 }

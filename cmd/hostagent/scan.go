@@ -18,6 +18,7 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/sockets"
 )
 
 func scanCommand() *cobra.Command {
@@ -27,12 +28,18 @@ func scanCommand() *cobra.Command {
 		Long: `Looks once at the services of the local Consul agent and at the listeners of this host, and prints what is wrong.
 It changes nothing and needs no root; what it cannot see without root, it says.
 
+Findings stand together by service, the worst first, each with who it is, since when, where the network reaches it
+and what mends it. Root sees command lines too, on a terminal only. Behind them stands who has which port of the
+sidecar range. A terminal shows the first of many; what is no terminal gets all.
+
 With --consul-config it asks no agent but reads the service definitions that one would be started with; the ports of
 sidecars are then those that it would assign. With neither it lists who listens where the network can reach it.
 
 Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look, or knows not all services.`,
 		Example: `  hostagent scan
   sudo hostagent scan                           also names the processes of other users
+  sudo hostagent scan --all                     and every listener of the host
+  sudo hostagent scan --watch                   keeps the screen current until q is pressed
   hostagent scan --consul-config /etc/consul.d  without an agent
   hostagent scan --format json | jq '.findings[].message'
   hostagent scan --fail-on critical             for a cron job that is quiet about warnings`,
@@ -43,6 +50,8 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 	format := addFormat(cmd)
 	failOn := cmd.Flags().String("fail-on", "warning", "`severity` from which findings make the exit status 1: info, warning, critical or never")
 	completeFlag(cmd, "fail-on", failOnWords()...)
+	all := cmd.Flags().Bool("all", false, "list every listener of the host too, TCP and UDP, with who holds it")
+	watch := cmd.Flags().Bool("watch", false, "keep the screen current as things change; with --format json a line for each change")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		threshold, err := parseFailOn(*failOn)
 		if err != nil {
@@ -55,30 +64,75 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		if err != nil {
 			return err
 		}
-		scan, err := hostagent.Look(cmd.Context(), parts)
-		if err != nil {
-			return err
+		parts.All = *all
+		look := func(ctx context.Context) (*hostagent.Scan, error) {
+			scan, err := hostagent.Look(ctx, parts)
+			if err == nil {
+				scan.Errors = append(scan.Errors, problems...)
+				scan.NoteUnmatched()
+			}
+			return scan, err
 		}
-		scan.Errors = append(scan.Errors, problems...)
-		scan.NoteUnmatched()
-		text := ""
-		if format.json() {
-			text, err = jsonText(scan.Document(version()))
+		var scan *hostagent.Scan
+		if *watch {
+			scan, err = watchScan(cmd, &watching{parts: parts, look: look, changes: edges().changes}, format.json(), drawScan)
 		} else {
-			text = newScreen(cmd.OutOrStdout()).table(scan)
+			scan, err = scanOnce(cmd, look, format)
 		}
-		if err := errors.Join(err, output(cmd, text)); err != nil {
+		if err != nil || scan == nil {
 			return err
 		}
-		if err := errors.Join(scan.Errors...); err != nil {
-			return unknownServices(scan, err)
-		}
-		if worst, any := scan.Worst(); any && worst >= threshold {
-			return &exitError{status: exitFindings}
-		}
-		return nil
+		return verdict(scan, threshold)
 	}
 	return cmd
+}
+
+// scanEdges is what a scan for people uses of the host beside Parts; what is nil is not to be had.
+type scanEdges struct {
+	// commandLine returns the arguments of a process, false where they cannot be seen. They hold passwords.
+	commandLine func(sockets.Process) ([]string, bool)
+	// changes calls wake when listeners come and go, until ctx ends.
+	changes func(ctx context.Context, wake func()) error
+}
+
+func edges() scanEdges { return scanEdges{} }
+
+func drawScan(s *screen, scan *hostagent.Scan) string {
+	s.showCommandLines(os.Geteuid(), edges().commandLine)
+	return s.table(scan)
+}
+
+// showCommandLines shows them to root, and on a terminal only: what is written elsewhere may be kept.
+func (s *screen) showCommandLines(euid int, read func(sockets.Process) ([]string, bool)) {
+	if s.terminal && euid == 0 {
+		s.commandLine = read
+	}
+}
+
+// scanOnce looks and writes what it saw.
+func scanOnce(cmd *cobra.Command, look func(context.Context) (*hostagent.Scan, error), format outputFormat) (*hostagent.Scan, error) {
+	scan, err := look(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	text := ""
+	if format.json() {
+		text, err = jsonText(scan.Document(version()))
+	} else {
+		text = drawScan(newScreen(cmd.OutOrStdout()), scan)
+	}
+	return scan, errors.Join(err, output(cmd, text))
+}
+
+// verdict is the exit status that a scan asks for.
+func verdict(scan *hostagent.Scan, threshold catalog.Severity) error {
+	if err := errors.Join(scan.Errors...); err != nil {
+		return unknownServices(scan, err)
+	}
+	if worst, any := scan.Worst(); any && worst >= threshold {
+		return &exitError{status: exitFindings}
+	}
+	return nil
 }
 
 // never is above every severity.

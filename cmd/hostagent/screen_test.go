@@ -153,12 +153,17 @@ func TestStatusScreen(t *testing.T) {
 // everyWidth draws on screens of several widths and compares with golden files, and with colours.
 func everyWidth(t *testing.T, name string, draw func(*screen) string) {
 	t.Helper()
-	for _, width := range []int{0, 60, 80} {
+	widths(t, name, draw, 0, 60, 80)
+}
+
+func widths(t *testing.T, name string, draw func(*screen) string, all ...int) {
+	t.Helper()
+	for _, width := range all {
 		t.Run(fmt.Sprintf("%s-%d", name, width), func(t *testing.T) {
-			got := draw(&screen{width: width})
+			got := draw(&screen{width: width, now: statusNow})
 			golden(t, fmt.Sprintf("testdata/table/%s-%d.txt", name, width), got)
 			checkLines(t, got, width)
-			colours := draw(&screen{width: width, colour: true})
+			colours := draw(&screen{width: width, colour: true, now: statusNow})
 			if diff := cmp.Diff(got, regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(colours, "")); diff != "" {
 				t.Errorf("colours change more than colours (-without +with):\n%s", diff)
 			}

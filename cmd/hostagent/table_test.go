@@ -32,7 +32,7 @@ func listener(address string) *sockets.Listener {
 func process(names ...string) *sockets.Owner {
 	o := &sockets.Owner{}
 	for i, name := range names {
-		o.Processes = append(o.Processes, sockets.Process{PID: int32(4711 + i), Name: name})
+		o.Processes = append(o.Processes, sockets.Process{PID: int32(4711 + i), Name: name, Started: *before(time.Duration(50+i) * time.Hour)})
 	}
 	return o
 }
@@ -57,7 +57,7 @@ func exposed(name, address string, owner *sockets.Owner, state hostagent.State) 
 	if owner != nil {
 		who = owner.Processes[0].Name
 	}
-	return finding(f, "service", name, "listener", "tcp "+address, "port", fmt.Sprint(f.Port), "process", who, "loopback", "127.0.0.1")
+	return finding(f, "service", name, "listener", "tcp "+address, "port", fmt.Sprint(f.Port), "fix", "bind "+catalog.Clean(who)+" to 127.0.0.1, port "+fmt.Sprint(f.Port))
 }
 
 // serviceOf is a mesh service that listens at the addresses.
@@ -77,7 +77,7 @@ func scanOf(services []hostagent.Service, findings ...hostagent.Finding) *hostag
 	s.Services, s.Findings = services, findings
 	for port := uint16(21000); int(port) < 21000+len(services); port++ {
 		s.Rules.Open.Add(port)
-		s.Openings = append(s.Openings, hostagent.Opening{Port: port})
+		s.Openings = append(s.Openings, hostagent.Opening{Port: port, Services: []string{services[port-21000].Name}})
 	}
 	return s
 }
@@ -110,25 +110,95 @@ func scans() map[string]*hostagent.Scan {
 		exposed(hostileName, "0.0.0.0:8080", process("x\x1b[2J"), ""),
 	)
 	hostile.Agent.Node = "host\x1b[31m"
+	f := &hostile.Findings[0]
+	f.Owner.User, f.Owner.Container, f.Owner.Runtime = hostileName, hostileName, hostileName
+	f.Ways = []hostagent.Way{{Addr: netip.MustParseAddr("10.0.0.5"), Interface: hostileName}}
 	nothing := &hostagent.Scan{}
 	return map[string]*hostagent.Scan{
+		"all": scanOfAll(), "blind": blindScan(), "large": largeScan(),
 		"nothing": nothing, "clean": scanOf([]hostagent.Service{serviceOf("web", "127.0.0.1:8080")}),
 		"many": many, "hostile": hostile,
 	}
 }
 
+// scanOfAll is what scan --all sees of a host with much of everything.
+func scanOfAll() *hostagent.Scan {
+	master := process("nginx", "nginx", "nginx", "nginx")
+	master.User, master.Unit = "www-data", "nginx.service"
+	boxed := process("java")
+	boxed.User, boxed.Container, boxed.Runtime = "1000", "0123456789ab", "docker"
+	web := exposed("web", "[::]:8080", master, "")
+	web.Ways = []hostagent.Way{
+		{Addr: netip.MustParseAddr("10.0.0.5"), Interface: "eth0"}, {Addr: netip.MustParseAddr("fd00::5"), Interface: "eth0"},
+	}
+	for i := range 10 {
+		web.Ways = append(web.Ways, hostagent.Way{Addr: netip.AddrFrom4([4]byte{172, 17, byte(i), 1}), Interface: fmt.Sprintf("br-%d", i)})
+	}
+	second := exposed("web", "0.0.0.0:8085", boxed, hostagent.Exempt)
+	second.ServiceID = "web-2"
+	second.Exemption = &hostagent.Exemption{Reason: "the load balancer's health checks", Expires: time.Date(2026, 3, 31, 0, 0, 0, 0, time.UTC)}
+	mitigated := exposed("web", "0.0.0.0:9102", boxed, hostagent.Mitigated)
+	squatter := finding(hostagent.Finding{ID: catalog.SquattedPort, Port: 21009, Listener: listener("0.0.0.0:21009"), Owner: process("nc")},
+		"listener", "tcp 0.0.0.0:21009", "reason", "no registered sidecar explains it", "process", "nc", "range", "21000-21255")
+	silent := finding(hostagent.Finding{ID: catalog.SidecarNotListening, Service: "web", ServiceID: "web-sidecar-proxy", Port: 21002},
+		"port", "21002", "service", "web-sidecar-proxy", "start", "start the sidecar, for example: consul connect proxy -sidecar-for web")
+	s := scanOf([]hostagent.Service{serviceOf("api", "127.0.0.1:9090"), serviceOf("db", "127.0.0.1:5432"), serviceOf("web", "[::]:8080")},
+		web, squatter, silent, mitigated, second)
+	s.Openings = append(s.Openings, hostagent.Opening{Port: 21030, IDs: []string{"gone-sidecar-proxy"}, Held: true})
+	s.Listeners = []hostagent.Reachable{
+		{Listener: *listener("0.0.0.0:22"), Owner: &sockets.Owner{User: "root", Unit: "ssh.service", Processes: []sockets.Process{{PID: 812, Name: "sshd"}}}},
+		{Listener: *listener("127.0.0.1:5432"), Owner: process("postgres")},
+		{Listener: *listener("[::]:8080"), Owner: master},
+		{Listener: *listener("0.0.0.0:9102"), Owner: boxed, Guarded: true},
+		{Listener: *listener("0.0.0.0:21009"), Owner: process("nc")},
+		{Listener: sockets.Listener{Protocol: sockets.UDP, Addr: netip.MustParseAddrPort("[fe80::1234:5678:9abc:def0]:546")}},
+	}
+	for i, id := range []uint64{4026532001, 4026532001, 4026532002, 4026532003, 4026532004, 4026532005} {
+		l := *listener(fmt.Sprintf("0.0.0.0:%d", 7000+i))
+		l.Namespace = id
+		s.Listeners = append(s.Listeners, hostagent.Reachable{Listener: l})
+	}
+	s.Namespaces = []sockets.Namespace{
+		{ID: 4026532001, PID: 99, Container: "0123456789ab", Runtime: "docker"}, {ID: 4026532002, Name: "blue\x1b"},
+		{ID: 4026532003, Unit: "private.service"}, {ID: 4026532004, PID: 99},
+	}
+	return s
+}
+
+// blindScan is what a scan sees without an agent.
+func blindScan() *hostagent.Scan {
+	return &hostagent.Scan{Source: hostagent.SourceNone, Network: scanOfAll().Listeners[2:5]}
+}
+
+// largeScan is a host with a large range and more of everything than a terminal is good for.
+func largeScan() *hostagent.Scan {
+	var services []hostagent.Service
+	var findings []hostagent.Finding
+	for i := range 60 {
+		services = append(services, serviceOf(fmt.Sprintf("service-%d", i), fmt.Sprintf("127.0.0.1:%d", 8000+i)))
+	}
+	for i := range 14 {
+		findings = append(findings, exposed("many", fmt.Sprintf("0.0.0.0:%d", 9000+i), nil, ""))
+	}
+	s := scanOf(services, findings...)
+	s.Range.Last = 25095
+	for port := uint16(22000); port < 22080; port += 2 {
+		s.Openings = append(s.Openings, hostagent.Opening{Port: port, Services: []string{"sparse"}})
+	}
+	return s
+}
+
 func TestTable(t *testing.T) {
 	for name, scan := range scans() {
-		everyWidth(t, name, func(s *screen) string { return s.table(scan) })
-		if painted := strings.Contains((&screen{colour: true}).table(scan), "\x1b["); painted != (len(scan.Findings) > 0) {
-			t.Errorf("%s: colours stand in the table: %t", name, painted)
-		}
+		widths(t, name, func(s *screen) string { return s.table(scan) }, 0, 40, 80, 120)
+		wide := &screen{width: 200, now: statusNow}
+		checkLines(t, wide.table(scan), 200)
 	}
 }
 
 func TestTableOfUDP(t *testing.T) {
 	scan := scanOf(nil, finding(hostagent.Finding{ID: catalog.ConsulPortBlocked, Port: 8301, Protocol: sockets.UDP}))
-	if table := (&screen{}).table(scan); !strings.Contains(table, " udp port 8301 ") {
+	if table := (&screen{}).table(scan); !strings.Contains(table, "  udp port 8301\n") {
 		t.Errorf("a UDP port is shown as\n%s", table)
 	}
 }
@@ -170,7 +240,7 @@ func checkLines(t *testing.T, text string, width int) {
 
 func TestColoursOfSeverities(t *testing.T) {
 	s := &screen{colour: true}
-	got := s.state(row{cells: [4]string{3: "ok"}}, 10)
+	got := s.tinted("", "ok")
 	for _, severity := range []catalog.Severity{catalog.Info, catalog.Warning, catalog.Critical} {
 		got += s.paint(severity, "x")
 	}
@@ -204,7 +274,8 @@ func TestScreen(t *testing.T) {
 			for name, value := range test.env {
 				t.Setenv(name, value)
 			}
-			s := newScreen(terminal(t, test.columns))
+			terminal, _ := pseudoTerminal(t, test.columns, 24)
+			s := newScreen(terminal)
 			if diff := cmp.Diff(test.want, kind{s.width, s.colour}); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
@@ -222,8 +293,8 @@ func TestScreen(t *testing.T) {
 	}
 }
 
-// terminal opens a pseudo-terminal of that many columns.
-func terminal(t *testing.T, columns uint16) *os.File {
+// pseudoTerminal opens a terminal of that many columns, and the end from which it is controlled.
+func pseudoTerminal(t *testing.T, columns, rows uint16) (screen, control *os.File) {
 	t.Helper()
 	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -237,15 +308,15 @@ func terminal(t *testing.T, columns uint16) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	screen, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	screen, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { screen.Close() })
-	if err := unix.IoctlSetWinsize(int(screen.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+	if err := unix.IoctlSetWinsize(int(screen.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
 		t.Fatal(err)
 	}
-	return screen
+	return screen, control
 }
 
 func TestManyFindingsPrintFast(t *testing.T) {

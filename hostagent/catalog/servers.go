@@ -131,7 +131,7 @@ func databases() []Server {
 
 func webServers() []Server {
 	return []Server{
-		{Name: "nginx", Programs: []string{"nginx"}, File: "the server block in /etc/nginx/sites-enabled", Setting: "listen {address};"},
+		{Name: "nginx", Programs: []string{"nginx"}, File: "the server block in /etc/nginx/sites-enabled", Setting: "listen {address}"},
 		{Name: "Apache", Programs: []string{"apache2", "httpd"}, File: "/etc/apache2/ports.conf", Setting: "Listen {address}"},
 		{Name: "lighttpd", Programs: []string{"lighttpd"}, File: "/etc/lighttpd/lighttpd.conf", Setting: `server.bind = "{loopback}"`},
 		{Name: "Caddy", Programs: []string{"caddy"}, File: "the site's block in /etc/caddy/Caddyfile", Setting: "bind {loopback}"},

@@ -16,8 +16,8 @@ func TestFindServer(t *testing.T) {
 	}{
 		{"/usr/lib/postgresql/15/bin/postgres", "postgres", "postgresql@15-main.service", 5432, "in /etc/postgresql/*/main/postgresql.conf set listen_addresses = '{loopback}' and restart PostgreSQL"},
 		{"/usr/bin/redis-check-rdb", "redis-server", "", 6379, "in /etc/redis/redis.conf set bind {loopback} and restart Redis"},
-		{"/usr/sbin/nginx (deleted)", "nginx", "", 80, "in the server block in /etc/nginx/sites-enabled set listen {address}; and restart nginx"},
-		{"", "nginx", "", 80, "in the server block in /etc/nginx/sites-enabled set listen {address}; and restart nginx"}, // out of sight
+		{"/usr/sbin/nginx (deleted)", "nginx", "", 80, "in the server block in /etc/nginx/sites-enabled set listen {address} and restart nginx"},
+		{"", "nginx", "", 80, "in the server block in /etc/nginx/sites-enabled set listen {address} and restart nginx"}, // out of sight
 		{"/opt/app", "nginx", "nginx.service", 80, ""}, // what calls itself nginx
 		{"/usr/sbin/php-fpm8.2", "php-fpm8.2", "", 9000, "in /etc/php/*/fpm/pool.d/www.conf set listen = {address} and restart PHP-FPM"},
 		{"/usr/sbin/apache2", "apache2", "", 80, "in /etc/apache2/ports.conf set Listen {address} and restart Apache"},
