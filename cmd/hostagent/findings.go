@@ -41,6 +41,8 @@ func (s *screen) table(scan *hostagent.Scan) string {
 func heading(scan *hostagent.Scan) string {
 	where := "this host"
 	switch {
+	case scan.Source == hostagent.SourceNone && scan.Listeners != nil:
+		return "services are not known: these are the listeners of this host"
 	case scan.Source == hostagent.SourceNone:
 		return "services are not known: these listeners of this host can be reached from the network, firewalls of others aside"
 	case scan.Source == hostagent.SourceFiles:

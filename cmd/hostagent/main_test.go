@@ -309,12 +309,14 @@ func untilCommand(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // plainCommand writes the last stdout to the file "plain", without what differs between runs and machines: pids, paths of
-// programs, what else the machine's cgroups and users say of them, and the width of columns, which pids change too.
+// programs, since when they run, what else the machine's cgroups and users say of them, and the width of columns, which pids
+// change too.
 func plainCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	text := ts.ReadFile("stdout")
 	text = regexp.MustCompile(`(\(pid |"pid": )\d+`).ReplaceAllString(text, "${1}1")
-	text = regexp.MustCompile(`(\(pid 1\)), (user|container) \S+|(\(pid 1\)), \S+\.(service|scope|slice)`).ReplaceAllString(text, "$1$3")
-	text = regexp.MustCompile(`"(exe|user|unit|container)": "[^"]*"`).ReplaceAllString(text, `"$1": "…"`)
+	text = regexp.MustCompile(`( who: .*\(pid 1\)).*`).ReplaceAllString(text, "$1")
+	text = regexp.MustCompile(`(\(pid 1\)  +)(user \S+|container \S+( \(\w+\))?|\S+)`).ReplaceAllString(text, "${1}somewhere")
+	text = regexp.MustCompile(`"(exe|user|unit|container|started)": "[^"]*"`).ReplaceAllString(text, `"$1": "…"`)
 	text = regexp.MustCompile(`(\S)   +`).ReplaceAllString(text, "$1  ")
 	ts.Check(os.WriteFile(ts.MkAbs("plain"), []byte(text), 0o600))
 }

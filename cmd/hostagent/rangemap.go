@@ -154,10 +154,11 @@ type stretch struct {
 	names       []string // who has them, by port
 }
 
-func stretches(uses []hostagent.PortUse) []stretch {
+// stretches puts ports together, names cut to that many runes.
+func stretches(uses []hostagent.PortUse, runes int) []stretch {
 	var runs []stretch
 	for _, u := range uses {
-		name := catalog.Clean(u.For)
+		name := catalog.CleanTo(u.For, runes)
 		if n := len(runs) - 1; n >= 0 && runs[n].use == u.Use && runs[n].last+1 == u.Port {
 			runs[n].last = u.Port
 			if last := len(runs[n].names) - 1; name != "" && (last < 0 || runs[n].names[last] != name) {
@@ -176,7 +177,11 @@ func stretches(uses []hostagent.PortUse) []stretch {
 
 // runs writes who has which ports, "21000-21002  web, db, cache".
 func (s *screen) runs(uses []hostagent.PortUse) {
-	all := stretches(uses)
+	runes := 160
+	if s.width > 0 {
+		runes = 22
+	}
+	all := stretches(uses, runes)
 	for i, r := range all {
 		if s.width > 0 && i == mostRuns {
 			s.wrapped("  ", fmt.Sprintf("… and %d more", len(all)-i))

@@ -28,8 +28,14 @@ func TestSchemasCanFail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := schema.Validate("scan", string(good)); err != nil {
-		t.Fatal(err)
+	for name, scan := range scans() {
+		text, err := jsonText(scan.Document("1"))
+		if err == nil {
+			err = schema.Validate("scan", text)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
 	}
 	for _, change := range [][2]string{
 		{`"schema_version":1`, `"schema_version":2`},
@@ -39,6 +45,8 @@ func TestSchemasCanFail(t *testing.T) {
 		{`"node":`, `"extra":1,"node":`},
 		{`"protocol":"tcp"`, `"protocol":"sctp"`},
 		{`"sidecar_range":"21000-21255"`, `"sidecar_range":"21000"`},
+		{`"started":"`, `"start":"`},
+		{`"listeners":[],"errors"`, `"errors"`},
 	} {
 		bad := strings.Replace(string(good), change[0], change[1], 1)
 		if bad == string(good) {

@@ -86,6 +86,10 @@ func (w *watching) run(ctx context.Context) (last *hostagent.Scan, err error) {
 	tick := time.NewTicker(peekEvery)
 	defer tick.Stop()
 	for {
+		select {
+		case <-wake: // this look is for it, too
+		default:
+		}
 		w.peek(ctx) // before the look: what changes while it looks is seen afterwards
 		scan, err := w.look(ctx)
 		if ctx.Err() != nil {

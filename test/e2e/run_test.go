@@ -232,12 +232,14 @@ func TestScan(t *testing.T) {
 	w.must(err)
 	out := w.hostagent(1, "scan")
 	for _, want := range []string{
-		"loud     tcp 0.0.0.0:8081",
-		fmt.Sprintf("app (pid %d)", exposed.PID()),
-		"exposed-listener",
-		"  remedy: bind app to 127.0.0.1, port 8081",
-		"tcp 0.0.0.0:21050",
-		"udp 0.0.0.0:21051",
+		"loud: 1 warning\n  warning exposed-listener  tcp 0.0.0.0:8081\n",
+		fmt.Sprintf("    who:    app (pid %d)", exposed.PID()),
+		"    reach:  " + host.IPv4.String(),
+		"    remedy: bind app to 127.0.0.1, port 8081",
+		"in order: 1 service\n  clean  tcp 127.0.0.1:8080\n",
+		"  # 2 with a sidecar, ! 2 squatted, . 252 free\n  21000-21001  clean, loud\n  21050-21051  squatted by app\n",
+		"  warning squatted-port  tcp 0.0.0.0:21050\n",
+		"  warning squatted-port  udp 0.0.0.0:21051\n",
 		"sidecars do not speak UDP",
 		"3 warnings; 2 mesh services, 2 sidecar ports for the network: 21000-21001",
 	} {
@@ -252,6 +254,11 @@ func TestScan(t *testing.T) {
 	w.hostagent(0, "scan", "--fail-on", "never")
 	if json := w.hostagent(1, "scan", "--format", "json"); !strings.Contains(json, `"schema_version": 1`) || !strings.Contains(json, `"id": "squatted-port"`) {
 		t.Errorf("JSON:\n%s", json)
+	}
+	for _, want := range []string{"\ntcp 127.0.0.1:8500 ", "\ntcp 127.0.0.1:8080 ", "\nudp 0.0.0.0:21051 ", "network, sidecar range\n"} {
+		if all := w.hostagent(1, "scan", "--all"); !strings.Contains(all, want) {
+			t.Errorf("scan --all lacks %q:\n%s", want, all)
+		}
 	}
 	w.must(w.consul.Stop())
 	if out := w.hostagent(2, "scan"); !strings.Contains(out, "is the agent running") {
