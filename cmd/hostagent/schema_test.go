@@ -29,6 +29,9 @@ func TestSchemasCanFail(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, scan := range scans() {
+		if scan.Source == "" {
+			continue // a scan that was never made
+		}
 		text, err := jsonText(scan.Document("1"))
 		if err == nil {
 			err = schema.Validate("scan", text)

@@ -234,7 +234,7 @@ func TestScan(t *testing.T) {
 	for _, want := range []string{
 		"loud: 1 warning\n  warning exposed-listener  tcp 0.0.0.0:8081\n",
 		fmt.Sprintf("    who:    app (pid %d)", exposed.PID()),
-		"    reach:  " + host.IPv4.String(),
+		"    reach:  " + host.IPv4,
 		"    remedy: bind app to 127.0.0.1, port 8081",
 		"in order: 1 service\n  clean  tcp 127.0.0.1:8080\n",
 		"  # 2 with a sidecar, ! 2 squatted, . 252 free\n  21000-21001  clean, loud\n  21050-21051  squatted by app\n",
