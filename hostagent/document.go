@@ -60,6 +60,8 @@ type DocumentListener struct {
 	Port     uint16 `json:"port"`
 	UID      uint32 `json:"uid"`
 	Exposed  bool   `json:"exposed"`
+	// Namespace is the inode of the network namespace that it is in where that is not the host's own, 0 where it is.
+	Namespace uint64 `json:"network_namespace"`
 }
 
 // DocumentProcess is a process that holds a socket; Started is null when unknown. There are no command lines: they hold
@@ -71,8 +73,7 @@ type DocumentProcess struct {
 	Started *time.Time `json:"started"`
 }
 
-// DocumentSocket is a listener with all that is known of who holds it. Namespace is the inode of the network namespace that
-// it is in, 0 for that of hostagent.
+// DocumentSocket is a listener with all that is known of who holds it.
 type DocumentSocket struct {
 	Listener  DocumentListener  `json:"listener"`
 	User      string            `json:"user"`
@@ -80,7 +81,6 @@ type DocumentSocket struct {
 	Container string            `json:"container"`
 	Processes []DocumentProcess `json:"processes"`
 	Guarded   bool              `json:"guarded"`
-	Namespace uint64            `json:"network_namespace"`
 }
 
 // DocumentFinding is a Finding with all that is known of its socket.
@@ -130,7 +130,7 @@ func (s *Scan) Document(version string) Document {
 func documentSockets(listeners []Reachable) []DocumentSocket {
 	out := make([]DocumentSocket, len(listeners))
 	for i, r := range listeners {
-		out[i] = DocumentSocket{Listener: *documentListener(&r.Listener), Guarded: r.Guarded, Namespace: r.Listener.Namespace}
+		out[i] = DocumentSocket{Listener: *documentListener(&r.Listener), Guarded: r.Guarded}
 		out[i].User, out[i].Unit, out[i].Container, out[i].Processes = documentOwner(r.Owner)
 	}
 	return out
@@ -182,6 +182,7 @@ func documentListener(l *sockets.Listener) *DocumentListener {
 	}
 	return &DocumentListener{
 		Protocol: l.Protocol.String(), Address: l.Addr.Addr().String(), Port: l.Addr.Port(), UID: l.UID, Exposed: l.Exposed(),
+		Namespace: l.Namespace,
 	}
 }
 

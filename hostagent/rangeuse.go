@@ -62,9 +62,11 @@ func (s *Scan) RangeUse() []PortUse {
 			use.Use, use.For = UseShared, uses[f.Port].For
 		case catalog.SidecarNotListening:
 			use.Use, use.For = UseUnserved, uses[f.Port].For
+		default: // says nothing of who has a port
+			continue
 		}
 		now := slices.Index(worse, uses[f.Port].Use)
-		if use.Use != "" && s.Range.Contains(f.Port) && (now < 0 || slices.Index(worse, use.Use) < now) {
+		if s.Range.Contains(f.Port) && (now < 0 || slices.Index(worse, use.Use) < now) {
 			uses[f.Port] = use
 		}
 	}

@@ -225,7 +225,7 @@ func (s *screen) found(f *hostagent.Finding) {
 	if len(f.Ways) > 0 {
 		s.wrapped(indent+"reach:  ", s.waysText(f.Ways))
 	}
-	if x := f.Exemption; x != nil {
+	if x := f.Exemption; x != nil && f.State == hostagent.Exempt {
 		s.wrapped(indent+"exempt: ", exemptionText(x))
 	} else {
 		s.wrapped(indent+"remedy: ", f.Remedy)
@@ -373,7 +373,7 @@ func (s *screen) waysText(ways []hostagent.Way) string {
 func exemptionText(x *hostagent.Exemption) string {
 	text := cmp.Or(catalog.CleanTo(x.Reason, 300), "no reason given")
 	if !x.Expires.IsZero() {
-		text += ", until " + x.Expires.Format(time.DateOnly)
+		text += " (until " + x.Expires.Format(time.DateOnly) + ")"
 	}
 	return text
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -325,12 +326,18 @@ func TestManyFindingsPrintFast(t *testing.T) {
 		findings = append(findings, exposed(fmt.Sprintf("service-%d", i), "0.0.0.0:8080", process("java"), ""))
 	}
 	scan := scanOf(nil, findings...)
-	start := time.Now()
-	text := (&screen{width: 80, colour: true}).table(scan)
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("2,000 findings took %s", took)
-	} else {
-		t.Logf("2,000 findings: %d kB in %s", len(text)/1000, took)
+	for width, want := range map[int]string{0: "service-1999: 1 warning\n", 80: "… and 1800 more findings of 1800 more services: pipe the scan into less to see all\n"} {
+		start := time.Now()
+		text := (&screen{width: width, colour: true}).table(scan)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("2,000 findings took %s", took)
+		} else {
+			t.Logf("2,000 findings: %d kB in %s", len(text)/1000, took)
+		}
+		plain := regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(text, "")
+		if !strings.Contains(plain, want) {
+			t.Errorf("with width %d the table lacks %q", width, want)
+		}
 	}
 }
 

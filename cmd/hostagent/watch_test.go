@@ -7,9 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -306,5 +310,54 @@ func TestManyListenersPrintFast(t *testing.T) {
 		t.Errorf("20,000 listeners took %s", took)
 	} else {
 		t.Logf("20,000 listeners: %d kB in %s", len(text)/1000, took)
+	}
+}
+
+// TestWatchEndsWithTheTerminalAsItWas runs the program on a terminal of its own: a listener that comes shows by itself, and
+// what ends the program leaves the terminal as it was.
+func TestWatchEndsWithTheTerminalAsItWas(t *testing.T) {
+	bin := programs(t)
+	if err := serve(t.Cleanup, "127.0.0.1:8500", consulAgent("testdata/agent")); err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]func(*os.Process, *os.File) error{
+		"q":       func(_ *os.Process, control *os.File) error { _, err := control.WriteString("q"); return err },
+		"Ctrl-C":  func(_ *os.Process, control *os.File) error { _, err := control.WriteString("\x03"); return err },
+		"SIGTERM": func(p *os.Process, _ *os.File) error { return p.Signal(unix.SIGTERM) },
+		"SIGHUP":  func(p *os.Process, _ *os.File) error { return p.Signal(unix.SIGHUP) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			screen, control := pseudoTerminal(t, 100, 40)
+			before := termios(t, screen)
+			seen := &viewer{}
+			go seen.read(control)
+			cmd := exec.Command(filepath.Join(bin, "hostagent"), "scan", "--watch", "--fail-on", "warning")
+			cmd.Env = append(os.Environ(), "TERM=xterm", "NO_COLOR=")
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = screen, screen, screen
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			kill := time.AfterFunc(15*time.Second, func() { _ = cmd.Process.Kill() })
+			defer kill.Stop()
+			seen.until(t, "q ends")
+			squatter, err := net.Listen("tcp4", "0.0.0.0:21077")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer squatter.Close()
+			seen.until(t, "\x1b[7mwarning squatted-port\x1b[0m  tcp 0.0.0.0:21077")
+			if err := end(cmd.Process, control); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != exitFindings {
+				t.Errorf("it ended with %s", cmd.ProcessState)
+			}
+			seen.until(t, leaveScreen+"3 warnings; 2 mesh services")
+			if diff := cmp.Diff(before, termios(t, screen)); diff != "" {
+				t.Errorf("the terminal is another than before (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

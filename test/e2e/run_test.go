@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -338,5 +340,44 @@ func TestFlushIsPutBack(t *testing.T) {
 				w.reaches(port, host.Open)
 			}
 		})
+	}
+}
+
+// TestScanWatch follows a host with a program: a line comes when a listener does, and when it goes.
+func TestScanWatch(t *testing.T) {
+	w := newWorld(t, host.ConsulOptions{})
+	w.service("clean", 8080, "127.0.0.1:8080")
+	binary, err := host.Binary(w.ctx, host.HostagentProgram)
+	w.must(err)
+	cmd := w.Command(w.ctx, binary, "scan", "--watch", "--format", "json")
+	out, err := cmd.StdoutPipe()
+	w.must(err)
+	w.must(cmd.Start())
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	next := func(what string, want string) {
+		t.Helper()
+		for lines.Scan() {
+			var scan struct{ Findings []struct{ ID string } }
+			w.must(json.Unmarshal(lines.Bytes(), &scan))
+			ids := ""
+			for _, f := range scan.Findings {
+				ids += f.ID + " "
+			}
+			if ids == want {
+				return
+			}
+		}
+		t.Fatalf("%s: it ended without findings %q: %v", what, want, lines.Err())
+	}
+	next("at first", "")
+	squatter, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"0.0.0.0:21050"}})
+	w.must(err)
+	next("a squatter comes", "squatted-port ")
+	w.must(squatter.Stop())
+	next("it goes", "")
+	w.must(cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("without findings it ended with %v", err)
 	}
 }
