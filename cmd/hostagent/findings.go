@@ -154,7 +154,7 @@ func (s *screen) groups(groups []*group) {
 				more += len(rest.findings)
 			}
 			s.gap()
-			s.wrapped("", fmt.Sprintf("… and %s of %s: pipe the scan into less to see all",
+			s.wrapped("", fmt.Sprintf("… and %s of %s: scan | less shows all",
 				plural(more, "more finding"), plural(len(groups)-i, "more service")))
 			return
 		}
@@ -169,7 +169,7 @@ func (s *screen) groups(groups []*group) {
 			s.found(f)
 		}
 		if more := len(g.findings) - len(shown); more > 0 {
-			s.wrapped("  ", fmt.Sprintf("… and %s: pipe the scan into less to see all", plural(more, "more finding")))
+			s.wrapped("  ", fmt.Sprintf("… and %s: scan | less shows all", plural(more, "more finding")))
 		}
 	}
 }

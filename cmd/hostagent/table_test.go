@@ -326,7 +326,7 @@ func TestManyFindingsPrintFast(t *testing.T) {
 		findings = append(findings, exposed(fmt.Sprintf("service-%d", i), "0.0.0.0:8080", process("java"), ""))
 	}
 	scan := scanOf(nil, findings...)
-	for width, want := range map[int]string{0: "service-1999: 1 warning\n", 80: "… and 1800 more findings of 1800 more services: pipe the scan into less to see all\n"} {
+	for width, want := range map[int]string{0: "service-1999: 1 warning\n", 80: "… and 1800 more findings of 1800 more services: scan | less shows all\n"} {
 		start := time.Now()
 		text := (&screen{width: width, colour: true}).table(scan)
 		if took := time.Since(start); took > time.Second {
