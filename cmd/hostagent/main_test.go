@@ -316,6 +316,7 @@ func plainCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	text = regexp.MustCompile(`(\(pid |"pid": )\d+`).ReplaceAllString(text, "${1}1")
 	text = regexp.MustCompile(`( who: .*\(pid 1\)).*`).ReplaceAllString(text, "$1")
 	text = regexp.MustCompile(`(\(pid 1\)  +)(user \S+|container \S+( \(\w+\))?|\S+)`).ReplaceAllString(text, "${1}somewhere")
+	text = regexp.MustCompile(`\S+\.test \(pid 1\)`).ReplaceAllString(text, "test (pid 1)") // of the fake agent
 	text = regexp.MustCompile(`"(exe|user|unit|container|started)": "[^"]*"`).ReplaceAllString(text, `"$1": "…"`)
 	text = regexp.MustCompile(`(\S)   +`).ReplaceAllString(text, "$1  ")
 	ts.Check(os.WriteFile(ts.MkAbs("plain"), []byte(text), 0o600))
