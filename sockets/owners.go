@@ -6,14 +6,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/user"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/shirou/gopsutil/v3/common"
-	"github.com/shirou/gopsutil/v3/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,16 +16,9 @@ import (
 // a process that came to share the socket, and an owner that was out of sight before.
 const maxAge = 30 * time.Second
 
-// commLen is the longest name that the kernel keeps of a process (TASK_COMM_LEN in include/linux/sched.h, less its zero).
-const commLen = 15
-
 // hiddenText is for a socket without an owner where all capabilities are there and the kernel still refused a look.
 const hiddenText = "owners of some sockets may be out of sight: the kernel refuses a look into some processes " +
 	"(another user or PID namespace, or a security module)"
-
-// cacheBootTime has gopsutil read the boot time once: it reckons it from the uptime, and so the start of one process
-// would move by a second between two calls.
-var cacheBootTime = sync.OnceFunc(func() { process.EnableBootTimeCache(true) })
 
 // Owner tells who is behind a listener. User, Unit and Container are safe to show only as far as the text of
 // /etc/passwd is; names inside Processes are raw.
@@ -39,14 +27,18 @@ type Owner struct {
 	Processes []Process
 	// User is the name of the user that made the socket, or the number where it has no name.
 	User string
-	// Unit is the systemd unit of the socket's cgroup where that is a leaf *.service or *.scope. Where the socket's
-	// cgroup is unknown, or names nothing, or is systemd's own (socket activation), it is that of the first process
-	// of which more is known. "" if unknown. It holds no character outside systemd's alphabet.
+	// Unit is the systemd unit of the socket's cgroup where that is a leaf *.service or *.scope, or the unit of the
+	// machine around it (systemd-nspawn, libvirt). Where the socket's cgroup is unknown, or names nothing, or is
+	// systemd's own (socket activation), it is that of the first process of which more is known: the service that was
+	// started. While PID 1 alone holds the socket it is the *.socket unit. It is init.scope where systemd does not tell
+	// which, and where a user's systemd holds it. "" if unknown. It holds no character outside systemd's alphabet.
 	Unit string
-	// Container is the first 12 hex digits of the id of the container around the same cgroup, "" for none.
+	// Container is the first 12 hex digits of the id of the container around the same cgroup, "" for none. For a task of
+	// Nomad that runs in no container (exec, raw_exec, java) it is the first 8 of its allocation, as Nomad shows them;
+	// the task is in Unit, "<allocation>.<task>.scope".
 	Container string
 	// Runtime is who runs the container, as the cgroup's path tells: "docker", "podman", "containerd", "cri-o",
-	// "kubernetes", "nomad"; "" for none, and where the path does not tell.
+	// "kubernetes" (whatever runs its pods), "nomad"; "" for none, and where the path does not tell.
 	Runtime string
 }
 
@@ -75,6 +67,8 @@ type Result struct {
 // Owners finds the owners of listeners and remembers them between lookups. It is not safe for concurrent use.
 type Owners struct {
 	known map[uint64]entry // by cookie: the listeners of the last lookup
+	files *fileIterator    // nil before its first use, and where the kernel does not let us
+	tried bool             // to load files
 }
 
 // entry is a remembered owner.
@@ -108,17 +102,18 @@ func (o *Owners) Lookup(ctx context.Context, listeners []Listener) (Result, erro
 			unknown = append(unknown, l)
 		}
 	}
-	s, err := find(ctx, unknown)
+	s, err := o.find(ctx, unknown)
 	now := time.Now()
-	describe := newDescriber(ctx)
+	describe := newDescriber(ctx, s)
 	for _, l := range unknown {
 		e := entry{searched: now}
-		e.owner, e.holders = describe.owner(l, s)
+		e.owner, e.holders = describe.owner(l)
 		if len(e.holders) == 0 && l.Inode != 0 {
 			e.incomplete = s.outOfSight()
 		}
 		known[l.Cookie] = e
 	}
+	describe.nameSocketUnits(ctx, unknown, known)
 	for cookie, e := range known {
 		result.ByCookie[cookie] = e.owner
 		result.Incomplete = max(result.Incomplete, e.incomplete) // of several reasons always the same one
@@ -136,6 +131,15 @@ func (o *Owners) Lookup(ctx context.Context, listeners []Listener) (Result, erro
 	return result, nil
 }
 
+// iterator returns the program in the kernel, which is loaded once and stays loaded; nil where it is not to be had.
+func (o *Owners) iterator() *fileIterator {
+	if !o.tried {
+		o.tried = true
+		o.files, _ = newFileIterator() // no reason to tell: it is only a shorter way
+	}
+	return o.files
+}
+
 // holds tells whether e is still the owner of l.
 func (e entry) holds(l Listener) bool {
 	if time.Since(e.searched) > maxAge {
@@ -151,87 +155,6 @@ func (e entry) holds(l Listener) bool {
 		}
 	}
 	return true
-}
-
-// describer turns process and user ids into names, each once a lookup.
-type describer struct {
-	ctx       context.Context // for gopsutil, with /proc as its root
-	processes map[int32]Process
-	users     map[uint32]string
-}
-
-func newDescriber(ctx context.Context) *describer {
-	return &describer{
-		// The environment's HOST_PROC must not show gopsutil another /proc than ours.
-		ctx:       context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"}),
-		processes: make(map[int32]Process),
-		users:     make(map[uint32]string),
-	}
-}
-
-// owner assembles the owner of l from what s found, and returns the holders that are still there.
-func (d *describer) owner(l Listener, s *search) (Owner, []holder) {
-	owner := Owner{User: d.user(l.UID)}
-	var holders []holder
-	for _, h := range s.holders[l.Inode] {
-		if p, ok := d.process(h.pid); ok {
-			owner.Processes = append(owner.Processes, p)
-			holders = append(holders, h)
-		}
-	}
-	owner.Unit, owner.Container = parseCgroup(s.paths[l.CgroupID])
-	for _, h := range holders {
-		if owner.Container != "" || owner.Unit != "" && owner.Unit != managerScope {
-			break
-		}
-		text, err := os.ReadFile(procPath(h.pid, "cgroup"))
-		if err != nil {
-			continue
-		}
-		if unit, container := parseProcCgroup(string(text)); unit != "" || container != "" {
-			owner.Unit, owner.Container = unit, container
-		}
-	}
-	return owner, holders
-}
-
-// process returns the details of a process, false if it has ended. When the context has ended it returns the bare PID.
-func (d *describer) process(pid int32) (Process, bool) {
-	if p, ok := d.processes[pid]; ok {
-		return p, true
-	}
-	p := Process{PID: pid}
-	if d.ctx.Err() != nil {
-		return p, true
-	}
-	// Not NewProcess: it looks a second time whether the process is there.
-	details := &process.Process{Pid: pid}
-	name, err := details.NameWithContext(d.ctx)
-	if err != nil {
-		return Process{}, false
-	}
-	// gopsutil completes a long name from the command line, which may hold secrets (a title set at run time); the
-	// kernel's own is at its head.
-	p.Name = name[:min(len(name), commLen)]
-	p.Exe, _ = details.ExeWithContext(d.ctx) // another user's is out of sight
-	if created, err := details.CreateTimeWithContext(d.ctx); err == nil {
-		p.Started = time.UnixMilli(created)
-	}
-	d.processes[pid] = p
-	return p, true
-}
-
-// user returns the name of a user, its number where it has none.
-func (d *describer) user(uid uint32) string {
-	if name, ok := d.users[uid]; ok {
-		return name
-	}
-	name := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(name); err == nil {
-		name = u.Username
-	}
-	d.users[uid] = name
-	return name
 }
 
 // missingCapabilities returns the names of the capabilities that this process lacks to see everybody's open files.

@@ -7,33 +7,33 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"path"
-	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// managerScope is the leaf cgroup of systemd itself, of the system's and of a user's.
-	managerScope = "init.scope"
-	// descriptorsAtOnce bounds how many descriptors of a process are read between two looks at the context.
-	descriptorsAtOnce = 1024
+	// entriesAtOnce bounds how many bytes of a process's descriptors are read between two looks at the context: a thousand.
+	entriesAtOnce = 24 << 10
+	// shareFrom is how many processes or cgroups are worth a thread of their own, and maxThreads how many there are.
+	shareFrom, maxThreads = 32, 4
 )
 
 // holder is one process and the descriptor under which it has a socket open.
-type holder struct {
-	pid int32
-	fd  string
-}
+type holder struct{ pid, descriptor int32 }
 
 // holds tells whether the holder still has the socket with the given inode open.
 func (h holder) holds(inode uint32) bool {
-	target, err := os.Readlink(procPath(h.pid, "fd/"+h.fd))
-	return err == nil && target == "socket:["+strconv.FormatUint(uint64(inode), 10)+"]"
+	found, err := socketInode(unix.AT_FDCWD, procPath(h.pid, "fd/"+strconv.Itoa(int(h.descriptor))))
+	return err == nil && found == inode && inode != 0
 }
 
 // search looks for the processes that hold sockets open.
@@ -41,26 +41,36 @@ type search struct {
 	holders map[uint32][]holder // by inode, ascending by pid
 	paths   map[uint64]string   // of cgroups, by id
 	hidden  bool                // some process could not be looked into
+	entries []byte              // where directories are read to
 }
 
-// find searches for the holders of listeners: first among the processes of the cgroup that made the socket, then, for
-// those not found so, in all of /proc. On an error it returns what it found before.
-func find(ctx context.Context, listeners []Listener) (*search, error) {
-	s := &search{holders: make(map[uint32][]holder), paths: make(map[uint64]string)}
+func newSearch() *search {
+	return &search{holders: make(map[uint32][]holder), paths: make(map[uint64]string), entries: make([]byte, entriesAtOnce)}
+}
+
+// find searches for the holders of listeners: first among the processes of the cgroup that made the socket; then, for
+// those not found so, by a program in the kernel; and last, for what is still missing, in all of /proc. On an error it
+// returns what it found before.
+func (o *Owners) find(ctx context.Context, listeners []Listener) (*search, error) {
+	s := newSearch()
 	wanted := make(map[uint32]bool)
 	for _, l := range listeners {
 		if l.Inode != 0 {
 			wanted[l.Inode] = true
 		}
 	}
-	if len(wanted) == 0 {
-		return s, nil
-	}
-	if err := s.inCgroups(ctx, listeners, wanted); err != nil {
-		return s, err
-	}
-	if err := s.everywhere(ctx, wanted); err != nil {
-		return s, err
+	for _, step := range []func(context.Context, map[uint32]bool) error{
+		func(ctx context.Context, wanted map[uint32]bool) error { return s.inCgroups(ctx, listeners, wanted) },
+		func(ctx context.Context, wanted map[uint32]bool) error { return s.inKernel(ctx, o.iterator(), wanted) },
+		s.everywhere,
+	} {
+		if len(wanted) == 0 {
+			break
+		}
+		if err := step(ctx, wanted); err != nil {
+			return s, err
+		}
+		maps.DeleteFunc(wanted, func(inode uint32, _ bool) bool { return len(s.holders[inode]) > 0 })
 	}
 	for inode, holders := range s.holders {
 		slices.SortFunc(holders, func(a, b holder) int { return cmp.Compare(a.pid, b.pid) })
@@ -70,8 +80,7 @@ func find(ctx context.Context, listeners []Listener) (*search, error) {
 	return s, nil
 }
 
-// inCgroups looks in the cgroup of each listener and takes what it finds there out of wanted. A cgroup that cannot be
-// opened is left to the walk of /proc.
+// inCgroups looks in the cgroup of each listener. A cgroup that cannot be opened is left to the other ways.
 func (s *search) inCgroups(ctx context.Context, listeners []Listener, wanted map[uint32]bool) error {
 	tree, err := openCgroups()
 	if err != nil {
@@ -88,35 +97,61 @@ func (s *search) inCgroups(ctx context.Context, listeners []Listener, wanted map
 		}
 		byCgroup[l.CgroupID][l.Inode] = true
 	}
-	for id, inodes := range byCgroup {
-		cgroupPath, pids, err := tree.find(id)
-		if err != nil {
-			continue
-		}
-		s.paths[id] = cgroupPath
-		// The root is as large as /proc, and systemd makes sockets for others: whom it passes them to is elsewhere.
-		if cgroupPath == "/" || path.Base(cgroupPath) == managerScope {
-			continue
-		}
-		for _, pid := range pids {
-			if err := s.look(ctx, pid, inodes); err != nil {
-				return err
+	var mu sync.Mutex
+	share(slices.Collect(maps.Keys(byCgroup)), func(ids []uint64) {
+		part := newSearch()
+		for _, id := range ids {
+			if part.inCgroup(ctx, tree, id, byCgroup[id]) != nil {
+				break // the context has ended
 			}
 		}
-		for inode := range inodes {
-			if len(s.holders[inode]) > 0 {
-				delete(wanted, inode)
-			}
+		mu.Lock()
+		defer mu.Unlock()
+		s.take(part)
+	})
+	return ctx.Err()
+}
+
+// inCgroup looks among the processes of one cgroup.
+func (s *search) inCgroup(ctx context.Context, tree *cgroupTree, id uint64, wanted map[uint32]bool) error {
+	cgroup, err := tree.open(id)
+	if err != nil {
+		return nil
+	}
+	defer cgroup.Close()
+	s.paths[id] = cgroup.path
+	// The root is as large as /proc, and systemd makes sockets for others: whom it passes them to is elsewhere.
+	if cgroup.path == "/" || path.Base(cgroup.path) == managerScope {
+		return nil
+	}
+	pids, err := cgroup.processes()
+	if err != nil {
+		return nil
+	}
+	for _, pid := range pids {
+		if err := s.look(ctx, pid, wanted); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// everywhere looks in all processes.
-func (s *search) everywhere(ctx context.Context, wanted map[uint32]bool) error {
-	if len(wanted) == 0 {
+// inKernel has a program in the kernel look through all processes. Where that fails, the walk of /proc is left.
+func (s *search) inKernel(ctx context.Context, files *fileIterator, wanted map[uint32]bool) error {
+	if files == nil {
 		return nil
 	}
+	// Its only error beside the context's leaves sockets unfound, and these are searched elsewhere.
+	_ = files.each(ctx, func(inode uint64, h holder) {
+		if inode <= math.MaxUint32 && wanted[uint32(inode)] {
+			s.add(uint32(inode), h)
+		}
+	})
+	return ctx.Err()
+}
+
+// everywhere looks in all processes.
+func (s *search) everywhere(ctx context.Context, wanted map[uint32]bool) error {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return err
@@ -148,22 +183,25 @@ func (s *search) look(ctx context.Context, pid int32, wanted map[uint32]bool) er
 		s.hidden = true
 		return nil
 	}
-	dir, err := os.Open(procPath(pid, "fd"))
+	// Not os.Open, which asks for events of the file too.
+	dir, err := unix.Open(procPath(pid, "fd"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		s.refused(pid, err)
 		return nil
 	}
-	defer dir.Close()
+	defer unix.Close(dir)
+	var names []string
 	for left := len(wanted); left > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		names, _ := dir.Readdirnames(descriptorsAtOnce)
-		if len(names) == 0 {
+		n, err := unix.ReadDirent(dir, s.entries)
+		if err != nil || n <= 0 {
 			break
 		}
+		_, _, names = unix.ParseDirent(s.entries[:n], -1, names[:0])
 		for _, name := range names {
-			inode, err := socketInode(int(dir.Fd()), name)
+			inode, err := socketInode(dir, name)
 			if errors.Is(err, fs.ErrPermission) {
 				s.refused(pid, err)
 				return nil // it is the same for all descriptors of a process
@@ -171,15 +209,32 @@ func (s *search) look(ctx context.Context, pid int32, wanted map[uint32]bool) er
 			if err != nil || !wanted[inode] {
 				continue
 			}
-			holders := s.holders[inode]
-			if len(holders) > 0 && holders[len(holders)-1].pid == pid {
-				continue // a duplicate of a descriptor
+			descriptor, err := strconv.ParseInt(name, 10, 32)
+			if err == nil && s.add(inode, holder{pid, int32(descriptor)}) {
+				left--
 			}
-			s.holders[inode] = append(holders, holder{pid, name})
-			left--
 		}
 	}
 	return nil
+}
+
+// add notes a holder, unless it is a duplicate of the descriptor before it.
+func (s *search) add(inode uint32, h holder) bool {
+	holders := s.holders[inode]
+	if len(holders) > 0 && holders[len(holders)-1].pid == h.pid {
+		return false
+	}
+	s.holders[inode] = append(holders, h)
+	return true
+}
+
+// take adds what another search found.
+func (s *search) take(other *search) {
+	maps.Copy(s.paths, other.paths)
+	for inode, holders := range other.holders {
+		s.holders[inode] = append(s.holders[inode], holders...)
+	}
+	s.hidden = s.hidden || other.hidden
 }
 
 // refused notes a process that may not be looked into. One that has just ended answers EACCES too
@@ -211,5 +266,19 @@ func socketInode(fdDir int, name string) (uint32, error) {
 
 // procPath returns the path of a file of a process.
 func procPath(pid int32, file string) string {
-	return filepath.Join("/proc", strconv.Itoa(int(pid)), file)
+	return "/proc/" + strconv.Itoa(int(pid)) + "/" + file
+}
+
+// share calls do with parts of items, at the same time where there are many, and returns when all are done.
+func share[T any](items []T, do func(part []T)) {
+	threads := min(runtime.GOMAXPROCS(0), maxThreads, len(items)/shareFrom)
+	if threads < 2 {
+		do(items)
+		return
+	}
+	var group sync.WaitGroup
+	for part := range slices.Chunk(items, (len(items)+threads-1)/threads) {
+		group.Go(func() { do(part) })
+	}
+	group.Wait()
 }
