@@ -63,39 +63,34 @@ func openCgroups() (*cgroupTree, error) {
 
 func (t *cgroupTree) Close() error { return t.root.Close() }
 
-// cgroup is a cgroup of the tree. Close it after use.
-type cgroup struct {
-	path string // below the mount point, "/" for the root
-	fd   int
-}
-
-func (c *cgroup) Close() error { return unix.Close(c.fd) }
-
-// open finds the cgroup with the given id. It needs CAP_DAC_READ_SEARCH.
-func (t *cgroupTree) open(id uint64) (*cgroup, error) {
+// path returns the path below the mount point of the cgroup with the given id, "/" for the root. It needs
+// CAP_DAC_READ_SEARCH.
+func (t *cgroupTree) path(id uint64) (string, error) {
+	if id == 0 {
+		return "", errors.New("cannot find a cgroup without an id")
+	}
 	handle := unix.NewFileHandle(fileIDKernfs, binary.NativeEndian.AppendUint64(nil, id))
 	fd, err := unix.OpenByHandleAt(int(t.root.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open cgroup %d: %w", id, err)
+		return "", fmt.Errorf("cannot open cgroup %d: %w", id, err)
 	}
+	defer unix.Close(fd)
 	full, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("cannot read the path of cgroup %d: %w", id, err)
+		return "", fmt.Errorf("cannot read the path of cgroup %d: %w", id, err)
 	}
 	below, ok := strings.CutPrefix(full, strings.TrimSuffix(t.mount, "/"))
 	if !ok || below != "" && below[0] != '/' {
-		unix.Close(fd)
-		return nil, fmt.Errorf("cannot use cgroup %d: %q is not below %q", id, full, t.mount)
+		return "", fmt.Errorf("cannot use cgroup %d: %q is not below %q", id, full, t.mount)
 	}
-	return &cgroup{path.Join("/", below), fd}, nil
+	return path.Join("/", below), nil
 }
 
-// processes returns those that are in the cgroup now; 0 stands for one of another PID namespace.
-func (c *cgroup) processes() ([]int32, error) {
-	text, err := readAt(c.fd, "cgroup.procs")
+// processes returns those that are in a cgroup now; 0 stands for one of another PID namespace.
+func (t *cgroupTree) processes(cgroupPath string) ([]int32, error) {
+	text, err := readAt(int(t.root.Fd()), "."+cgroupPath+"/cgroup.procs")
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the processes of cgroup %q: %w", c.path, err)
+		return nil, fmt.Errorf("cannot read the processes of cgroup %q: %w", cgroupPath, err)
 	}
 	var pids []int32
 	for field := range bytes.FieldsSeq(text) {

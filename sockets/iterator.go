@@ -146,8 +146,9 @@ func bpf(command uintptr, attr []byte) (int, error) {
 func iteratorProgram(types *iteratorTypes) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
-		asm.LoadMem(asm.R1, asm.R6, 24, asm.DWord), // file
-		asm.JEq.Imm(asm.R1, 0, "out"),
+		asm.LoadMem(asm.R7, asm.R6, 24, asm.DWord), // file
+		asm.JEq.Imm(asm.R7, 0, "out"),
+		asm.Mov.Reg(asm.R1, asm.R7),
 		asm.FnSockFromFile.Call(),
 		asm.JEq.Imm(asm.R0, 0, "out"), // not a socket
 		asm.LoadMem(asm.R1, asm.R0, types.socketState, asm.Word),
@@ -160,8 +161,7 @@ func iteratorProgram(types *iteratorTypes) asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R2, types.sockState, asm.Byte).WithSymbol("internet"),
 		asm.JEq.Imm(asm.R1, protocolStateListen, "found"),
 		asm.JNE.Imm(asm.R1, protocolStateClose, "out"),
-		asm.LoadMem(asm.R1, asm.R6, 24, asm.DWord).WithSymbol("found"), // file
-		asm.LoadMem(asm.R1, asm.R1, types.fileInode, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R7, types.fileInode, asm.DWord).WithSymbol("found"),
 		asm.LoadMem(asm.R1, asm.R1, types.inodeNumber, asm.DWord),
 		asm.StoreMem(asm.RFP, -16, asm.R1, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord), // task

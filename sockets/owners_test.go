@@ -392,16 +392,15 @@ func TestThroughCgroup(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			pid, port, stop := listenIn(t, tree.mount, slice+"/"+test.leaf)
 			l := one(t, port)
-			cgroup, err := tree.open(l.CgroupID)
+			path, err := tree.path(l.CgroupID)
 			check(t, err)
-			defer cgroup.Close()
-			members, err := cgroup.processes()
+			members, err := tree.processes(path)
 			check(t, err)
-			if cgroup.path != "/"+slice+"/"+test.leaf || !slices.Equal(members, []int32{pid}) {
-				t.Errorf("cgroup %q with %v, want %q with %d", cgroup.path, members, slice+"/"+test.leaf, pid)
+			if path != "/"+slice+"/"+test.leaf || !slices.Equal(members, []int32{pid}) {
+				t.Errorf("cgroup %q with %v, want %q with %d", path, members, slice+"/"+test.leaf, pid)
 			}
 			s := newSearch()
-			check(t, s.inCgroups(t.Context(), []Listener{l}, map[uint32]bool{l.Inode: true}))
+			check(t, s.inCgroups(t.Context(), []Listener{l}))
 			if found := len(s.holders[l.Inode]) == 1; found != test.direct {
 				t.Errorf("found in its cgroup: %v, want %v", found, test.direct)
 			}

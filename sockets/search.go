@@ -48,9 +48,10 @@ func newSearch() *search {
 	return &search{holders: make(map[uint32][]holder), paths: make(map[uint64]string), entries: make([]byte, entriesAtOnce)}
 }
 
-// find searches for the holders of listeners: first among the processes of the cgroup that made the socket; then, for
-// those not found so, by a program in the kernel; and last, for what is still missing, in all of /proc. On an error it
-// returns what it found before.
+// find searches for the holders of listeners: among the processes of the cgroup that made the socket, where every one of
+// these tells where to look; for what is not found so, by a program in the kernel; and last, for what is still missing, in
+// all of /proc. Where some listener has to be searched everywhere, all are at once: one more costs nothing then. On an
+// error it returns what it found before.
 func (o *Owners) find(ctx context.Context, listeners []Listener) (*search, error) {
 	s := newSearch()
 	wanted := make(map[uint32]bool)
@@ -59,18 +60,21 @@ func (o *Owners) find(ctx context.Context, listeners []Listener) (*search, error
 			wanted[l.Inode] = true
 		}
 	}
-	for _, step := range []func(context.Context, map[uint32]bool) error{
-		func(ctx context.Context, wanted map[uint32]bool) error { return s.inCgroups(ctx, listeners, wanted) },
-		func(ctx context.Context, wanted map[uint32]bool) error { return s.inKernel(ctx, o.iterator(), wanted) },
-		s.everywhere,
+	if len(wanted) == 0 {
+		return s, nil
+	}
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error { return s.inCgroups(ctx, listeners) },
+		func(ctx context.Context) error { return s.inKernel(ctx, o.iterator(), wanted) },
+		func(ctx context.Context) error { return s.everywhere(ctx, wanted) },
 	} {
-		if len(wanted) == 0 {
-			break
-		}
-		if err := step(ctx, wanted); err != nil {
+		if err := step(ctx); err != nil {
 			return s, err
 		}
 		maps.DeleteFunc(wanted, func(inode uint32, _ bool) bool { return len(s.holders[inode]) > 0 })
+		if len(wanted) == 0 {
+			break
+		}
 	}
 	for inode, holders := range s.holders {
 		slices.SortFunc(holders, func(a, b holder) int { return cmp.Compare(a.pid, b.pid) })
@@ -80,8 +84,8 @@ func (o *Owners) find(ctx context.Context, listeners []Listener) (*search, error
 	return s, nil
 }
 
-// inCgroups looks in the cgroup of each listener. A cgroup that cannot be opened is left to the other ways.
-func (s *search) inCgroups(ctx context.Context, listeners []Listener, wanted map[uint32]bool) error {
+// inCgroups finds the cgroups of listeners and looks in them, unless there is one that does not lead to its listener.
+func (s *search) inCgroups(ctx context.Context, listeners []Listener) error {
 	tree, err := openCgroups()
 	if err != nil {
 		return nil
@@ -89,7 +93,7 @@ func (s *search) inCgroups(ctx context.Context, listeners []Listener, wanted map
 	defer tree.Close()
 	byCgroup := make(map[uint64]map[uint32]bool)
 	for _, l := range listeners {
-		if l.CgroupID == 0 || !wanted[l.Inode] {
+		if l.Inode == 0 {
 			continue
 		}
 		if byCgroup[l.CgroupID] == nil {
@@ -97,11 +101,18 @@ func (s *search) inCgroups(ctx context.Context, listeners []Listener, wanted map
 		}
 		byCgroup[l.CgroupID][l.Inode] = true
 	}
+	s.findPaths(tree, slices.Collect(maps.Keys(byCgroup)))
+	for id := range byCgroup {
+		// The root is as large as /proc, and systemd makes sockets for others: whom it passes them to is elsewhere.
+		if found := s.paths[id]; found == "" || found == "/" || path.Base(found) == managerScope {
+			return nil
+		}
+	}
 	var mu sync.Mutex
 	share(slices.Collect(maps.Keys(byCgroup)), func(ids []uint64) {
 		part := newSearch()
 		for _, id := range ids {
-			if part.inCgroup(ctx, tree, id, byCgroup[id]) != nil {
+			if part.inCgroup(ctx, tree, s.paths[id], byCgroup[id]) != nil {
 				break // the context has ended
 			}
 		}
@@ -112,19 +123,23 @@ func (s *search) inCgroups(ctx context.Context, listeners []Listener, wanted map
 	return ctx.Err()
 }
 
+// findPaths finds the paths of cgroups.
+func (s *search) findPaths(tree *cgroupTree, ids []uint64) {
+	var mu sync.Mutex
+	share(ids, func(ids []uint64) {
+		for _, id := range ids {
+			if found, err := tree.path(id); err == nil {
+				mu.Lock()
+				s.paths[id] = found
+				mu.Unlock()
+			}
+		}
+	})
+}
+
 // inCgroup looks among the processes of one cgroup.
-func (s *search) inCgroup(ctx context.Context, tree *cgroupTree, id uint64, wanted map[uint32]bool) error {
-	cgroup, err := tree.open(id)
-	if err != nil {
-		return nil
-	}
-	defer cgroup.Close()
-	s.paths[id] = cgroup.path
-	// The root is as large as /proc, and systemd makes sockets for others: whom it passes them to is elsewhere.
-	if cgroup.path == "/" || path.Base(cgroup.path) == managerScope {
-		return nil
-	}
-	pids, err := cgroup.processes()
+func (s *search) inCgroup(ctx context.Context, tree *cgroupTree, cgroupPath string, wanted map[uint32]bool) error {
+	pids, err := tree.processes(cgroupPath)
 	if err != nil {
 		return nil
 	}
@@ -230,7 +245,6 @@ func (s *search) add(inode uint32, h holder) bool {
 
 // take adds what another search found.
 func (s *search) take(other *search) {
-	maps.Copy(s.paths, other.paths)
 	for inode, holders := range other.holders {
 		s.holders[inode] = append(s.holders[inode], holders...)
 	}
