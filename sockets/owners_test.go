@@ -29,8 +29,8 @@ import (
 )
 
 // roleEnv makes the test binary play another process: "hold" keeps what it inherited, "listen" opens a listener and
-// writes its port, "watch PLACE" watches, "lookup PORT" writes the Result for a listener. All but the last live until their
-// input ends.
+// writes its port, "reuse PORT" opens one more on a port, "watch PLACE" watches, "lookup PORT" writes the Result for a
+// listener, "inside PORT" what is known in a PID namespace. All but the lookups live until their input ends.
 const roleEnv = "HOSTAGENT_TEST_ROLE"
 
 // nobody is a user without rights, whatever its name.
@@ -49,6 +49,15 @@ func play(role string) {
 		}
 	case "watch":
 		err = playWatch(argument)
+	case "reuse":
+		var port uint64
+		if port, err = strconv.ParseUint(argument, 10, 16); err == nil {
+			if err = listenAgain(uint16(port)); err == nil {
+				fmt.Println(port)
+			}
+		}
+	case "inside":
+		err = inside(argument)
 	case "lookup":
 		var listeners []Listener
 		listeners, err = List(context.Background())
@@ -69,17 +78,45 @@ func play(role string) {
 	os.Exit(0)
 }
 
+// listenAgain opens a listener on a port that has one.
+func listenAgain(port uint16) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
+		unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1))
+}
+
 // child starts the test binary in a role as user uid and returns it with its first line. End it with its stop.
 func child(t testing.TB, role string, uid int, files ...*os.File) (pid int32, line string, stop func()) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe") // the file itself lies where other users may not look
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
-	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if uid != os.Geteuid() {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	}
+	return start(t, cmd)
+}
+
+// childIn is child in new namespaces.
+func childIn(t testing.TB, role string, flags uintptr) (pid int32, line string, stop func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+	return start(t, cmd)
+}
+
+// start starts a child and returns it with its first line.
+func start(t testing.TB, cmd *exec.Cmd) (pid int32, line string, stop func()) {
+	t.Helper()
+	cmd.Stderr = os.Stderr
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	stdin, err := cmd.StdinPipe()
 	check(t, err)
 	stdout, err := cmd.StdoutPipe()
