@@ -30,7 +30,8 @@ import (
 
 // roleEnv makes the test binary play another process: "hold" keeps what it inherited, "listen" opens a listener and
 // writes its port, "reuse PORT" opens one more on a port, "watch PLACE" watches, "lookup PORT" writes the Result for a
-// listener, "inside PORT" what is known in a PID namespace. All but the lookups live until their input ends.
+// listener, "inside PORT" what is known in a PID namespace; the rest are of benchmarks. All but the lookups live until their
+// input ends.
 const roleEnv = "HOSTAGENT_TEST_ROLE"
 
 // nobody is a user without rights, whatever its name.
@@ -58,6 +59,15 @@ func play(role string) {
 		}
 	case "inside":
 		err = inside(argument)
+	case "owners":
+		err = ownersOfAll(argument)
+	case "listen-many", "connect-many":
+		var n int
+		if n, err = strconv.Atoi(argument); err == nil && name == "listen-many" {
+			err = listenMany(n)
+		} else if err == nil {
+			err = connectMany(n)
+		}
 	case "lookup":
 		var listeners []Listener
 		listeners, err = List(context.Background())
