@@ -4,7 +4,7 @@ package sockets
 
 import (
 	"path"
-	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -12,28 +12,80 @@ const (
 	// shortID is how many digits of a container id people see (docker ps), and shortAllocation of an allocation's (nomad
 	// status).
 	shortID, shortAllocation = 12, 8
+	// fullID is how many there are in all.
+	fullID = 64
+	// maxUnit is the longest name of a unit, without its kind.
+	maxUnit = 240
 	// managerScope is the leaf cgroup of systemd itself, of the system's and of a user's.
 	managerScope = "init.scope"
 )
 
-var (
-	// unitName is a service or scope in systemd's alphabet, "dbus.service". Whoever owns a cgroup subtree may name its
-	// cgroups at will, line breaks included, so anything else is no unit.
-	unitName = regexp.MustCompile(`^[0-9A-Za-z:_.\\@-]{1,240}\.(service|scope)$`)
-	// socketName is the same for a socket unit.
-	socketName = regexp.MustCompile(`^[0-9A-Za-z:_.\\@-]{1,240}\.socket$`)
-	// machineName is the unit around a machine of systemd-nspawn or libvirt. Cgroups below are the machine's own affair: a
-	// web.service in there is not the host's.
-	machineName = regexp.MustCompile(`^(machine-.*\.scope|systemd-nspawn@.*\.service)$`)
-	// containerName is a container's cgroup: "<id>" with the cgroupfs drivers of Docker, containerd and Kubernetes,
-	// "<runtime>-<id>.scope" with systemd's, "<slice>:<runtime>:<id>" where kubelet has one and containerd the other. A
-	// conmon scope holds the container's supervisor, not the container.
-	containerName = regexp.MustCompile(`^(?:(docker|libpod(?:-payload)?|crio|cri-containerd|containerd|nerdctl)-|[^:]+:(cri-containerd|crio|nerdctl):)?` +
-		`([0-9a-f]{64})(?:\.scope)?$`)
-	// allocationName is the cgroup of a Nomad task, "<allocation>.<task>.scope" in nomad.slice or a slice below, and in
-	// earlier versions "<allocation>" or "<allocation>.<task>" below a cgroup named nomad.
-	allocationName = regexp.MustCompile(`^([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?:\.[^/]*)?$`)
-)
+// isUnit tells whether name is a unit of systemd of one of the kinds (".service"): in systemd's alphabet, and not too
+// long. Whoever owns a cgroup subtree may name its cgroups at will, line breaks included; that is no unit. (No regular
+// expression here and below: with such bounds they take 400 kB.)
+func isUnit(name string, kinds ...string) bool {
+	for _, kind := range kinds {
+		stem, ok := strings.CutSuffix(name, kind)
+		if ok && stem != "" && len(stem) <= maxUnit && !strings.ContainsFunc(stem, func(r rune) bool { return !inUnit(r) }) {
+			return true
+		}
+	}
+	return false
+}
+
+func inUnit(r rune) bool {
+	return '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || strings.ContainsRune(`:_.\@-`, r)
+}
+
+// isMachine tells whether name is the unit around a machine of systemd-nspawn or libvirt. Cgroups below are the machine's
+// own affair: a web.service in there is not the host's.
+func isMachine(name string) bool {
+	return strings.HasPrefix(name, "machine-") && isUnit(name, ".scope") ||
+		strings.HasPrefix(name, "systemd-nspawn@") && isUnit(name, ".service")
+}
+
+// cutContainer reads a container's cgroup: "<id>" with the cgroupfs drivers of Docker, containerd and Kubernetes,
+// "<prefix>-<id>.scope" with systemd's, "<slice>:<prefix>:<id>" where kubelet has one and containerd the other. A conmon
+// scope holds the container's supervisor, not the container.
+func cutContainer(name string) (prefix, id string, ok bool) {
+	stem := strings.TrimSuffix(name, ".scope")
+	if len(stem) < fullID || !isHex(stem[len(stem)-fullID:]) {
+		return "", "", false
+	}
+	before, id := stem[:len(stem)-fullID], stem[len(stem)-fullID:]
+	if before == "" {
+		return "", id, true
+	}
+	if outside, found := strings.CutSuffix(before, ":"); found {
+		before = outside[strings.LastIndexByte(outside, ':')+1:] + "-"
+	}
+	switch prefix = strings.TrimSuffix(before, "-"); {
+	case prefix == before:
+		return "", "", false
+	case slices.Contains([]string{"docker", "libpod", "libpod-payload", "crio", "cri-containerd", "containerd", "nerdctl"}, prefix):
+		return prefix, id, true
+	}
+	return "", "", false
+}
+
+// cutAllocation reads the cgroup of a Nomad task, "<allocation>.<task>.scope" in nomad.slice or a slice below, and in
+// earlier versions "<allocation>" or "<allocation>.<task>" below a cgroup named nomad. An allocation is a UUID.
+func cutAllocation(name string) (allocation string, ok bool) {
+	allocation, _, _ = strings.Cut(name, ".")
+	groups := strings.Split(allocation, "-")
+	if len(groups) != 5 {
+		return "", false
+	}
+	for i, digits := range []int{shortAllocation, 4, 4, 4, 12} {
+		if len(groups[i]) != digits || !isHex(groups[i]) {
+			return "", false
+		}
+	}
+	return allocation, true
+}
+
+// isHex tells whether s has no other characters than hex digits as ids have them.
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
 // place is what a cgroup's path tells; see Owner.
 type place struct{ unit, container, runtime string }
@@ -42,7 +94,7 @@ type place struct{ unit, container, runtime string }
 // the innermost container around it. A cgroup below a unit (a supervisor's child) is not the unit.
 func parseCgroup(cgroupPath string) place {
 	var p place
-	if leaf := path.Base(cgroupPath); unitName.MatchString(leaf) {
+	if leaf := path.Base(cgroupPath); isUnit(leaf, ".service", ".scope") {
 		p.unit = leaf
 	}
 	parent, pods, nomad, machine := "", false, false, false
@@ -52,13 +104,13 @@ func parseCgroup(cgroupPath string) place {
 			pods = true
 		case name == "nomad", name == "nomad.slice":
 			nomad = true
-		case !machine && machineName.MatchString(name) && unitName.MatchString(name):
+		case !machine && isMachine(name):
 			machine, p.unit = true, name
 		}
-		if match := containerName.FindStringSubmatch(name); match != nil {
-			p.container, p.runtime = match[3][:shortID], containerRuntime(match[1]+match[2], parent, pods)
-		} else if match := allocationName.FindStringSubmatch(name); match != nil && nomad {
-			p.container, p.runtime = match[1][:shortAllocation], "nomad"
+		if prefix, id, ok := cutContainer(name); ok {
+			p.container, p.runtime = id[:shortID], containerRuntime(prefix, parent, pods)
+		} else if id, ok := cutAllocation(name); ok && nomad {
+			p.container, p.runtime = id[:shortAllocation], "nomad"
 		}
 		parent = name
 	}

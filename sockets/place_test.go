@@ -76,6 +76,10 @@ func TestParseCgroup(t *testing.T) {
 
 		{"/docker/" + testID[1:], none},
 		{"/docker/" + strings.ToUpper(testID), none},
+		{"/kubepods-burstable-pod1.slice:evil:" + testID, place{}},
+		{"/docker" + testID, none},
+		{"/" + strings.Repeat("a", 241) + ".service", none},
+		{"/nomad/" + allocation[1:], none},
 		{"/x-" + testID + ".scope", unit("x-" + testID + ".scope")},
 		{"/user.slice/evil\n.service", none},
 		{"/user.slice/\x1b[31m.service", none},

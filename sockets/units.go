@@ -80,7 +80,7 @@ func socketUnits(ctx context.Context) []socketUnit {
 	}
 	var found []socketUnit
 	for _, u := range units {
-		if !socketName.MatchString(u.Name) {
+		if !isUnit(u.Name, ".socket") {
 			continue
 		}
 		listen, err := conn.GetUnitTypePropertyContext(ctx, u.Name, "Socket", "Listen")
