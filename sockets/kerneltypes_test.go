@@ -77,6 +77,8 @@ func TestParseTypes(t *testing.T) {
 	whole := someTypes()
 	unknownKind := someTypes()
 	unknownKind.types[7] = 0x1f
+	cutMember := someTypes()
+	cutMember.types = cutMember.types[:typeLen+memberLen] // of the two members of the first
 	missing := &describeTypes{}
 	missing.add("bpf_iter_task_file", kindFunc)
 	for name, description := range map[string][]byte{
@@ -84,6 +86,7 @@ func TestParseTypes(t *testing.T) {
 		"not types":    make([]byte, 100),
 		"cut off":      whole.bytes()[:len(whole.bytes())-1],
 		"unknown kind": unknownKind.bytes(),
+		"member cut":   cutMember.bytes(),
 		"not all":      missing.bytes(),
 	} {
 		if got, err := parseTypes(description); err == nil {

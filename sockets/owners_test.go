@@ -327,18 +327,21 @@ func TestClosedBetweenListAndLookup(t *testing.T) {
 
 // TestClosedByItsProcess: the process lives on, and uses the descriptor for something else.
 func TestClosedByItsProcess(t *testing.T) {
-	b := open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
-	l := one(t, strconv.Itoa(int(b.port)))
-	owners := NewOwners()
-	if owner := lookup(t, owners, l); len(owner.Processes) != 1 {
-		t.Fatalf("want one process, got %+v", owner)
-	}
 	null, err := os.Open(os.DevNull)
 	check(t, err)
 	defer null.Close()
-	check(t, unix.Dup3(int(null.Fd()), b.fd, unix.O_CLOEXEC))
-	if owner := lookup(t, owners, l); len(owner.Processes) != 0 {
-		t.Errorf("a closed socket is owned by %+v", owner.Processes)
+	other := open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
+	for name, fd := range map[string]int{"a file": int(null.Fd()), "another socket": other.fd} {
+		b := open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
+		l := one(t, strconv.Itoa(int(b.port)))
+		owners := NewOwners()
+		if owner := lookup(t, owners, l); len(owner.Processes) != 1 {
+			t.Fatalf("want one process, got %+v", owner)
+		}
+		check(t, unix.Dup3(fd, b.fd, unix.O_CLOEXEC))
+		if owner := lookup(t, owners, l); len(owner.Processes) != 0 {
+			t.Errorf("%s: a closed socket is owned by %+v", name, owner.Processes)
+		}
 	}
 }
 
