@@ -46,6 +46,11 @@ type fileIterator struct {
 // newFileIterator loads the program. It takes CAP_BPF and CAP_PERFMON (or root's CAP_SYS_ADMIN), Linux 5.11 and the
 // kernel's types in /sys/kernel/btf.
 func newFileIterator() (*fileIterator, error) {
+	// A service's system call filter may kill who calls bpf(2) without the right to.
+	const need = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON
+	if has := capabilities(); has&need != need && has&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return nil, errors.New("cannot load a BPF program without CAP_BPF and CAP_PERFMON")
+	}
 	if namespace, err := os.Readlink("/proc/self/ns/pid"); err != nil || namespace != initPIDNamespace {
 		return nil, errors.New("cannot use the numbers that the kernel gives to processes: this is another PID namespace")
 	}
@@ -197,7 +202,7 @@ func kernelTypes() (*iteratorTypes, error) {
 	}
 	length := int(info.Size())
 	if memory, err := unix.Mmap(int(file.Fd()), 0, length, unix.PROT_READ, unix.MAP_PRIVATE); err == nil {
-		defer unix.Munmap(memory)
+		defer func() { _ = unix.Munmap(memory) }()
 		return parseTypes(memory)
 	}
 	// Before Linux 6.16 it cannot be mapped.
@@ -205,7 +210,7 @@ func kernelTypes() (*iteratorTypes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the types of the kernel: %w", err)
 	}
-	defer unix.Munmap(memory)
+	defer func() { _ = unix.Munmap(memory) }()
 	if _, err := io.ReadFull(file, memory); err != nil {
 		return nil, fmt.Errorf("cannot read the types of the kernel: %w", err)
 	}

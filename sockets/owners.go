@@ -157,19 +157,25 @@ func (e entry) holds(l Listener) bool {
 	return true
 }
 
-// missingCapabilities returns the names of the capabilities that this process lacks to see everybody's open files.
-func missingCapabilities() []string {
+// capabilities returns the effective capabilities of this process, a bit each; none where the kernel does not tell.
+func capabilities() uint64 {
 	var sets [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return nil
+		return 0
 	}
+	return uint64(sets[0].Effective) | uint64(sets[1].Effective)<<32
+}
+
+// missingCapabilities returns the names of the capabilities that this process lacks to see everybody's open files.
+func missingCapabilities() []string {
 	var missing []string
+	has := capabilities()
 	for _, c := range []struct {
 		bit  int
 		name string
 	}{{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}, {unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"}} {
-		if sets[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
+		if has&(1<<c.bit) == 0 {
 			missing = append(missing, c.name)
 		}
 	}
