@@ -455,7 +455,7 @@ func TestThroughCgroup(t *testing.T) {
 				t.Errorf("found in its cgroup: %v, want %v", found, test.direct)
 			}
 			owner := lookup(t, NewOwners(), l)
-			if owner.Unit != test.unit || owner.Container != test.container || !slices.Equal(pids(owner), []int32{pid}) {
+			if owner.Unit != test.unit || owner.Container != test.container || (owner.Runtime == "docker") != (test.container != "") || !slices.Equal(pids(owner), []int32{pid}) {
 				t.Errorf("got %+v; want unit %q, container %q, process %d", owner, test.unit, test.container, pid)
 			}
 			stop()

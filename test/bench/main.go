@@ -171,6 +171,9 @@ func figures() []section {
 			}},
 			{"find owners of 10 among 2,000 sockets", "Owners/unknown", perOp, 0, nil},
 			{"check known owners of 10 sockets", "Owners/known", perOp, 0, nil},
+			ownersOfAll("each in its cgroup, alone", "cgroups/connections=0"),
+			ownersOfAll("each in its cgroup, 50,000 connections", "cgroups/connections=50000"),
+			ownersOfAll("all in one cgroup, 50,000 connections", "one-cgroup/connections=50000"),
 		}},
 		{"New listeners, 1,000 in all, heard of as they appear and not polled for; from before listen(2)", slices.Concat(
 			heard("told by the kernel", "Watch", 0),
@@ -201,6 +204,16 @@ func figures() []section {
 			}},
 		}},
 	}
+}
+
+// ownersOfAll are the lines of whole processes that find the owners of many listeners.
+func ownersOfAll(text, benchmark string) figure {
+	at := "OwnersOfAll/" + benchmark + "/"
+	return figure{"processors' ms for owners of 2,000 in 200 processes, " + text, at + "hostagent", "cpu-ms", 0, []other{
+		{"10 of them", at + "hostagent-10", "cpu-ms"},
+		{"all, without BPF", at + "hostagent-without-bpf", "cpu-ms"},
+		{"peer: ss -ltnp", at + "peer=ss_-ltnp", "cpu-ms"},
+	}}
 }
 
 // ports are the lines of a number of ports that open and close.
