@@ -84,6 +84,7 @@ type evaluation struct {
 	published firewall.PortSet // ports that nat rules send elsewhere
 	exposures []exposure       // what could be quarantined
 	exempted  exemptions
+	reached   map[wayKey][]Way // what ways answered
 }
 
 // claim is a registration that asks for its port to be open.

@@ -173,7 +173,7 @@ func (h *Host) keep(before *Host) {
 		h.Nomad = before.Nomad
 	}
 	if len(h.Addresses) == 0 && len(h.Notes) > 0 {
-		h.Addresses = before.Addresses
+		h.Addresses, h.Interfaces = before.Addresses, before.Interfaces
 	}
 	if h.Partial {
 		h.Published = before.Published
@@ -217,7 +217,8 @@ type Finding struct {
 	Protocol  sockets.Protocol  // of Port where there is no Listener; 0 is TCP
 	Listener  *sockets.Listener // nil where no socket is concerned
 	Owner     *sockets.Owner    // nil when unknown
-	// Ways are the addresses of this host at which the network reaches Listener, sorted; none where that is not known.
+	// Ways are the addresses of this host at which the network reaches Listener, firewalls aside: link-local ones last, IPv4
+	// first, then by address, and not more than 100. nil where they are not known, empty where there is none now.
 	Ways      []Way
 	Exemption *Exemption // that holds where State is Exempt, and otherwise has ended; nil for none
 	Message   string

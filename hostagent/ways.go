@@ -3,34 +3,182 @@
 package hostagent
 
 import (
-	"strings"
+	"cmp"
+	"net/netip"
+	"slices"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
-// ways lists the addresses of this host at which the network reaches a listener, as far as they are known.
+// mostWays bounds Finding.Ways: a host of containers may have thousands of addresses.
+const mostWays = 100
+
+// wayKey is all of a listener that decides at which addresses it is reached.
+type wayKey struct {
+	protocol sockets.Protocol
+	addr     netip.Addr
+	v6only   bool
+	device   uint32
+}
+
+// ways lists the addresses of this host at which the network reaches a listener, firewalls aside; nil where they are not
+// known. Listeners that differ in their ports only share a list: it is not to be changed.
 func (e *evaluation) ways(l *sockets.Listener) []Way {
-	if e.in.Host == nil {
-		return nil
+	switch {
+	case e.in.Host == nil || len(e.in.Host.Interfaces) == 0 || l.Partial || l.Namespace != 0:
+		return nil // of another namespace the interfaces are not known
+	case !l.Exposed():
+		return []Way{}
 	}
-	var ways []Way
-	for _, addr := range e.in.Host.Addresses {
-		if !addr.IsLoopback() && l.Covers(addr) {
-			ways = append(ways, Way{Addr: addr})
+	key := wayKey{l.Protocol, l.Addr.Addr(), l.V6Only, l.Device}
+	ways, known := e.reached[key]
+	if !known {
+		if e.reached == nil {
+			e.reached = map[wayKey][]Way{}
 		}
+		across := e.in.Host.TCPAcrossVRFs
+		if l.Protocol == sockets.UDP {
+			across = e.in.Host.UDPAcrossVRFs
+		}
+		ways = reachedAt(l, e.in.Host.Interfaces, across)
+		e.reached[key] = ways
 	}
 	return ways
 }
 
-// waysText writes ways for a sentence: "it at 10.0.0.5 (eth0) and fd00::5 (eth0)", "it" where none is known.
-func waysText(ways []Way) string {
-	words := make([]string, len(ways))
-	for i, w := range ways {
-		words[i] = w.Addr.String()
-		if w.Interface != "" {
-			words[i] += " (" + catalog.CleanTo(w.Interface, 15) + ")"
+// reachedAt lists the addresses at which packets that come in on any of the interfaces reach a listener. across tells that
+// one that is bound to no interface is reached through those of VRFs, too.
+//
+// The kernel takes a packet for any address of the host, whichever interface it comes in on and whichever has the address
+// (the weak host model), lo included. What narrows it down is this:
+//   - a VRF is a host of its own: its interfaces take packets for its addresses, all others for the rest;
+//   - IPv6's link-local addresses count on their own link alone, and others only while their interface is up;
+//   - a socket that is bound to an interface takes what comes in there (SO_BINDTODEVICE), and one that is bound to a VRF
+//     what comes in on its interfaces; one that is bound to neither takes what comes in outside of VRFs, as a rule;
+//   - what comes in on a port of a bridge or a member of a bond comes in on the bridge or bond.
+//
+// Addresses that packets take no way to because of other settings (rp_filter, arp_ignore, routes) are listed all the same.
+func reachedAt(l *sockets.Listener, interfaces []facts.Interface, across bool) []Way {
+	net := newDomains(interfaces)
+	ways := []Way{}
+	for i := range interfaces {
+		has := &interfaces[i]
+		add := func(addr netip.Addr) {
+			if !addr.IsLoopback() && l.Covers(addr) && net.leadsTo(addr, has, l.Device, across) {
+				ways = append(ways, Way{Addr: addr, Interface: has.Name})
+			}
+		}
+		for _, p := range has.Addresses {
+			add(p.Addr())
+		}
+		for _, p := range has.Routed {
+			if own := l.Addr.Addr().Unmap(); p.IsSingleIP() {
+				add(p.Addr())
+			} else if p.Contains(own) {
+				add(own)
+			} // and to a wildcard all of a network leads: more than can be listed
 		}
 	}
-	return strings.TrimSuffix("it at "+list(words), " at ")
+	slices.SortFunc(ways, compareWays)
+	return slices.Clip(slices.Compact(ways)[:min(len(ways), mostWays)])
+}
+
+// domains are the interfaces of a host by the VRF that they are in.
+type domains struct {
+	interfaces []facts.Interface
+	kinds      map[uint32]string // by index
+}
+
+func newDomains(interfaces []facts.Interface) domains {
+	d := domains{interfaces: interfaces, kinds: make(map[uint32]string, len(interfaces))}
+	for i := range interfaces {
+		d.kinds[interfaces[i].Index] = interfaces[i].Kind
+	}
+	return d
+}
+
+const kindVRF = "vrf"
+
+// vrf is the index of the VRF that an interface is, or is a part of, 0 for none.
+func (d domains) vrf(i *facts.Interface) uint32 {
+	switch {
+	case i.Kind == kindVRF:
+		return i.Index
+	case d.kinds[i.Master] == kindVRF:
+		return i.Master
+	}
+	return 0
+}
+
+// leadsTo tells whether packets of other hosts for an address on some interface can reach a socket that is bound to device.
+func (d domains) leadsTo(addr netip.Addr, has *facts.Interface, device uint32, across bool) bool {
+	vrf := d.vrf(has)
+	through := func(in *facts.Interface) bool {
+		return d.takes(in, addr) && d.vrf(in) == vrf &&
+			(device == in.Index || device == 0 && (vrf == 0 || across) || device != 0 && device == vrf)
+	}
+	switch {
+	case addr.Is4(): // counts on an interface that is down, too
+	case !has.Up:
+		return false
+	case addr.IsLinkLocalUnicast():
+		return through(has)
+	}
+	for i := range d.interfaces {
+		if through(&d.interfaces[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// takes tells whether packets of other hosts come in on an interface and are looked at there. A dummy has no other end.
+func (d domains) takes(in *facts.Interface, addr netip.Addr) bool {
+	part := in.Master != 0 && d.kinds[in.Master] != kindVRF
+	return in.Up && !in.Loopback && !part && in.Kind != kindVRF && in.Kind != "dummy" && (addr.Is4() || in.IPv6)
+}
+
+func compareWays(a, b Way) int {
+	return cmp.Or(
+		compareBools(a.Addr.IsLinkLocalUnicast(), b.Addr.IsLinkLocalUnicast()),
+		a.Addr.Compare(b.Addr), // IPv4 first
+		cmp.Compare(a.Interface, b.Interface),
+	)
+}
+
+// compareBools puts false first.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// waysText writes ways for a sentence: "it at 10.0.0.5 (eth0) and fd00::5 (eth0)", "it" where they are not known. Link-local
+// ones are told only where there is no other: they come and go with each container.
+func waysText(ways []Way) string {
+	const most = 150 // Render cuts at 160
+	switch {
+	case ways == nil:
+		return "it"
+	case len(ways) == 0:
+		return "it (at no address of this host now)"
+	}
+	var words []string
+	for _, w := range ways {
+		if w.Addr.IsLinkLocalUnicast() && len(words) > 0 && !ways[0].Addr.IsLinkLocalUnicast() {
+			break
+		}
+		word := w.Addr.String()
+		if w.Interface != "" {
+			word += " (" + catalog.CleanTo(w.Interface, 15) + ")"
+		}
+		words = append(words, word)
+	}
+	return "it at " + listTo(words, most)
 }

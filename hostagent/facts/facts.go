@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package facts reads what a host itself says that bears on the sidecar range: which ports the kernel hands out and which
-// it keeps back, on which interfaces the network reaches loopback addresses, which ports Nomad gives to its jobs, and
-// whether hostagent's own rules stand in files that other firewall loaders read.
+// it keeps back, on which interfaces the network reaches loopback addresses, which interfaces and addresses the host has,
+// which ports Nomad gives to its jobs, and whether hostagent's own rules stand in files that other firewall loaders read.
 //
 // Read is all there is. What follows from it is decided elsewhere.
 package facts
@@ -52,8 +52,13 @@ type Facts struct {
 	// (net.ipv4.conf.IF.route_localnet), sorted: a neighbour there reaches what listens on loopback only. Where
 	// conf.all says so they are all interfaces, because the kernel asks whether either does.
 	RouteLocalnet []string
-	// Addresses are those of all interfaces, sorted, each once, without zones; none where they are not known.
-	Addresses []netip.Addr
+	// Interfaces are those of this host by index, none where they are not known, and Addresses those of all of them, sorted,
+	// each once, without zones.
+	Interfaces []Interface
+	Addresses  []netip.Addr
+	// TCPAcrossVRFs and UDPAcrossVRFs tell that sockets which are bound to no interface are reached through those of VRFs,
+	// too (net.ipv4.tcp_l3mdev_accept and udp_l3mdev_accept, for IPv6 as well).
+	TCPAcrossVRFs, UDPAcrossVRFs bool
 	// Nomad is nil where no Nomad client is found.
 	Nomad *Nomad
 	// SavedRules are the files from which firewall loaders would bring hostagent's rules back.
@@ -96,10 +101,11 @@ func Read(ctx context.Context, opts Options) Facts {
 	f.readRouteLocalnet(filepath.Join(net, "conf"))
 	f.readSavedRules(cmp.Or(opts.Root, "/"))
 	var err error
-	if f.Addresses, err = readAddresses(ctx); err != nil {
-		f.Addresses = nil // half of them would be no answer
+	if f.Interfaces, err = readInterfaces(ctx); err != nil {
 		f.note("cannot list the host's addresses: %v", err)
 	}
+	f.Addresses = addressesOf(f.Interfaces)
+	f.readVRFs(net)
 	f.readNomad(ctx, opts)
 	return *f
 }
@@ -169,6 +175,18 @@ func (f *Facts) readRouteLocalnet(conf string) {
 	if len(errs) > 0 {
 		f.note("cannot read route_localnet of %d interfaces, the first being %v", len(errs), errs[0])
 	}
+}
+
+// readVRFs reads what a kernel without VRFs does not have.
+func (f *Facts) readVRFs(net string) {
+	read := func(name string) bool {
+		on, err := readFlag(filepath.Join(net, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			f.note("cannot read net.ipv4.%s: %v", name, err)
+		}
+		return on
+	}
+	f.TCPAcrossVRFs, f.UDPAcrossVRFs = read("tcp_l3mdev_accept"), read("udp_l3mdev_accept")
 }
 
 // readFlag reads a sysctl that is off where it is 0.

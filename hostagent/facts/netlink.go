@@ -22,6 +22,8 @@ type dump struct {
 	request uint16 // RTM_GET...
 	body    []byte
 	begin   func() // called before each attempt: what came of one before that is void
+	// strict has the kernel take body for a filter, where it can; others answer with more than was asked for.
+	strict bool
 }
 
 const (
@@ -69,6 +71,9 @@ func (d *dump) try(ctx context.Context, buffer []byte, each func(kind uint16, bo
 	timeout := unix.NsecToTimeval(int64(wait))
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return fmt.Errorf("cannot bound the wait for an answer: %w", err)
+	}
+	if d.strict {
+		_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	}
 	if err := unix.Sendto(fd, d.message(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err

@@ -179,13 +179,20 @@ func readRoutes(ctx context.Context, through map[uint32]bool) ([]route, error) {
 
 // appendRoutes appends what one message of the kernel says about interfaces in through: one route for each.
 func appendRoutes(all []route, body []byte, through map[uint32]bool) []route {
-	if len(body) < unix.SizeofRtMsg {
+	if len(body) < unix.SizeofRtMsg || body[7] != unix.RTN_UNICAST {
 		return all
 	}
-	family, bits, table, kind := body[0], int(body[1]), uint32(body[4]), body[7]
-	if kind != unix.RTN_UNICAST {
-		return all
+	for _, r := range parseRoute(body) {
+		if through[r.through] {
+			all = append(all, r)
+		}
 	}
+	return all
+}
+
+// parseRoute reads a message about a route of whatever type, which has a whole struct rtmsg: one route for each interface.
+func parseRoute(body []byte) []route {
+	family, bits, table := body[0], int(body[1]), uint32(body[4])
 	to := netip.IPv4Unspecified()
 	if family == unix.AF_INET6 {
 		to = netip.IPv6Unspecified()
@@ -205,12 +212,11 @@ func appendRoutes(all []route, body []byte, through map[uint32]bool) []route {
 	}
 	prefix, err := to.Prefix(bits)
 	if err != nil || !prefix.IsValid() {
-		return all
+		return nil
 	}
+	all := make([]route, 0, len(hops))
 	for _, hop := range hops {
-		if through[hop] {
-			all = append(all, route{to: prefix, through: hop, main: table == unix.RT_TABLE_MAIN})
-		}
+		all = append(all, route{to: prefix, through: hop, main: table == unix.RT_TABLE_MAIN})
 	}
 	return all
 }
