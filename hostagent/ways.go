@@ -61,12 +61,12 @@ func (e *evaluation) ways(l *sockets.Listener) []Way {
 //
 // Addresses that packets take no way to because of other settings (rp_filter, arp_ignore, routes) are listed all the same.
 func reachedAt(l *sockets.Listener, interfaces []facts.Interface, across bool) []Way {
-	net := newDomains(interfaces)
+	doors := newDoors(interfaces, l.Device, across)
 	ways := []Way{}
 	for i := range interfaces {
 		has := &interfaces[i]
 		add := func(addr netip.Addr) {
-			if !addr.IsLoopback() && l.Covers(addr) && net.leadsTo(addr, has, l.Device, across) {
+			if !addr.IsLoopback() && l.Covers(addr) && doors.leadTo(addr, has) {
 				ways = append(ways, Way{Addr: addr, Interface: has.Name})
 			}
 		}
@@ -82,19 +82,35 @@ func reachedAt(l *sockets.Listener, interfaces []facts.Interface, across bool) [
 		}
 	}
 	slices.SortFunc(ways, compareWays)
-	return slices.Clip(slices.Compact(ways)[:min(len(ways), mostWays)])
+	ways = slices.Compact(ways)
+	return slices.Clip(ways[:min(len(ways), mostWays)])
 }
 
-// domains are the interfaces of a host by the VRF that they are in.
-type domains struct {
-	interfaces []facts.Interface
-	kinds      map[uint32]string // by index
+// doors are the interfaces of a host through which a socket that is bound to some device is reached.
+type doors struct {
+	device uint32
+	across bool
+	kinds  map[uint32]string // of interfaces, by index
+	open   map[door]bool
 }
 
-func newDomains(interfaces []facts.Interface) domains {
-	d := domains{interfaces: interfaces, kinds: make(map[uint32]string, len(interfaces))}
+// door is a VRF, 0 for outside of all, and a family.
+type door struct {
+	vrf uint32
+	ip6 bool
+}
+
+func newDoors(interfaces []facts.Interface, device uint32, across bool) doors {
+	d := doors{device: device, across: across, kinds: make(map[uint32]string, len(interfaces)), open: map[door]bool{}}
 	for i := range interfaces {
 		d.kinds[interfaces[i].Index] = interfaces[i].Kind
+	}
+	for i := range interfaces {
+		for _, ip6 := range []bool{false, true} {
+			if in := &interfaces[i]; d.admits(in, ip6) {
+				d.open[door{d.vrf(in), ip6}] = true
+			}
+		}
 	}
 	return d
 }
@@ -102,7 +118,7 @@ func newDomains(interfaces []facts.Interface) domains {
 const kindVRF = "vrf"
 
 // vrf is the index of the VRF that an interface is, or is a part of, 0 for none.
-func (d domains) vrf(i *facts.Interface) uint32 {
+func (d doors) vrf(i *facts.Interface) uint32 {
 	switch {
 	case i.Kind == kindVRF:
 		return i.Index
@@ -112,32 +128,29 @@ func (d domains) vrf(i *facts.Interface) uint32 {
 	return 0
 }
 
-// leadsTo tells whether packets of other hosts for an address on some interface can reach a socket that is bound to device.
-func (d domains) leadsTo(addr netip.Addr, has *facts.Interface, device uint32, across bool) bool {
-	vrf := d.vrf(has)
-	through := func(in *facts.Interface) bool {
-		return d.takes(in, addr) && d.vrf(in) == vrf &&
-			(device == in.Index || device == 0 && (vrf == 0 || across) || device != 0 && device == vrf)
+// admits tells whether packets of other hosts come in on an interface and go to the socket. A dummy has no other end.
+func (d doors) admits(in *facts.Interface, ip6 bool) bool {
+	part := in.Master != 0 && d.kinds[in.Master] != kindVRF
+	if !in.Up || in.Loopback || part || in.Kind == kindVRF || in.Kind == "dummy" || ip6 && !in.IPv6 {
+		return false
 	}
+	vrf := d.vrf(in)
+	if d.device == 0 {
+		return vrf == 0 || d.across
+	}
+	return d.device == in.Index || d.device == vrf
+}
+
+// leadTo tells whether packets of other hosts for an address on some interface can reach the socket.
+func (d doors) leadTo(addr netip.Addr, has *facts.Interface) bool {
 	switch {
 	case addr.Is4(): // counts on an interface that is down, too
 	case !has.Up:
 		return false
 	case addr.IsLinkLocalUnicast():
-		return through(has)
+		return d.admits(has, true)
 	}
-	for i := range d.interfaces {
-		if through(&d.interfaces[i]) {
-			return true
-		}
-	}
-	return false
-}
-
-// takes tells whether packets of other hosts come in on an interface and are looked at there. A dummy has no other end.
-func (d domains) takes(in *facts.Interface, addr netip.Addr) bool {
-	part := in.Master != 0 && d.kinds[in.Master] != kindVRF
-	return in.Up && !in.Loopback && !part && in.Kind != kindVRF && in.Kind != "dummy" && (addr.Is4() || in.IPv6)
+	return d.open[door{d.vrf(has), !addr.Is4()}]
 }
 
 func compareWays(a, b Way) int {
