@@ -60,8 +60,12 @@ type DocumentListener struct {
 	Port     uint16 `json:"port"`
 	UID      uint32 `json:"uid"`
 	Exposed  bool   `json:"exposed"`
-	// Namespace is the inode of the network namespace that it is in where that is not the host's own, 0 where it is.
-	Namespace uint64 `json:"network_namespace"`
+	V6Only   bool   `json:"v6only"`
+	// Device is the name of the interface that the socket is bound to, "" for none and where it is not known, and
+	// DeviceIndex its index, 0 for none.
+	Device      string `json:"device"`
+	DeviceIndex uint32 `json:"device_index"`
+	Namespace   uint64 `json:"network_namespace"` // its inode; 0 for that of hostagent
 }
 
 // DocumentProcess is a process that holds a socket; Started is null when unknown. There are no command lines: they hold
@@ -96,6 +100,7 @@ type DocumentFinding struct {
 	Unit      string            `json:"unit"`
 	Container string            `json:"container"`
 	Processes []DocumentProcess `json:"processes"`
+	ReachedAt []DocumentWay     `json:"reachable_at"`
 	Message   string            `json:"message"`
 	Remedy    string            `json:"remedy"`
 	// Exemption is null where the operator has said nothing of it.
@@ -124,6 +129,7 @@ func (s *Scan) Document(version string) Document {
 		}
 		d.Services = append(d.Services, ds)
 	}
+	d.nameDevices(s.Devices)
 	return d
 }
 
@@ -158,7 +164,7 @@ func documentFindings(findings []Finding) []DocumentFinding {
 func documentFinding(f Finding) DocumentFinding {
 	d := DocumentFinding{
 		ID: f.ID, Severity: f.Severity, State: f.State, Service: f.Service, ServiceID: f.ServiceID, Port: f.Port,
-		Listener: documentListener(f.Listener), Message: f.Message, Remedy: f.Remedy,
+		Listener: documentListener(f.Listener), ReachedAt: documentWays(f.Ways), Message: f.Message, Remedy: f.Remedy,
 		Exemption: documentExemption(f.Exemption, f.State != Exempt),
 	}
 	d.User, d.Unit, d.Container, d.Processes = documentOwner(f.Owner)
@@ -182,7 +188,7 @@ func documentListener(l *sockets.Listener) *DocumentListener {
 	}
 	return &DocumentListener{
 		Protocol: l.Protocol.String(), Address: l.Addr.Addr().String(), Port: l.Addr.Port(), UID: l.UID, Exposed: l.Exposed(),
-		Namespace: l.Namespace,
+		V6Only: l.V6Only, DeviceIndex: l.Device, Namespace: l.Namespace,
 	}
 }
 
@@ -258,8 +264,10 @@ func (p *Plan) Document(version string) PlanDocument {
 			Ends: c.Ends, Quarantine: append([]string{}, c.For...),
 		}
 		cut.User, cut.Unit, cut.Container, cut.Processes = documentOwner(c.Owner)
+		nameDevice(p.Devices, cut.Listener)
 		d.Cuts = append(d.Cuts, cut)
 	}
+	nameDevices(p.Devices, d.Findings)
 	return d
 }
 

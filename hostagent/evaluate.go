@@ -36,7 +36,7 @@ func Evaluate(in Input) Result {
 		claims:    map[uint16][]claim{},
 		suspects:  map[uint64]sockets.Listener{},
 	}
-	e.res.SSH = sshPorts(in)
+	e.res.SSH, e.res.Devices = sshPorts(in), e.devices()
 	for i := range in.Listeners {
 		l := &in.Listeners[i]
 		e.byPort[l.Addr.Port()] = append(e.byPort[l.Addr.Port()], l)

@@ -280,6 +280,7 @@ type Result struct {
 	Findings    []Finding // worst first, then stable
 	Services    []Service // by id
 	Suspects    []sockets.Listener
+	Devices     map[uint32]string // names of interfaces by index, raw; nil where no socket is bound to one
 }
 
 // Worst returns the severity of the worst finding, and false where there is none.

@@ -162,6 +162,7 @@ func (a *Agent) Status() Status {
 		Openings:     documentOpenings(v.result.Openings), Findings: documentFindings(v.result.Findings),
 		Degradations: append([]string{}, v.degradations...),
 	}
+	nameDevices(v.result.Devices, s.Findings)
 	if v.consulErr == nil {
 		s.Consul.Error = errorText(v.membersErr)
 	}

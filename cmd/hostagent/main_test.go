@@ -44,8 +44,18 @@ func TestMain(m *testing.M) {
 // secret stands for every token in the scripts. It must never be shown, so each run of hostagent is searched for it.
 const secret = "5ec4e701-hush"
 
+// addNetwork gives the host of the scripts an address that a network reaches.
+func addNetwork(t *testing.T) {
+	t.Helper()
+	const script = "ip link add eth0 type veth peer name peer0; ip link set eth0 addrgenmode none; ip link set eth0 up; ip addr add 10.0.0.5/24 dev eth0"
+	if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 func TestScripts(t *testing.T) {
 	bin := programs(t)
+	addNetwork(t)
 	deadline, _ := t.Deadline()
 	testscript.RunT(serial{t}, testscript.Params{
 		Dir:                "testdata/script",

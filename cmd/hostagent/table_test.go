@@ -47,6 +47,7 @@ func finding(f hostagent.Finding, pairs ...string) hostagent.Finding {
 	} else {
 		f.Severity = catalog.Info
 	}
+	pairs = append(pairs, "ways", "it at 10.0.0.5 (eth0)")
 	f.Message, f.Remedy = catalog.Render(entry.Message, pairs...), catalog.Render(entry.Remedy, pairs...)
 	return f
 }

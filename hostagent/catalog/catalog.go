@@ -102,7 +102,7 @@ func Entries() []Entry {
 		{
 			ID: ExposedListener, Severity: Warning, OfService: true,
 			Title:     "application reachable around the mesh",
-			Message:   "{service} listens on {listener}: the network reaches it without mTLS and without intentions",
+			Message:   "{service} listens on {listener}: the network reaches {ways} without mTLS and without intentions",
 			Mitigated: "{service} listens on {listener}: only hostagent's guard keeps the network from it",
 			Remedy:    "{fix}; only its sidecar should be able to call it",
 			Why: "A mesh service is protected by its sidecar. While its own port is bound to anything but loopback, any host " +
@@ -265,10 +265,9 @@ func Entries() []Entry {
 		},
 		{
 			ID: ExposedConsulAPI, Severity: Warning,
-			Title:     "plain API of the Consul agent open to the network",
-			Message:   "Consul's {name} API without TLS listens on {listener}: the network reaches {ways}",
-			Mitigated: "Consul's {name} API without TLS listens on {listener}: only hostagent's guard keeps the network from it",
-			Remedy:    "{fix}",
+			Title:   "plain API of the Consul agent open to the network",
+			Message: "Consul's {name} API without TLS listens on {listener}: the network reaches {ways}",
+			Remedy:  "{fix}",
 			Why: "Tokens cross the plain API in the clear, and where ACLs are off or the anonymous token may do much, anybody who " +
 				"reaches it registers services, reads secrets or takes a certificate of the mesh.",
 		},

@@ -12,7 +12,7 @@ import (
 
 // withoutAddresses is f for a test of everything else.
 func withoutAddresses(f Facts) Facts {
-	f.Addresses = nil
+	f.Addresses, f.Interfaces = nil, nil
 	return f
 }
 

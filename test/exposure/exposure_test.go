@@ -41,6 +41,7 @@ type world struct {
 	*host.Host
 	t        *testing.T
 	networks []*host.Namespace
+	last     uint16 // port that was given out: the kernel would choose one twice, for each family
 }
 
 func newWorld(t *testing.T, script string) *world {
@@ -51,7 +52,7 @@ func newWorld(t *testing.T, script string) *world {
 	t.Cleanup(func() { check(t, h.Close()) })
 	beyond, err := h.AddBeyond()
 	check(t, err)
-	w := &world{Host: h, t: t, networks: []*host.Namespace{h.Net, beyond}}
+	w := &world{Host: h, t: t, networks: []*host.Namespace{h.Net, beyond}, last: 7000}
 	w.shell(script)
 	return w
 }
@@ -76,7 +77,9 @@ type socket struct {
 	free     bool // IP_FREEBIND
 }
 
-func (s *socket) listen() (port uint16, err error) {
+// listen makes the socket, which stays until the test binary ends, and returns its port.
+func (w *world) listen(s *socket) (port uint16, err error) {
+	w.last++
 	addr := netip.MustParseAddr(s.addr)
 	family := unix.AF_INET
 	if !addr.Is4() {
@@ -99,7 +102,7 @@ func (s *socket) listen() (port uint16, err error) {
 	if s.device != "" {
 		err = errors.Join(err, unix.BindToDevice(fd, s.device))
 	}
-	sockaddr, scopeErr := sockaddrOf(addr, 0, s.scope)
+	sockaddr, scopeErr := sockaddrOf(addr, w.last, s.scope)
 	err = errors.Join(err, scopeErr)
 	if err == nil {
 		err = errors.Join(unix.Bind(fd, sockaddr), unix.Listen(fd, 4096))
@@ -107,14 +110,7 @@ func (s *socket) listen() (port uint16, err error) {
 	if err != nil {
 		return 0, errors.Join(err, unix.Close(fd))
 	}
-	name, err := unix.Getsockname(fd)
-	switch name := name.(type) {
-	case *unix.SockaddrInet4:
-		port = uint16(name.Port)
-	case *unix.SockaddrInet6:
-		port = uint16(name.Port)
-	}
-	return port, err // the socket stays until the test binary ends
+	return w.last, nil
 }
 
 func sockaddrOf(addr netip.Addr, port uint16, scope string) (unix.Sockaddr, error) {
@@ -266,7 +262,7 @@ func (w *world) prove(all []socket, more ...string) {
 	ports := make([]uint16, len(all))
 	check(w.t, w.InHost(func() (err error) {
 		for i := range all {
-			if ports[i], err = all[i].listen(); err != nil {
+			if ports[i], err = w.listen(&all[i]); err != nil {
 				return fmt.Errorf("%s: %w", all[i].name, err)
 			}
 		}
@@ -362,7 +358,7 @@ func TestAddressThatMoves(t *testing.T) {
 	const vip = "203.0.113.5"
 	var port uint16
 	check(t, w.InHost(func() (err error) {
-		port, err = (&socket{addr: vip, free: true}).listen()
+		port, err = w.listen(&socket{addr: vip, free: true})
 		return err
 	}))
 	f, listeners := w.look()
