@@ -48,10 +48,12 @@ func Evaluate(in Input) Result {
 	e.collectClaims() // what is held counts while registrations are not known
 	if in.Source != SourceNone {
 		e.judgeClaims()
+		e.judgeSidecars()
 		e.judgeRange()
 		e.judgeServices()
 	}
 	e.judgeHost()
+	e.judgeConsulAPI()
 	e.judgeDrift()
 	if in.Filtered != "" {
 		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
@@ -292,13 +294,18 @@ func (e *evaluation) judgeClaims() {
 }
 
 func (e *evaluation) served(c claim) bool {
+	return slices.ContainsFunc(c.ports(), func(port uint16) bool {
+		return slices.ContainsFunc(e.byPort[port], func(l *sockets.Listener) bool { return l.Protocol == sockets.TCP })
+	})
+}
+
+// ports are those on which what is claimed may listen: a proxy's configuration may name another one than was registered.
+func (c claim) ports() []uint16 {
 	ports := []uint16{c.port}
 	if p := c.reg.Proxy; p != nil && p.BindPort > 0 && p.BindPort <= 65535 {
 		ports = append(ports, uint16(p.BindPort))
 	}
-	return slices.ContainsFunc(ports, func(port uint16) bool {
-		return slices.ContainsFunc(e.byPort[port], func(l *sockets.Listener) bool { return l.Protocol == sockets.TCP })
-	})
+	return ports
 }
 
 // socketKey is what makes a socket another one to people.

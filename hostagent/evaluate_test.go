@@ -558,13 +558,14 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	in.Filtered = "why"
 	in.Agent.SidecarMin = 1
 	in.Agent.Ports["serf_lan"] = 8301
-	in.Listeners = listeners("tcp 0.0.0.0:8080", "tcp 0.0.0.0:21007", "tcp 0.0.0.0:8301")
+	in.Agent.Plain = map[string][]netip.AddrPort{"http": {netip.MustParseAddrPort("0.0.0.0:8500")}}
+	in.Listeners = listeners("tcp 0.0.0.0:8080", "tcp 0.0.0.0:21007", "tcp 0.0.0.0:8301", "tcp 0.0.0.0:8500", "tcp 127.0.0.1:21000")
 	in.Blocked = []firewall.Block{
 		{Probe: firewall.Probe{Protocol: firewall.TCP, Port: 21000, Open: true}, Families: []firewall.Family{firewall.IPv4}},
 		{Probe: firewall.Probe{Protocol: firewall.TCP, Port: 8301}, Families: []firewall.Family{firewall.IPv4}},
 	}
 	in.Policy.Quarantine = &Quarantine{Findings: []catalog.ID{catalog.ExposedListener}}
-	in.Registrations = append(in.Registrations, sidecar("api", 21000), sidecar("ssh", 22),
+	in.Registrations = append(in.Registrations, sidecar("api", 21000), sidecar("late", 21001), sidecar("ssh", 22),
 		consul.Registration{ID: "gw", Name: "gw", Kind: consul.KindIngressGateway})
 	for port := 21000; port < 21255; port++ {
 		in.Registrations = append(in.Registrations, app(fmt.Sprint(port), port))
@@ -586,7 +587,7 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	}
 	for _, e := range catalog.Entries() {
 		switch e.ID {
-		case catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin, catalog.ExposedConsulAPI, catalog.NotASidecar, catalog.SidecarLoopbackOnly:
+		case catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin, catalog.NotASidecar:
 			continue
 		}
 		if !seen[e.ID] {

@@ -234,10 +234,12 @@ func (p *Plan) count(connections []sockets.Connection) {
 	}
 }
 
-// RangeFindings returns the findings that concern what guard mode does: all but those of an application that listens on
-// the network, which are no business of the plan where its port is not refused quarantine.
+// RangeFindings returns the findings that concern what guard mode does: all but those of Consul's API and of an application
+// that listen on the network, which are no business of the plan where the port is not refused quarantine.
 func (p *Plan) RangeFindings() []Finding {
-	return slices.DeleteFunc(slices.Clone(p.Findings), func(f Finding) bool { return f.ID == catalog.ExposedListener })
+	return slices.DeleteFunc(slices.Clone(p.Findings), func(f Finding) bool {
+		return f.ID == catalog.ExposedListener || f.ID == catalog.ExposedConsulAPI
+	})
 }
 
 // tellAhead logs once, when guard mode has begun and will really change something, what that is.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"strings"
 )
 
 // Agent is what the local agent says of itself at /v1/agent/self.
@@ -27,6 +28,9 @@ type Agent struct {
 	Server bool
 	// Ports are the TCP and UDP ports that Consul itself listens on, by its name for them.
 	Ports map[string]uint16
+	// Plain are the TCP addresses at which the agent serves its APIs "http" and "grpc" without TLS, unspecified ones for all
+	// of its host's. An API is missing where the agent did not tell; Plain is nil where it told of neither.
+	Plain map[string][]netip.AddrPort
 }
 
 // Agent asks the local agent for facts about itself; the token needs agent:read on this node.
@@ -88,5 +92,34 @@ func decodeAgent(body []byte) (Agent, error) {
 			a.Ports[name] = uint16(n)
 		}
 	}
+	a.Plain = plainAPIs(raw.DebugConfig)
 	return a, nil
+}
+
+// plainAPIs reads where the APIs without TLS are. Before Consul 1.14, which knows no GRPCTLSPort, TLS was a matter of the
+// one port of gRPC, and whether it was on is not told.
+func plainAPIs(config map[string]json.RawMessage) map[string][]netip.AddrPort {
+	const most = 100 // addresses
+	var plain map[string][]netip.AddrPort
+	for name, key := range map[string]string{"http": "HTTPAddrs", "grpc": "GRPCAddrs"} {
+		var texts []string
+		if _, told := config["GRPCTLSPort"]; name == "grpc" && !told {
+			continue
+		}
+		if err := json.Unmarshal(config[key], &texts); err != nil || texts == nil {
+			continue
+		}
+		at := []netip.AddrPort{}
+		for _, text := range texts[:min(len(texts), most)] {
+			rest, isTCP := strings.CutPrefix(text, "tcp://") // the others are unix sockets
+			if addr, err := netip.ParseAddrPort(rest); err == nil && isTCP {
+				at = append(at, netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port()))
+			}
+		}
+		if plain == nil {
+			plain = map[string][]netip.AddrPort{}
+		}
+		plain[name] = at
+	}
+	return plain
 }

@@ -97,6 +97,9 @@ func TestDecodeAgent(t *testing.T) {
 		Ports: map[string]uint16{
 			"http": 8500, "grpc": 8502, "grpc_tls": 8503, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300,
 		},
+		Plain: map[string][]netip.AddrPort{
+			"http": {netip.MustParseAddrPort("127.0.0.1:8500")}, "grpc": {netip.MustParseAddrPort("127.0.0.1:8502")},
+		},
 	}
 	for _, tt := range []struct {
 		name, body string
@@ -112,6 +115,13 @@ func TestDecodeAgent(t *testing.T) {
 			Agent{Node: "a", Ports: map[string]uint16{}}},
 		{"odd", `{"Config":{"NodeName":"a"},"DebugConfig":{"HTTPPort":70000,"DNSPort":1e30,"GRPCPort":null,"ServerPort":[]},"Member":{"Addr":"::ffff:10.0.0.1"}}`,
 			Agent{Node: "a", Address: netip.MustParseAddr("10.0.0.1"), Ports: map[string]uint16{}}},
+		{"plain APIs off, on all addresses, on a unix socket, and odd", `{"Config":{"NodeName":"a"},"DebugConfig":{"GRPCTLSPort":-1,"GRPCAddrs":[],
+			"HTTPAddrs":["tcp://0.0.0.0:8500","tcp://[::]:8500","unix:///run/consul.sock","tcp://[fe80::1%eth0]:8500","tcp://localhost:8500","127.0.0.1:8500"]}}`,
+			Agent{Node: "a", Ports: map[string]uint16{}, Plain: map[string][]netip.AddrPort{"grpc": {}, "http": {
+				netip.MustParseAddrPort("0.0.0.0:8500"), netip.MustParseAddrPort("[::]:8500"), netip.MustParseAddrPort("[fe80::1]:8500"),
+			}}}},
+		{"gRPC that may have TLS, and no list", `{"Config":{"NodeName":"a"},"DebugConfig":{"GRPCAddrs":["tcp://0.0.0.0:8502"],"HTTPAddrs":"tcp://0.0.0.0:8500"}}`,
+			Agent{Node: "a", Ports: map[string]uint16{}}},
 		{"no address", `{"Config":{"NodeName":"a"},"Member":{"Addr":"localhost"}}`, Agent{Node: "a", Ports: map[string]uint16{}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -119,7 +129,7 @@ func TestDecodeAgent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := gocmp.Diff(tt.want, got, gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			if diff := gocmp.Diff(tt.want, got, gocmp.Comparer(func(a, b netip.Addr) bool { return a == b }), gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

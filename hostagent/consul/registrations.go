@@ -47,7 +47,8 @@ type Proxy struct {
 	LocalServiceAddress string // empty: 127.0.0.1
 	LocalServicePort    int
 	LocalServiceSocket  string
-	BindPort            int // Config["bind_port"], 0 when not overridden
+	BindPort            int    // Config["bind_port"], 0 when not overridden
+	BindAddress         string // Config["bind_address"], "" when not overridden
 	Upstreams           []Upstream
 }
 
@@ -150,6 +151,7 @@ func registration(s *api.AgentService) Registration {
 		LocalServiceSocket: p.LocalServiceSocketPath,
 		BindPort:           PortOf(p.Config["bind_port"]),
 	}
+	r.Proxy.BindAddress, _ = p.Config["bind_address"].(string)
 	for _, u := range p.Upstreams {
 		r.Proxy.Upstreams = append(r.Proxy.Upstreams, Upstream{Name: u.DestinationName, Address: u.LocalBindAddress, Port: u.LocalBindPort})
 	}

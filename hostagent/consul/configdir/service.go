@@ -32,6 +32,7 @@ func proxyOf(o *object) *consul.Proxy {
 		LocalServiceAddress: o.text("local_service_address"), LocalServicePort: int(o.number("local_service_port")),
 		LocalServiceSocket: o.text("local_service_socket_path"),
 		BindPort:           consul.PortOf(held[any](o.object("config"), "bind_port")),
+		BindAddress:        held[string](o.object("config"), "bind_address"),
 	}
 	for _, v := range o.list("upstreams") {
 		if u, ok := v.held.(*object); ok {
