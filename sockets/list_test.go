@@ -42,6 +42,7 @@ type option struct{ level, name, value int }
 var (
 	v6only    = option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1}
 	dual      = option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0}
+	freebind  = option{unix.SOL_IP, unix.IP_FREEBIND, 1}
 	reusePort = option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
 )
 
@@ -150,6 +151,10 @@ func TestKinds(t *testing.T) {
 		{"wildcard on device lo", unix.SOCK_STREAM, 0, "0.0.0.0:0", "lo", nil, "tcp 0.0.0.0 false 1 false"},
 		{"veth address", unix.SOCK_STREAM, 0, "10.8.8.8:0", "", nil, "tcp 10.8.8.8 false 0 true"},
 		{"wildcard on veth", unix.SOCK_STREAM, 0, "[::]:0", "test0", []option{dual}, fmt.Sprintf("tcp :: false %d true", veth)},
+		{"loopback on veth", unix.SOCK_STREAM, 0, "127.0.0.1:0", "test0", nil, fmt.Sprintf("tcp 127.0.0.1 false %d false", veth)},
+		{"mapped loopback on veth", unix.SOCK_STREAM, 0, "[::ffff:127.0.0.1]:0", "test0", []option{dual}, fmt.Sprintf("tcp ::ffff:127.0.0.1 false %d false", veth)},
+		{"address on lo, on device lo", unix.SOCK_STREAM, 0, "10.9.9.9:0", "lo", nil, "tcp 10.9.9.9 false 1 false"},
+		{"address that is not here", unix.SOCK_STREAM, 0, "203.0.113.5:0", "", []option{freebind}, "tcp 203.0.113.5 false 0 true"},
 		{"MPTCP", unix.SOCK_STREAM, unix.IPPROTO_MPTCP, "[::]:0", "", []option{dual}, "tcp :: false 0 true"},
 		{"MPTCP on device lo", unix.SOCK_STREAM, unix.IPPROTO_MPTCP, "0.0.0.0:0", "lo", nil, "tcp 0.0.0.0 false 1 false"},
 		{"MPTCP, IPv6 only", unix.SOCK_STREAM, unix.IPPROTO_MPTCP, "[::]:0", "", []option{v6only}, "tcp :: true 0 true"},
