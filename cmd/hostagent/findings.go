@@ -222,7 +222,7 @@ func (s *screen) found(f *hostagent.Finding) {
 		s.wrapped(indent+"who:    ", s.whoText(f.Listener, f.Owner))
 		s.command(indent+"runs:   ", f.Owner)
 	}
-	if len(f.Ways) > 0 {
+	if !tellsWays(f) {
 		s.wrapped(indent+"reach:  ", s.waysText(f.Ways))
 	}
 	if x := f.Exemption; x != nil && f.State == hostagent.Exempt {
@@ -231,6 +231,15 @@ func (s *screen) found(f *hostagent.Finding) {
 		s.wrapped(indent+"remedy: ", f.Remedy)
 	}
 	s.dim = false
+}
+
+// tellsWays tells whether a finding's sentence names all the addresses that lead to its listener: of many it names a few.
+func tellsWays(f *hostagent.Finding) bool {
+	words := strings.Fields(f.Message)
+	for i := range words {
+		words[i] = strings.Trim(words[i], ",:;")
+	}
+	return !slices.ContainsFunc(f.Ways, func(w hostagent.Way) bool { return !slices.Contains(words, w.Addr.String()) })
 }
 
 // foundHead writes the line that leads a finding, on two where one has no room.

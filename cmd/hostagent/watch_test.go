@@ -181,7 +181,7 @@ func TestPicture(t *testing.T) {
 	if err := p.again(); err != nil {
 		t.Fatal(err)
 	}
-	seen.until(t, "the network reaches it without mTLS and without intentions")
+	seen.until(t, "the network reaches it at 10.0.0.5 (eth0) without mTLS and without intentions")
 	if _, err := control.WriteString("xq"); err != nil {
 		t.Fatal(err)
 	}
