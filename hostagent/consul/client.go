@@ -61,6 +61,7 @@ type Client struct {
 
 	services cache[[]Registration]
 	members  cache[Members]
+	roots    cache[Roots]
 	checks   cache[map[string]*api.AgentCheck]
 
 	lifeRefreshed time.Time              // when this client last refreshed the TTL of the life check
