@@ -16,6 +16,7 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
+	"github.com/hostagent/hostagent/hostagent/probe"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -73,6 +74,10 @@ type Parts struct {
 	Listened func(ctx context.Context, told func(sockets.Heard)) error
 	// Blocked tells which ports a firewall of the host keeps from the network whatever ours accepts; nil: not looked at.
 	Blocked func(context.Context, []firewall.Probe) ([]firewall.Block, error)
+	// Roots tells the certificate authority of the mesh, and Ask what a listener of this host shows of itself. They are called
+	// beside the loop, and only where Policy.Probe; nil: not to be had.
+	Roots func(context.Context) (consul.Roots, error)
+	Ask   func(context.Context, *probe.CA, netip.AddrPort) probe.Result
 	// Publish makes the set Policy.PublishSet equal the open ports; nil where there is none.
 	Publish func(context.Context, firewall.PortSet) (changed bool, err error)
 	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
@@ -156,6 +161,7 @@ type Agent struct {
 	drifted   *Drift // what drift says
 	blocks    blocks
 	publisher publisher
+	prober    *prober
 
 	// For Status.
 	view       atomic.Pointer[view]
@@ -170,7 +176,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), prober: newProber(), result: Result{Range: DefaultSidecarRange()}}
 	a.shown, a.holds = &Result{Range: DefaultSidecarRange()}, &standing{}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
@@ -184,6 +190,8 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 	stopWatch := a.watch(ctx)
 	defer func() { stopWatch() }()
 	defer a.listen(ctx)()
+	stopProbes := a.startProbes(ctx)
+	defer func() { stopProbes() }()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -196,7 +204,9 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			if another {
 				stopWatch() // one at a time may hold rules and sets
 			}
+			stopProbes()
 			a.replace(parts)
+			stopProbes = a.startProbes(ctx)
 			if another {
 				stopWatch = a.watch(ctx)
 			}
@@ -206,6 +216,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 				a.pass(ctx, a.passes > 0)
 			}
 			continue // whoever listens without pause must not put off what the timer is for
+		case <-a.prober.wake:
 		case <-timer.C:
 		}
 		if ctx.Err() == nil {
@@ -258,12 +269,14 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
 	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
 	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
+	a.news.trouble(a.parts.Log, start, "probes", a.prober.trouble())
 	if a.host == nil {
 		a.lookAtHost(ctx, start) // the first time before anything is judged: a container runtime's ports look like squatters
 	}
 	changed := false
 	if a.looked { // a host without any listener would be half a view
 		changed = a.decide(ctx, start, consulErr)
+		a.prober.want(a.result.Probes, a.result.Accused)
 	}
 	var reportErr error
 	if woken {
@@ -432,6 +445,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Blocked:       a.blocks.found,
 		SSH:           a.ssh,
 		Today:         dayOf(now),
+		Probes:        a.prober.shown(),
 		Policy:        a.parts.Policy,
 	}
 	switch kind := consul.KindOf(consulErr); {

@@ -51,6 +51,7 @@ func Evaluate(in Input) Result {
 		e.judgeSidecars()
 		e.judgeRange()
 		e.judgeServices()
+		e.judgeProbes()
 	}
 	e.judgeHost()
 	e.judgeConsulAPI()

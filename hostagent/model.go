@@ -76,6 +76,7 @@ type Policy struct {
 	Accept       firewall.Accept
 	PublishSet   firewall.SetName // kept equal to the open ports; zero: none
 	Exemptions   []Exemption
+	Probe        bool // what listens on a sidecar's port is asked for its certificate
 }
 
 // Quarantine is what the operator lets exposed listeners be closed for.
@@ -154,6 +155,7 @@ type Input struct {
 	Host          *Host                    // nil: not looked at
 	Drift         *Drift                   // nil: nobody touched what is ours lately
 	Blocked       []firewall.Block         // what other firewalls of the host keep from the network, of what it should reach
+	Probes        []Probed                 // what listeners of Result.Probes have shown, by ProbeTarget; a missing one is normal
 	Policy        Policy
 }
 
@@ -192,6 +194,7 @@ func (in *Input) equal(other *Input) bool {
 		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
 		reflect.DeepEqual(in.Blocked, other.Blocked) &&
 		slices.Equal(in.Elsewhere, other.Elsewhere) && slices.Equal(in.Namespaces, other.Namespaces) && in.Today.Equal(other.Today) &&
+		slices.Equal(in.Probes, other.Probes) &&
 		in.WasOpen == other.WasOpen && slices.EqualFunc(in.Quarantined, other.Quarantined, Quarantined.equal)
 }
 
@@ -281,6 +284,12 @@ type Result struct {
 	Services    []Service // by id
 	Suspects    []sockets.Listener
 	Devices     map[uint32]string // names of interfaces by index, raw; nil where no socket is bound to one
+	// Probes are the listeners whose certificates would make the result better, sorted; a caller that can asks them, and
+	// evaluates again with Input.Probes. None unless Policy.Probe.
+	Probes []ProbeTarget
+	// Accused are those of them that are no sidecars, sorted; Unprobed says which were asked in vain, a few sentences.
+	Accused  []ProbeTarget
+	Unprobed []string
 }
 
 // Worst returns the severity of the worst finding, and false where there is none.

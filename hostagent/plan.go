@@ -83,6 +83,7 @@ func (s *standing) narrows(sources []netip.Prefix) bool {
 func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
+	parts.Policy.Probe = false // who holds a port makes no difference to what opens and closes
 	scan, err := Look(ctx, parts)
 	if err != nil {
 		return nil, err

@@ -81,6 +81,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		}
 	}
 	scan.lookAtBlocked(ctx, parts, &in)
+	scan.probe(ctx, parts, &in)
 	incomplete := scan.evaluate(ctx, parts, &in)
 	scan.unmatched = unmatched(parts.Policy.Exemptions, scan.Findings)
 	if in.Source == SourceNone {
@@ -88,6 +89,9 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	}
 	if incomplete != "" {
 		scan.note("%s", incomplete)
+	}
+	for _, text := range scan.Unprobed {
+		scan.note("%s", text)
 	}
 	return scan, nil
 }

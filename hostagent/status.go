@@ -50,6 +50,7 @@ type view struct {
 	blockedErr  error
 	hears       bool // of listeners as they appear
 	hearErr     error
+	probeErr    error
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -68,7 +69,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
-		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr,
+		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, probeErr: a.prober.trouble(),
 	}
 }
 
@@ -181,11 +182,12 @@ func (a *Agent) Status() Status {
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}
-	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr, v.hearErr} {
+	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr, v.hearErr, v.probeErr} {
 		if err != nil {
 			s.Degradations = append(s.Degradations, err.Error())
 		}
 	}
+	s.Degradations = append(s.Degradations, v.result.Unprobed...)
 	if v.host != nil {
 		s.Degradations = append(s.Degradations, v.host.Notes...)
 	}

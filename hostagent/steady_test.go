@@ -112,6 +112,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Host":          &Host{},
 		"Drift":         &Drift{},
 		"Blocked":       []firewall.Block{{}},
+		"Probes":        []Probed{{}},
 	}
 	for field := range reflect.TypeFor[Input]().Fields() {
 		if slices.Contains([]string{"Owners", "Policy"}, field.Name) {

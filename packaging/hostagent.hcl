@@ -67,6 +67,14 @@ mode = "observe"
 #   "all"   they may not either; for hosts where everything belongs into the mesh
 # scope = "mesh"
 
+# Whether what listens on a sidecar's port is asked if it is that sidecar: it must show a certificate of the mesh's CA that
+# names its service. Without this, an open port proves only that somebody registered it. hostagent connects from this host
+# to this host, once for each new listener and again for those that fail, says nothing but a TLS hello and hangs up. A
+# sidecar may log that: Consul's own proxy writes at most one line ("connection failed"), and its application sees one
+# connection come and go. Gateways are not asked. What takes connections and never answers is not accused: "hostagent
+# status" names it.
+# probe = false
+
 
 # ---- Exposed listeners ----------------------------------------------------------------------------------------------
 

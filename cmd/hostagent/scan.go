@@ -41,11 +41,14 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
   sudo hostagent scan --all                     and every listener of the host
   sudo hostagent scan --watch                   keeps the screen current until q is pressed
   hostagent scan --consul-config /etc/consul.d  without an agent
+  hostagent scan --probe                        also makes sure that sidecars are behind the ports of sidecars
   hostagent scan --format json | jq '.findings[].message'
   hostagent scan --fail-on critical             for a cron job that is quiet about warnings`,
 		Args: noArguments,
 	}
 	s := addSettings(cmd, consulKeys())
+	cmd.Flags().Bool("probe", false, "ask what listens on sidecars' ports for its certificate")
+	s.flags = append(s.flags, "probe")
 	definitions := addDefinitions(cmd)
 	format := addFormat(cmd)
 	failOn := cmd.Flags().String("fail-on", "warning", "`severity` from which findings make the exit status 1: info, warning, critical or never")

@@ -18,6 +18,7 @@ import (
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
+	"github.com/hostagent/hostagent/hostagent/probe"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -71,17 +72,25 @@ func (s *settings) load() (*config.Config, error) {
 // parts builds everything but the firewall, which only some commands may touch.
 func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 	p := partsWithoutConsul(c, log)
-	client, err := consul.New(consul.Config{
+	options := consul.Config{
 		Address: c.Consul.Address, Token: c.Consul.Token.Reveal(), TokenFile: c.Consul.TokenFile,
 		CAFile: c.Consul.CAFile, CAPath: c.Consul.CAPath, CertFile: c.Consul.CertFile, KeyFile: c.Consul.KeyFile,
 		ServerName: c.Consul.TLSServerName, InsecureSkipVerify: c.Consul.InsecureSkipVerify,
 		Namespace: c.Consul.Namespace, Partition: c.Consul.Partition, Timeout: c.Consul.Timeout,
 		UserAgent: "hostagent/" + version(),
-	})
+	}
+	client, err := consul.New(options)
 	if err != nil {
 		return hostagent.Parts{}, err
 	}
 	p.Registry, p.Address, p.Members = client, client.Address(), client.Members
+	if c.Probe {
+		beside, err := consul.New(options) // a client is for one goroutine
+		if err != nil {
+			return hostagent.Parts{}, err
+		}
+		p.Roots, p.Ask = beside.Roots, probe.Ask
+	}
 	return p, nil
 }
 
@@ -121,6 +130,7 @@ func policy(c *config.Config) hostagent.Policy {
 		Gateways:     c.Gateways,
 		Native:       c.NativeServices,
 		AllServices:  c.Scope == config.ScopeAll,
+		Probe:        c.Probe,
 		OwnService:   c.Report.ServiceName,
 		Accept:       firewall.Accept(c.Firewall.Accept),
 		PublishSet:   firewall.SetName(c.Firewall.PublishSet),

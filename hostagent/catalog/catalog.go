@@ -275,7 +275,7 @@ func Entries() []Entry {
 			ID: NotASidecar, Severity: Critical,
 			Title:   "no sidecar of the mesh behind its port",
 			Message: "what listens on {listener} for {service} is no sidecar of it: {reason}",
-			Remedy:  "stop {process}, and start the sidecar: {fix}",
+			Remedy:  "stop {process}, and {fix}",
 			Why: "An open port proves only that somebody registered it. A sidecar shows a certificate of the mesh's CA that names its " +
 				"service; whatever cannot do that takes traffic that is meant for the service, or is one that forgot its proxy.",
 		},

@@ -130,6 +130,7 @@ type Config struct {
 	Gateways          []string
 	NativeServices    []string
 	Scope             Scope
+	Probe             bool // what listens on a sidecar's port is asked for its certificate
 	// Enforce and the Quarantine lists say which exposed listeners are closed to the network. Empty services are all.
 	Enforce            Enforce
 	QuarantinePorts    []PortRange

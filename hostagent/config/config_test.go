@@ -87,6 +87,7 @@ state_dir = "/srv/hostagent"
 gateways        = ["edge", "edge"]
 native_services = ["billing"]
 scope           = "all"
+probe           = true
 close_delay     = "1m"
 poll_interval   = "200ms"
 check_interval  = "10m"
@@ -139,6 +140,7 @@ metrics {
 		Gateways:           []string{"edge"},
 		NativeServices:     []string{"billing"},
 		Scope:              ScopeAll,
+		Probe:              true,
 		CloseDelay:         time.Minute,
 		PollInterval:       200 * time.Millisecond,
 		CheckInterval:      10 * time.Minute,

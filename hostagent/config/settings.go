@@ -73,6 +73,8 @@ func settings() []setting {
 			asText, checkName),
 		one("scope", kindText, func(c *Config) *Scope { return &c.Scope },
 			oneOf(ScopeMesh, ScopeAll), checkOneOf(ScopeMesh, ScopeAll)),
+		one("probe", kindBool, func(c *Config) *bool { return &c.Probe },
+			parseBool, anything[bool]),
 		one("enforce", kindText, func(c *Config) *Enforce { return &c.Enforce },
 			oneOf(EnforceReport, EnforceQuarantine), checkOneOf(EnforceReport, EnforceQuarantine)),
 		many("quarantine_ports", kindPorts, func(c *Config) *[]PortRange { return &c.QuarantinePorts },

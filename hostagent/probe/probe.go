@@ -45,9 +45,13 @@ const (
 	Foreign Outcome = "foreign"
 	// Plain: it answered, but not in TLS.
 	Plain Outcome = "plain"
-	// Mute: it took the connection and showed no certificate: it closed it, sent an alert or nothing at all. Consul's own
-	// proxy closes it while its application does not listen.
-	Mute Outcome = "mute"
+	// Closed: it took the connection and closed it before it had shown a certificate. Consul's own proxy does so while its
+	// application does not listen, because it connects to that first.
+	Closed Outcome = "closed"
+	// Refused: it speaks TLS, and sent an alert in place of a certificate.
+	Refused Outcome = "refused"
+	// Silent: it took the connection and showed no certificate in time.
+	Silent Outcome = "silent"
 	// Unknown: it could not be asked.
 	Unknown Outcome = "unknown"
 )
@@ -56,7 +60,7 @@ const (
 type Result struct {
 	Outcome Outcome
 	Name    Name   // of Named
-	Detail  string // of the others: a phrase that goes on after "the sidecar's port:", raw, for it may quote what answered
+	Detail  string // of the others but Plain and Unnamed: what happened, a phrase, raw: it may quote what answered
 }
 
 // CA is what certificates of a mesh are checked against. The zero value trusts nobody. It is read only once it is made, and
@@ -98,7 +102,9 @@ func NewCA(trustDomain string, roots []string) (*CA, error) {
 // Ask connects to address, which must be one of this host: it connects from there, too, so that an address that has gone
 // meanwhile leads nowhere. It takes at most 2 s, sends a TLS hello but neither a certificate nor data, and closes the
 // connection. It may be called by several goroutines.
-func (ca *CA) Ask(ctx context.Context, address netip.AddrPort) Result {
+//
+// Consul's own proxy connects to its application for each connection that it takes, so that sees one come and go.
+func Ask(ctx context.Context, ca *CA, address netip.AddrPort) Result {
 	ctx, cancel := context.WithTimeout(ctx, wholeTimeout)
 	defer cancel()
 	dialer := net.Dialer{
@@ -124,7 +130,9 @@ func (ca *CA) Ask(ctx context.Context, address netip.AddrPort) Result {
 	return ca.judge(chain, time.Now())
 }
 
-func closed() Result { return Result{Outcome: Mute, Detail: "it closes the connection without a word"} }
+func closed() Result {
+	return Result{Outcome: Closed, Detail: "it closes the connection without a word"}
+}
 
 func unknown(err error) Result {
 	if system, ok := errors.AsType[syscall.Errno](err); ok {
@@ -164,15 +172,17 @@ func failure(conn *listening, err error) Result {
 	network, isNetwork := errors.AsType[*net.OpError](err)
 	switch {
 	case conn.read == 0 && isTimeout(err):
-		return Result{Outcome: Mute, Detail: "it does not answer a TLS hello"}
+		return Result{Outcome: Silent, Detail: "it does not answer a TLS hello"}
 	case conn.read == 0:
 		return closed()
 	case conn.first != recordAlert && conn.first != recordHandshake:
 		return Result{Outcome: Plain}
 	case isNetwork && network.Op == "remote error":
-		return Result{Outcome: Mute, Detail: "it refuses a TLS hello: " + network.Err.Error()}
-	case isTimeout(err), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return Result{Outcome: Mute, Detail: "it ends in the middle of a TLS handshake"}
+		return Result{Outcome: Refused, Detail: "it refuses a TLS hello: " + network.Err.Error()}
+	case isTimeout(err):
+		return Result{Outcome: Silent, Detail: "it does not go on in the middle of a TLS handshake"}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return Result{Outcome: Closed, Detail: "it closes the connection in the middle of a TLS handshake"}
 	}
 	return Result{Outcome: Foreign, Detail: err.Error()}
 }

@@ -224,7 +224,7 @@ func TestAsk(t *testing.T) {
 					address := serveTLS(t, &tls.Config{
 						MinVersion: version, MaxVersion: version, ClientAuth: auth, Certificates: []tls.Certificate{test.leaf},
 					})
-					got := test.ca.Ask(t.Context(), address)
+					got := Ask(t.Context(), test.ca, address)
 					if test.want.Outcome == Foreign && got.Detail == "" {
 						t.Error("it does not tell why")
 					}
@@ -288,21 +288,21 @@ func TestAskHostile(t *testing.T) {
 		talk func(net.Conn)
 		want Outcome
 	}{
-		{"closes", func(net.Conn) {}, Mute},
-		{"resets", func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, Mute},
-		{"says nothing", func(c net.Conn) { io.Copy(io.Discard, c) }, Mute},
+		{"closes", func(net.Conn) {}, Closed},
+		{"resets", func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, Closed},
+		{"says nothing", func(c net.Conn) { io.Copy(io.Discard, c) }, Silent},
 		{"greets", say("220 mail.example ESMTP\r\n"), Plain},
 		{"HTTP", say("HTTP/1.1 400 Bad Request\r\n\r\n"), Plain},
 		{"one byte", say("x"), Plain},
 		{"empty line", say("\n"), Plain},
-		{"alert: handshake failure", say("\x15\x03\x03\x00\x02\x02\x28"), Mute},
-		{"half of a record", say("\x16\x03\x03\x00\xff\x02\x00"), Mute},
+		{"alert: handshake failure", say("\x15\x03\x03\x00\x02\x02\x28"), Refused},
+		{"half of a record", say("\x16\x03\x03\x00\xff\x02\x00"), Closed},
 		{"no version of TLS that proxies speak", say("\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01" + strings.Repeat("r", 32) + "\x00\xc0\x09\x00"), Foreign},
 		{"rubbish in a record", say("\x16\x03\x03\x00\x04abcd"), Foreign},
 		{"a copied certificate and no signature", say(string(copied(mesh.leaf(nil, service("web")).Certificate))), Foreign},
 		{"endless text", endless([]byte(strings.Repeat("x", 4096))), Plain},
 		{"endless empty records", endless([]byte("\x16\x03\x03\x00\x00")), Foreign},
-		{"endless warnings", endless([]byte("\x15\x03\x03\x00\x02\x01\x00")), Mute},
+		{"endless warnings", endless([]byte("\x15\x03\x03\x00\x02\x01\x5a")), Foreign},
 		{"endless handshake message", endless(record(22, append([]byte{11, 255, 255, 255}, make([]byte, 16000)...))), Foreign},
 		{"a message just under Go's own limit", endless(record(22, append([]byte{2, 0, 255, 255}, make([]byte, 1000)...))), Foreign},
 		{"one byte every ten milliseconds", func(conn net.Conn) {
@@ -312,12 +312,12 @@ func TestAskHostile(t *testing.T) {
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-		}, Mute},
+		}, Silent},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			start := time.Now()
-			got := newCA(t, mesh).Ask(t.Context(), serve(t, test.talk))
+			got := Ask(t.Context(), newCA(t, mesh), serve(t, test.talk))
 			if got.Outcome != test.want {
 				t.Errorf("got %+v, want %s", got, test.want)
 			}
@@ -351,7 +351,7 @@ func TestAskUnknown(t *testing.T) {
 		{"no address", t.Context(), netip.AddrPort{}, ""},
 		{"given up", cancelled, closed, ""},
 	} {
-		got := ca.Ask(test.ctx, test.address)
+		got := Ask(test.ctx, ca, test.address)
 		if got.Outcome != Unknown || test.want != "" && got.Detail != test.want {
 			t.Errorf("%s: got %+v, want it unknown: %s", test.name, got, test.want)
 		}
@@ -365,7 +365,7 @@ func TestGivenUpInTheMiddle(t *testing.T) {
 		cancel()
 		io.Copy(io.Discard, conn) //nolint:errcheck // until the probe hangs up
 	})
-	if got := newCA(t, newAuthority(t, "mesh")).Ask(ctx, address); got.Outcome != Unknown {
+	if got := Ask(ctx, newCA(t, newAuthority(t, "mesh")), address); got.Outcome != Unknown {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -446,7 +446,7 @@ func FuzzHandshake(f *testing.F) {
 			t.Fatalf("took %q for %+v", said, ca.judge(chain, time.Now()))
 		}
 		switch got := failure(heard, err); got.Outcome {
-		case Mute, Plain, Foreign:
+		case Closed, Refused, Plain, Foreign:
 		default:
 			t.Fatalf("%q makes %+v of %v", said, got, err)
 		}
