@@ -15,6 +15,7 @@ import (
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
+	"github.com/hostagent/hostagent/hostagent/probe"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -578,6 +579,10 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		Published: []firewall.Published{{First: 21255, Last: 21255, To: "172.17.0.2:80"}},
 	}
 	in.Drift = &Drift{What: []string{"a set was flushed"}}
+	in.Policy.Probe = true
+	in.Registrations = append(in.Registrations, sidecar("db", 21001))
+	in.Listeners = append(in.Listeners, listener("tcp [::]:21001"))
+	answerAll(&in, probe.Result{Outcome: probe.Plain}, false)
 	seen := map[catalog.ID]bool{}
 	for _, f := range Evaluate(in).Findings {
 		seen[f.ID] = true
@@ -587,7 +592,7 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	}
 	for _, e := range catalog.Entries() {
 		switch e.ID {
-		case catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin, catalog.NotASidecar:
+		case catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin:
 			continue
 		default:
 		}

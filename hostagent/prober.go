@@ -232,7 +232,7 @@ func (w *probing) askRoots(ctx context.Context, now time.Time) {
 	}
 	w.ca, w.of, w.rootsErr, w.rootsAt, w.rootsNext = ca, roots, nil, now, now.Add(rootsEvery)
 	for _, i := range w.asked {
-		i.settled, i.next, i.wait = false, time.Time{}, 0
+		i.settled, i.next = false, time.Time{}
 	}
 }
 

@@ -43,7 +43,7 @@ const maxUnprobed = 5
 // judgeProbes names the listeners on ports of sidecars that are worth a probe, and judges what those have shown that were
 // asked. Ports of gateways are left out: most have a certificate for each name that they are called by, and none without.
 func (e *evaluation) judgeProbes() {
-	if !e.in.Policy.Probe || e.in.Source != SourceAgent {
+	if !e.in.Policy.Probe || e.in.Source == SourceFiles {
 		return
 	}
 	shown := make(map[ProbeTarget]*Probed, len(e.in.Probes))
