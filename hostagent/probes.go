@@ -81,8 +81,8 @@ func (e *evaluation) targets(port uint16, upstream bool) []target {
 	youngest := map[socketKey]uint64{}
 	var groups []*sockets.Listener
 	for _, l := range e.byPort[port] {
-		if l.Protocol != sockets.TCP || l.Namespace != 0 || l.Partial || l.Device > 1 || upstream && !l.Exposed() {
-			continue // a socket of one network card sees nothing that comes from this host
+		if l.Protocol != sockets.TCP || l.Namespace != 0 || l.Partial || upstream && !l.Exposed() {
+			continue
 		}
 		key := socketKey{l.Protocol, l.Addr, l.UID}
 		if youngest[key] = max(youngest[key], l.Cookie); !e.repeats(l) {
@@ -111,18 +111,20 @@ func (e *evaluation) targets(port uint16, upstream bool) []target {
 }
 
 // alone finds an address of this host at which l answers and no other socket of its port, loopback where possible. Anybody
-// may bind an address that is not this host's (IP_FREEBIND), so what a socket is bound to proves nothing.
+// may bind an address that is not this host's (IP_FREEBIND), so what a socket is bound to proves nothing. Which addresses a
+// network card has is not known here: of a socket that is bound to one, any address is good at which nobody else listens.
 func (e *evaluation) alone(l *sockets.Listener) (netip.Addr, bool) {
-	others := e.byPort[l.Addr.Port()]
 	candidates := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 	if own := l.Addr.Addr().Unmap(); own.IsLoopback() {
 		candidates = []netip.Addr{own}
 	} else if e.in.Host != nil {
 		candidates = append(candidates, e.in.Host.Addresses...)
 	}
+	card := l.Device > 1 && l.Addr.Addr().Unmap().IsUnspecified()
 	for _, at := range candidates {
-		if l.Covers(at) && !at.IsLinkLocalUnicast() && !slices.ContainsFunc(others, func(o *sockets.Listener) bool {
-			return o.Protocol == sockets.TCP && o.Covers(at) && precedence(o) > precedence(l)
+		if l.Covers(at) && !at.IsLinkLocalUnicast() && !slices.ContainsFunc(e.byPort[l.Addr.Port()], func(o *sockets.Listener) bool {
+			twin := o.Addr == l.Addr && o.Device == l.Device
+			return o.Protocol == sockets.TCP && !twin && o.Covers(at) && (card || precedence(o) >= precedence(l))
 		}) {
 			return at, true
 		}
@@ -131,7 +133,7 @@ func (e *evaluation) alone(l *sockets.Listener) (netip.Addr, bool) {
 }
 
 // precedence orders sockets of one port that cover one address as the kernel does, who gives a connection to the highest:
-// compute_score and __inet_lookup_listener in net/ipv4/inet_hashtables.c.
+// compute_score and __inet_lookup_listener in net/ipv4/inet_hashtables.c. Where two are equal, either may get it.
 func precedence(l *sockets.Listener) (score int) {
 	if !l.Addr.Addr().Unmap().IsUnspecified() {
 		score += 4
