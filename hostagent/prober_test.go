@@ -416,3 +416,22 @@ func TestScanProbes(t *testing.T) {
 		t.Error("a plan probes")
 	}
 }
+
+// TestWhoIsGoneIsForgotten: sockets come and go for as long as hostagent runs.
+func TestWhoIsGoneIsForgotten(t *testing.T) {
+	m := newFakeMesh(t)
+	parts := m.parts()
+	w := &probing{prober: newProber(), roots: parts.Roots, ask: parts.Ask, asked: map[ProbeTarget]*inquiry{}}
+	for cookie := range uint64(100) {
+		w.prober.want([]ProbeTarget{{Cookie: cookie, At: netip.MustParseAddrPort("127.0.0.1:21000")}}, nil)
+		w.round(t.Context(), time.Now())
+	}
+	if len(w.asked) != 1 || len(w.prober.shown()) != 1 || w.prober.shown()[0].Cookie != 99 {
+		t.Errorf("remembers %d sockets and tells of %+v", len(w.asked), w.prober.shown())
+	}
+	w.prober.want(nil, nil)
+	w.round(t.Context(), time.Now())
+	if len(w.asked) != 0 || len(w.prober.shown()) != 0 {
+		t.Errorf("remembers %d sockets and tells of %+v", len(w.asked), w.prober.shown())
+	}
+}
