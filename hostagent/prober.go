@@ -303,8 +303,9 @@ func tells(p Probed) bool {
 		return false
 	case probe.Closed, probe.Refused:
 		return p.Lasting
+	default:
+		return true
 	}
-	return true
 }
 
 // askAll asks targets, a few at once, and returns their results in the same order. When ctx ends, the others are unknown.

@@ -67,7 +67,7 @@ func (m *fakeMesh) parts() Parts {
 		m.asked++
 		return m.roots, m.fails
 	}
-	parts.Ask = func(ctx context.Context, ca *probe.CA, at netip.AddrPort) probe.Result {
+	parts.Ask = func(ctx context.Context, _ *probe.CA, at netip.AddrPort) probe.Result {
 		m.mu.Lock()
 		m.probed[at.Port()]++
 		m.open++
@@ -93,15 +93,15 @@ func (m *fakeMesh) set(change func()) {
 	change()
 }
 
-// tries tells how often port was asked during d.
-func (m *fakeMesh) tries(port uint16, d time.Duration) int {
+// tries tells how often port 21000 was asked during d.
+func (m *fakeMesh) tries(d time.Duration) int {
 	m.mu.Lock()
-	before := m.probed[port]
+	before := m.probed[21000]
 	m.mu.Unlock()
 	pass(d)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.probed[port] - before
+	return m.probed[21000] - before
 }
 
 func (m *fakeMesh) run(t *testing.T, story func(agent *Agent, reload chan<- Parts)) {
@@ -127,7 +127,7 @@ const plainReason = "21000: it does not speak TLS"
 func TestASidecarIsAskedOnce(t *testing.T) {
 	m := newFakeMesh(t)
 	m.run(t, func(agent *Agent, reload chan<- Parts) {
-		if n := m.tries(21000, time.Hour); n != 0 || m.probed[21000] != 1 {
+		if n := m.tries(time.Hour); n != 0 || m.probed[21000] != 1 {
 			t.Errorf("asked %d times, and %d times later", m.probed[21000], n)
 		}
 		want(t, "a sidecar", "", accused(agent))
@@ -137,15 +137,15 @@ func TestASidecarIsAskedOnce(t *testing.T) {
 
 		m.listeners = slices.Clone(m.listeners)
 		m.listeners[1].Cookie = 7001
-		if n := m.tries(21000, 10*time.Second); n != 1 {
+		if n := m.tries(10 * time.Second); n != 1 {
 			t.Errorf("a new socket was asked %d times", n)
 		}
 		m.set(func() { m.roots.PEM = append(m.roots.PEM, rootOf(t, 1)) })
-		if n := m.tries(21000, 6*time.Minute); n != 1 {
+		if n := m.tries(6 * time.Minute); n != 1 {
 			t.Errorf("after a rotation it was asked %d times", n)
 		}
 		reload <- m.parts()
-		if n := m.tries(21000, time.Minute); n != 1 {
+		if n := m.tries(time.Minute); n != 1 {
 			t.Errorf("after a reload it was asked %d times", n) // nobody knows if the CA is the same
 		}
 		want(t, "in the end", "", accused(agent))
@@ -169,12 +169,12 @@ func TestAnImpostorIsFoundAtOnce(t *testing.T) {
 		if len(status.Degradations) > 0 {
 			t.Errorf("degradations %q", status.Degradations)
 		}
-		if n := m.tries(21000, 29*time.Minute); n < 7 || n > 10 { // after 30, 90, 210 s, then every 5 min
+		if n := m.tries(29 * time.Minute); n < 7 || n > 10 { // after 30, 90, 210 s, then every 5 min
 			t.Errorf("asked %d times again in half an hour", n)
 		}
 		for _, shy := range []probe.Outcome{probe.Silent, probe.Unknown, probe.Closed} {
 			m.set(func() { m.shows[21000] = probe.Result{Outcome: shy, Detail: "why"} })
-			if m.tries(21000, 10*time.Minute) == 0 {
+			if m.tries(10*time.Minute) == 0 {
 				t.Error("it is not asked again")
 			}
 			want(t, "who has been found out and is "+string(shy)+" now", plainReason, accused(agent))
@@ -182,7 +182,7 @@ func TestAnImpostorIsFoundAtOnce(t *testing.T) {
 		m.set(func() { m.shows[21000] = named("web") })
 		pass(6 * time.Minute)
 		want(t, "after it has mended its ways", "", accused(agent))
-		if n := m.tries(21000, time.Hour); n != 0 {
+		if n := m.tries(time.Hour); n != 0 {
 			t.Errorf("asked %d times again", n)
 		}
 	})
@@ -263,7 +263,7 @@ func TestACAThatFlutters(t *testing.T) {
 		return answer, err
 	}
 	m.runAgent(t, parts, func(*Agent, chan<- Parts) {
-		if n := m.tries(21000, time.Hour); n > 60 {
+		if n := m.tries(time.Hour); n > 60 {
 			t.Errorf("asked %d times", n)
 		}
 	})
@@ -303,7 +303,7 @@ func TestNoCA(t *testing.T) {
 				reload <- parts
 				pass(time.Second)
 				want(t, "switched off", "", accused(agent))
-				if n := m.tries(21000, time.Hour); n > 0 {
+				if n := m.tries(time.Hour); n > 0 {
 					t.Errorf("switched off, it asks %d times", n)
 				}
 			})

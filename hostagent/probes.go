@@ -195,6 +195,7 @@ func (e *evaluation) accuse(claims []claim, p *Probed) string {
 		if p.Lasting && slices.ContainsFunc(claims, e.applicationListens) {
 			return "it closes connections before it has shown a certificate, although the application listens"
 		}
+	default: // nobody knows
 	}
 	return ""
 }

@@ -24,7 +24,7 @@ func named(service string) probe.Result {
 	return probe.Result{Outcome: probe.Named, Name: probe.Name{Namespace: "default", Datacenter: "dc1", Service: service}}
 }
 
-// probing returns a host of base that probes, and has addresses.
+// probingHost is the host of base that probes, and has addresses.
 func probingHost() Input {
 	in := base()
 	in.Agent.Datacenter = "dc1"

@@ -165,7 +165,8 @@ func serveTLS(t *testing.T, config *tls.Config) netip.AddrPort {
 	})
 }
 
-func service(name string) string { return "spiffe://" + domain + "/ns/default/dc/dc1/svc/" + name }
+// web is the id of the service that is asked.
+const web = "spiffe://" + domain + "/ns/default/dc/dc1/svc/web"
 
 // TestAsk: what servers of every kind show of themselves.
 func TestAsk(t *testing.T) {
@@ -173,39 +174,39 @@ func TestAsk(t *testing.T) {
 	below := mesh.intermediate("below")
 	crossed := &authority{t: t, certificate: below.certificate, key: below.key} // signed by the old root, too
 	crossed.chain = [][]byte{sign(t, caTemplate("below"), below.key, old).Raw}
-	stolen := mesh.leaf(nil, service("web"))
+	stolen := mesh.leaf(nil, web)
 	stolen.PrivateKey = newKey(t)
-	web := Result{Outcome: Named, Name: Name{Namespace: "default", Datacenter: "dc1", Service: "web"}}
+	isWeb := Result{Outcome: Named, Name: Name{Namespace: "default", Datacenter: "dc1", Service: "web"}}
 	span := func(from, to time.Duration) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(from), time.Now().Add(to) }
 	}
-	long := other.leaf(nil, service("web"))
+	long := other.leaf(nil, web)
 	for range maxChain {
 		long.Certificate = append(long.Certificate, other.certificate.Raw)
 	}
 	giant := mesh.leaf(func(c *x509.Certificate) {
 		c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3, 4}, Value: make([]byte, 100_000)}}
-	}, service("web"))
+	}, web)
 	for _, test := range []struct {
 		name string
 		leaf tls.Certificate
 		ca   *CA
 		want Result
 	}{
-		{"sidecar", mesh.leaf(nil, service("web")), newCA(t, mesh), web},
-		{"signed by an intermediate", below.leaf(nil, service("web")), newCA(t, mesh), web},
-		{"signed by either root of a rotation", mesh.leaf(nil, service("web")), newCA(t, old, mesh), web},
-		{"rotated, and only the old root is known", crossed.leaf(nil, service("web")), newCA(t, old), web},
+		{"sidecar", mesh.leaf(nil, web), newCA(t, mesh), isWeb},
+		{"signed by an intermediate", below.leaf(nil, web), newCA(t, mesh), isWeb},
+		{"signed by either root of a rotation", mesh.leaf(nil, web), newCA(t, old, mesh), isWeb},
+		{"rotated, and only the old root is known", crossed.leaf(nil, web), newCA(t, old), isWeb},
 		{"Enterprise", mesh.leaf(nil, "spiffe://"+domain+"/ap/p1/ns/n1/dc/dc1/svc/web"), newCA(t, mesh),
 			Result{Outcome: Named, Name: Name{Partition: "p1", Namespace: "n1", Datacenter: "dc1", Service: "web"}}},
-		{"another id beside", mesh.leaf(nil, "https://web.example", service("web")), newCA(t, mesh), web},
-		{"another CA", other.leaf(nil, service("web")), newCA(t, mesh), Result{Outcome: Foreign}},
-		{"intermediate left out", tls.Certificate{Certificate: below.leaf(nil, service("web")).Certificate[:1]}, newCA(t, mesh), Result{Outcome: Foreign}},
+		{"another id beside", mesh.leaf(nil, "https://web.example", web), newCA(t, mesh), isWeb},
+		{"another CA", other.leaf(nil, web), newCA(t, mesh), Result{Outcome: Foreign}},
+		{"intermediate left out", tls.Certificate{Certificate: below.leaf(nil, web).Certificate[:1]}, newCA(t, mesh), Result{Outcome: Foreign}},
 		{"somebody else's certificate", stolen, newCA(t, mesh), Result{Outcome: Foreign}},
-		{"expired", mesh.leaf(span(-2*time.Hour, -time.Hour), service("web")), newCA(t, mesh), Result{Outcome: Expired}},
-		{"not yet valid", mesh.leaf(span(time.Hour, 2*time.Hour), service("web")), newCA(t, mesh), Result{Outcome: Expired}},
-		{"expired and of another CA", other.leaf(span(-2*time.Hour, -time.Hour), service("web")), newCA(t, mesh), Result{Outcome: Foreign}},
-		{"for clients only", mesh.leaf(func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, service("web")), newCA(t, mesh),
+		{"expired", mesh.leaf(span(-2*time.Hour, -time.Hour), web), newCA(t, mesh), Result{Outcome: Expired}},
+		{"not yet valid", mesh.leaf(span(time.Hour, 2*time.Hour), web), newCA(t, mesh), Result{Outcome: Expired}},
+		{"expired and of another CA", other.leaf(span(-2*time.Hour, -time.Hour), web), newCA(t, mesh), Result{Outcome: Foreign}},
+		{"for clients only", mesh.leaf(func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, web), newCA(t, mesh),
 			Result{Outcome: Foreign}},
 		{"without an id", mesh.leaf(func(c *x509.Certificate) { c.DNSNames = []string{"web"} }), newCA(t, mesh), Result{Outcome: Unnamed}},
 		{"an agent", mesh.leaf(nil, "spiffe://"+domain+"/agent/client/dc/dc1/id/n1"), newCA(t, mesh), Result{Outcome: Unnamed}},
@@ -239,8 +240,8 @@ func TestAsk(t *testing.T) {
 }
 
 // record wraps handshake messages in TLS 1.2.
-func record(kind byte, body []byte) []byte {
-	return append([]byte{kind, 3, 3, byte(len(body) >> 8), byte(len(body))}, body...)
+func record(body []byte) []byte {
+	return append([]byte{recordHandshake, 3, 3, byte(len(body) >> 8), byte(len(body))}, body...)
 }
 
 // message is a handshake message.
@@ -257,7 +258,7 @@ func copied(chain [][]byte) []byte {
 	certificate := append([]byte{0, byte(len(chain[0]) >> 8), byte(len(chain[0]))}, chain[0]...)
 	certificate = append([]byte{0, byte(len(certificate) >> 8), byte(len(certificate))}, certificate...)
 	all := append(message(2, hello), message(11, certificate)...)
-	return record(22, append(append(all, message(13, request)...), message(14, nil)...))
+	return record(append(append(all, message(13, request)...), message(14, nil)...))
 }
 
 // TestAskHostile: whatever answers, a probe ends soon, takes in little and believes nothing.
@@ -299,14 +300,14 @@ func TestAskHostile(t *testing.T) {
 		{"half of a record", say("\x16\x03\x03\x00\xff\x02\x00"), Closed},
 		{"no version of TLS that proxies speak", say("\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01" + strings.Repeat("r", 32) + "\x00\xc0\x09\x00"), Foreign},
 		{"rubbish in a record", say("\x16\x03\x03\x00\x04abcd"), Foreign},
-		{"a copied certificate and no signature", say(string(copied(mesh.leaf(nil, service("web")).Certificate))), Foreign},
+		{"a copied certificate and no signature", say(string(copied(mesh.leaf(nil, web).Certificate))), Foreign},
 		{"endless text", endless([]byte(strings.Repeat("x", 4096))), Plain},
 		{"endless empty records", endless([]byte("\x16\x03\x03\x00\x00")), Foreign},
 		{"endless warnings", endless([]byte("\x15\x03\x03\x00\x02\x01\x5a")), Foreign},
-		{"endless handshake message", endless(record(22, append([]byte{11, 255, 255, 255}, make([]byte, 16000)...))), Foreign},
-		{"a message just under Go's own limit", endless(record(22, append([]byte{2, 0, 255, 255}, make([]byte, 1000)...))), Foreign},
+		{"endless handshake message", endless(record(append([]byte{11, 255, 255, 255}, make([]byte, 16000)...))), Foreign},
+		{"a message just under Go's own limit", endless(record(append([]byte{2, 0, 255, 255}, make([]byte, 1000)...))), Foreign},
 		{"one byte every ten milliseconds", func(conn net.Conn) {
-			for _, b := range record(22, make([]byte, 16000)) {
+			for _, b := range record(make([]byte, 16000)) {
 				if _, err := conn.Write([]byte{b}); err != nil {
 					return
 				}
@@ -424,7 +425,7 @@ func TestParseName(t *testing.T) {
 func FuzzHandshake(f *testing.F) {
 	mesh := newAuthority(f, "mesh")
 	ca := newCA(f, mesh)
-	f.Add(copied(mesh.leaf(nil, service("web")).Certificate))
+	f.Add(copied(mesh.leaf(nil, web).Certificate))
 	f.Add([]byte("\x15\x03\x03\x00\x02\x02\x28"))
 	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n"))
 	f.Fuzz(func(t *testing.T, said []byte) {
