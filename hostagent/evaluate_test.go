@@ -566,7 +566,7 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		{Probe: firewall.Probe{Protocol: firewall.TCP, Port: 8301}, Families: []firewall.Family{firewall.IPv4}},
 	}
 	in.Policy.Quarantine = &Quarantine{Findings: []catalog.ID{catalog.ExposedListener}}
-	in.Registrations = append(in.Registrations, sidecar("api", 21000), sidecar("late", 21001), sidecar("ssh", 22),
+	in.Registrations = append(in.Registrations, sidecar("api", 21000), sidecar("late", 21002), sidecar("ssh", 22),
 		consul.Registration{ID: "gw", Name: "gw", Kind: consul.KindIngressGateway})
 	for port := 21000; port < 21255; port++ {
 		in.Registrations = append(in.Registrations, app(fmt.Sprint(port), port))
