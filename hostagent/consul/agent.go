@@ -22,6 +22,9 @@ type Agent struct {
 	// when disabled, and anything up to 65535 otherwise. RangeKnown is false where the agent did not tell.
 	SidecarMin, SidecarMax int
 	RangeKnown             bool
+	// ExposeMin and ExposeMax bound the ports on which sidecars let the agent's checks through (expose { checks = true }), as
+	// it reports them; 0 where it did not tell, -1 or 0 where that is disabled.
+	ExposeMin, ExposeMax int
 	// DataDir is the folder in which the agent keeps its data, "" where it did not tell.
 	DataDir string
 	// Server tells that the agent is one of the datacenter's servers.
@@ -83,6 +86,8 @@ func decodeAgent(body []byte) (Agent, error) {
 	lo, okLo := read("ConnectSidecarMinPort")
 	hi, okHi := read("ConnectSidecarMaxPort")
 	a.SidecarMin, a.SidecarMax, a.RangeKnown = lo, hi, okLo && okHi
+	a.ExposeMin, _ = read("ExposeMinPort")
+	a.ExposeMax, _ = read("ExposeMaxPort")
 	_ = json.Unmarshal(raw.DebugConfig["DataDir"], &a.DataDir) // "" where it is missing or no text
 	for name, key := range map[string]string{
 		"http": "HTTPPort", "https": "HTTPSPort", "grpc": "GRPCPort", "grpc_tls": "GRPCTLSPort", "dns": "DNSPort",

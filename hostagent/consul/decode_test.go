@@ -74,6 +74,51 @@ func TestDecodeOddServices(t *testing.T) {
 	}
 }
 
+// TestDecodeProxy decodes what an agent of Consul 1.21 reports of a transparent proxy, central configuration merged.
+func TestDecodeProxy(t *testing.T) {
+	got, err := decodeServices([]byte(`{"web-sidecar-proxy": {"ID": "web-sidecar-proxy", "Kind": "connect-proxy", "Port": 21000, "Proxy": {
+		"DestinationServiceName": "web", "DestinationServiceID": "web", "LocalServiceAddress": "127.0.0.1", "LocalServicePort": 8080,
+		"Mode": "transparent", "TransparentProxy": {"OutboundListenerPort": 15002, "DialedDirectly": true},
+		"Config": {"bind_address": "0.0.0.0", "envoy_prometheus_bind_addr": "0.0.0.0:20200", "envoy_stats_bind_addr": "[::]:20201"},
+		"Upstreams": [
+			{"DestinationType": "service", "DestinationName": "db", "LocalBindAddress": "0.0.0.0", "LocalBindPort": 9191, "MeshGateway": {}},
+			{"DestinationType": "service", "DestinationName": "s", "LocalBindSocketPath": "/run/x.sock", "MeshGateway": {}},
+			{"DestinationPartition": "default", "DestinationName": "central", "Config": {"protocol": "http"}, "MeshGateway": {}}],
+		"Expose": {"Checks": true, "Paths": [{"ListenerPort": 21501, "Path": "/metrics", "LocalPathPort": 8080, "Protocol": "http2"}]}}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Proxy{
+		DestinationName: "web", DestinationID: "web", LocalServiceAddress: "127.0.0.1", LocalServicePort: 8080,
+		Mode: ModeTransparent, OutboundPort: 15002, ExposedPorts: []int{21501}, ExposesChecks: true, MetricsPorts: []int{20200, 20201},
+		Upstreams: []Upstream{{Name: "db", Address: "0.0.0.0", Port: 9191}, {Name: "s"}, {Name: "central"}},
+	}
+	if diff := gocmp.Diff(want, got[0].Proxy); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestMetricsPorts(t *testing.T) {
+	for _, tt := range []struct {
+		value any
+		want  []int
+	}{
+		{"0.0.0.0:20200", []int{20200}}, {"[::]:1", []int{1}}, {":65535", []int{65535}}, {"localhost:20200", []int{20200}},
+		{":65536", nil}, {":0", nil}, {":-1", nil}, {":http", nil}, {"20200", nil}, {"::1:20200", nil}, {"", nil},
+		{nil, nil}, {20200.0, nil}, {map[string]any{}, nil}, {":20200\x1b", nil},
+	} {
+		got := MetricsPorts(func(key string) any {
+			if key == "envoy_stats_bind_addr" {
+				return tt.value
+			}
+			return nil
+		})
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("MetricsPorts of %#v = %v, want %v", tt.value, got, tt.want)
+		}
+	}
+}
+
 func TestPortOf(t *testing.T) {
 	for _, tt := range []struct {
 		value any
@@ -93,7 +138,8 @@ func TestPortOf(t *testing.T) {
 func TestDecodeAgent(t *testing.T) {
 	want := Agent{
 		Node: "host-1", NodeID: "11111111-2222-3333-4444-555555555555", Datacenter: "dc1", Version: "1.21.0", DataDir: "/opt/consul",
-		Address: netip.MustParseAddr("127.0.0.1"), SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true, Server: true,
+		Address: netip.MustParseAddr("127.0.0.1"), SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true,
+		ExposeMin: 21500, ExposeMax: 21755, Server: true,
 		Ports: map[string]uint16{
 			"http": 8500, "grpc": 8502, "grpc_tls": 8503, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300,
 		},

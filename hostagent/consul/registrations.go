@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"slices"
 	"strconv"
 
@@ -50,7 +51,15 @@ type Proxy struct {
 	BindPort            int    // Config["bind_port"], 0 when not overridden
 	BindAddress         string // Config["bind_address"], "" when not overridden
 	Upstreams           []Upstream
+	Mode                string // ModeTransparent, "direct" or ""
+	OutboundPort        int    // of a transparent proxy's listener for its application, 0 when not overridden
+	ExposedPorts        []int  // on which it lets paths of the application through (expose { paths })
+	ExposesChecks       bool   // and paths of its checks, on ports of the agent's range for that
+	MetricsPorts        []int  // on which Envoy shows its statistics, by Config
 }
+
+// ModeTransparent is the mode of a proxy to which the kernel redirects its application's connections.
+const ModeTransparent = "transparent"
 
 // Upstream is a local listener of a proxy towards another service.
 type Upstream struct {
@@ -150,6 +159,15 @@ func registration(s *api.AgentService) Registration {
 		LocalServiceAddress: p.LocalServiceAddress, LocalServicePort: p.LocalServicePort,
 		LocalServiceSocket: p.LocalServiceSocketPath,
 		BindPort:           PortOf(p.Config["bind_port"]),
+		Mode:               string(p.Mode),
+		ExposesChecks:      p.Expose.Checks,
+		MetricsPorts:       MetricsPorts(func(key string) any { return p.Config[key] }),
+	}
+	if p.TransparentProxy != nil {
+		r.Proxy.OutboundPort = p.TransparentProxy.OutboundListenerPort
+	}
+	for _, path := range p.Expose.Paths {
+		r.Proxy.ExposedPorts = append(r.Proxy.ExposedPorts, path.ListenerPort)
 	}
 	r.Proxy.BindAddress, _ = p.Config["bind_address"].(string)
 	for _, u := range p.Upstreams {
@@ -176,4 +194,18 @@ func PortOf(v any) int {
 		}
 	}
 	return 0
+}
+
+// MetricsPorts reads out of opaque proxy configuration, which held returns by its keys, on which ports Envoy listens to
+// show its statistics.
+func MetricsPorts(held func(key string) any) []int {
+	var ports []int
+	for _, key := range []string{"envoy_prometheus_bind_addr", "envoy_stats_bind_addr"} {
+		text, _ := held(key).(string)
+		_, port, _ := net.SplitHostPort(text) // "" of what Consul would refuse, too
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 {
+			ports = append(ports, int(n))
+		}
+	}
+	return ports
 }

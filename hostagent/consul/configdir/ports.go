@@ -24,7 +24,7 @@ func (c *Config) checkPorts() {
 	for _, r := range []struct {
 		name   string
 		lo, hi int
-	}{{"proxy", 20000, 20255}, {"sidecar", defaultSidecarMin, defaultSidecarMax}, {"expose", 21500, 21755}} {
+	}{{"proxy", 20000, 20255}, {"sidecar", defaultSidecarMin, defaultSidecarMax}, {"expose", defaultExposeMin, defaultExposeMax}} {
 		lo, hi := c.port("ports."+r.name+"_min_port", r.lo), c.port("ports."+r.name+"_max_port", r.hi)
 		if hi < lo {
 			c.portProblem(r.name+"_max_port", fmt.Sprintf("must not be lower than %s_min_port; set both to zero for none", r.name))

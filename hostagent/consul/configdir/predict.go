@@ -20,6 +20,8 @@ const (
 	defaultDatacenter = "dc1"
 	defaultSidecarMin = 21000
 	defaultSidecarMax = 21255
+	defaultExposeMin  = 21500
+	defaultExposeMax  = 21755
 
 	// A server that is told nothing serves gRPC over TLS; a client does not.
 	defaultServerGRPCTLS = 8503
@@ -147,6 +149,8 @@ func cloneProxy(p *consul.Proxy) *consul.Proxy {
 	}
 	clone := *p
 	clone.Upstreams = append([]consul.Upstream(nil), p.Upstreams...)
+	clone.ExposedPorts = append([]int(nil), p.ExposedPorts...)
+	clone.MetricsPorts = append([]int(nil), p.MetricsPorts...)
 	return &clone
 }
 
@@ -168,6 +172,7 @@ func (c *Config) Agent() consul.Agent {
 	}
 	a.Node = strings.TrimSpace(a.Node)
 	a.SidecarMin, a.SidecarMax = c.sidecarRange()
+	a.ExposeMin, a.ExposeMax = c.port("ports.expose_min_port", defaultExposeMin), c.port("ports.expose_max_port", defaultExposeMax)
 
 	defaults := map[string]int{
 		"http": 8500, "https": 0, "grpc": 0, "grpc_tls": 0, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300,

@@ -167,7 +167,7 @@ func TestAgent(t *testing.T) {
 	}
 	client := func(change func(*consul.Agent)) consul.Agent {
 		a := consul.Agent{
-			Node: hostname, Datacenter: "dc1", SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true,
+			Node: hostname, Datacenter: "dc1", SidecarMin: 21000, SidecarMax: 21255, RangeKnown: true, ExposeMin: 21500, ExposeMax: 21755,
 			Ports: map[string]uint16{"http": 8500, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300},
 		}
 		change(&a)

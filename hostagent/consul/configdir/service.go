@@ -33,6 +33,15 @@ func proxyOf(o *object) *consul.Proxy {
 		LocalServiceSocket: o.text("local_service_socket_path"),
 		BindPort:           consul.PortOf(held[any](o.object("config"), "bind_port")),
 		BindAddress:        held[string](o.object("config"), "bind_address"),
+		Mode:               o.text("mode"),
+		OutboundPort:       int(o.object("transparent_proxy").number("outbound_listener_port")),
+		ExposesChecks:      o.object("expose").flag("checks"),
+		MetricsPorts:       consul.MetricsPorts(func(key string) any { return held[any](o.object("config"), key) }),
+	}
+	for _, v := range o.object("expose").list("paths") {
+		if path, ok := v.held.(*object); ok {
+			p.ExposedPorts = append(p.ExposedPorts, int(path.number("listener_port")))
+		}
 	}
 	for _, v := range o.list("upstreams") {
 		if u, ok := v.held.(*object); ok {
