@@ -32,7 +32,7 @@ type Options struct {
 }
 
 // Firewall is the kernel's firewall in the network namespace of the calling thread, as far as it is hostagent's. Its
-// methods may be called from several goroutines. Dropped, Published, Blocked and Publish run at once, the others one after
+// methods may be called from several goroutines. Dropped, Published, Redirects, Blocked and Publish run at once, the others one after
 // another. It holds no resource that needs closing.
 type Firewall struct {
 	mu      sync.Mutex
@@ -45,9 +45,9 @@ type Firewall struct {
 	alone   bool      // the backend that is not in use is known to hold nothing of ours
 	strayed time.Time // when strays were looked for last
 
-	published publishedMemo
-	blocked   blockedMemo
-	publish   publishMemo
+	nat     natMemo
+	blocked blockedMemo
+	publish publishMemo
 }
 
 // New probes what this host's firewall can be made with and changes nothing. The error tells what to install or grant;

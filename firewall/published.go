@@ -47,23 +47,35 @@ type Published struct {
 // Where nothing has changed in nf_tables since the last call, and iptables-legacy has no table nat, it answers what it did
 // then, without starting a program.
 func (f *Firewall) Published(ctx context.Context) ([]Published, error) {
-	f.published.mu.Lock()
-	defer f.published.mu.Unlock()
-	generation, known := f.natGeneration()
-	if known && f.published.known && generation == f.published.generation {
-		return slices.Clone(f.published.ports), nil
-	}
-	all, err := f.listPublished(ctx)
-	f.published.known, f.published.generation, f.published.ports = known && err == nil, generation, slices.Clone(all)
-	return all, err
+	nat, err := f.readNAT(ctx)
+	return slices.Clone(nat.ports), err
 }
 
-// publishedMemo is what the last call of Published found, good while the generation is the same.
-type publishedMemo struct {
+// natView is what the rules of table nat do to TCP from the network.
+type natView struct {
+	ports     []Published
+	redirects []Redirect
+}
+
+// natMemo is the last natView, good while the generation is the same.
+type natMemo struct {
 	mu         sync.Mutex
 	known      bool
 	generation uint32
-	ports      []Published
+	natView
+}
+
+// readNAT answers from memory where it can. The answer is read only.
+func (f *Firewall) readNAT(ctx context.Context) (natView, error) {
+	f.nat.mu.Lock()
+	defer f.nat.mu.Unlock()
+	generation, known := f.natGeneration()
+	if known && f.nat.known && generation == f.nat.generation {
+		return f.nat.natView, nil
+	}
+	view, err := f.listNAT(ctx)
+	f.nat.known, f.nat.generation, f.nat.natView = known && err == nil, generation, view
+	return view, err
 }
 
 // natGeneration returns a number that every change of tables nat changes, and false where there is none: legacy tables have
@@ -78,9 +90,10 @@ func (f *Firewall) natGeneration() (uint32, bool) {
 	return generation, err == nil
 }
 
-func (f *Firewall) listPublished(ctx context.Context) ([]Published, error) {
+func (f *Firewall) listNAT(ctx context.Context) (natView, error) {
 	var all []Published
 	var errs []error
+	tables, unread := map[Family][]*table{}, []Family{}
 	tools := f.xtables.all()
 	waits := make([]func() (*table, error), len(tools))
 	for i, t := range tools { // their programs run side by side
@@ -89,7 +102,7 @@ func (f *Firewall) listPublished(ctx context.Context) ([]Published, error) {
 	for i, t := range tools {
 		nat, err := waits[i]()
 		if err != nil {
-			errs = append(errs, err)
+			errs, unread = append(errs, err), append(unread, t.family)
 			continue
 		}
 		found, err := nat.published()
@@ -100,13 +113,17 @@ func (f *Firewall) listPublished(ctx context.Context) ([]Published, error) {
 			found[i].Variant, found[i].Family = t.variant, t.family
 		}
 		all = append(all, found...)
+		tables[t.family] = append(tables[t.family], nat)
+	}
+	for _, family := range unread {
+		delete(tables, family) // half a view
 	}
 	slices.SortFunc(all, Published.compare)
-	all = slices.Compact(all)
+	view := natView{slices.Compact(all), redirectsOf(tables)}
 	if err := errors.Join(errs...); err != nil {
-		return all, fmt.Errorf("cannot read the published ports: %w", err)
+		return view, fmt.Errorf("cannot read the published ports: %w", err)
 	}
-	return all, nil
+	return view, nil
 }
 
 func (p Published) compare(other Published) int {
