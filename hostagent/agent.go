@@ -420,6 +420,9 @@ func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
 		a.host = host
 	}
 	a.hostNext = now.Add(hostEvery)
+	if len(host.Redirects) > 0 {
+		a.hostNext = now.Add(afreshEvery) // others' rules keep listeners safe: they may go
+	}
 }
 
 // evaluate brings the result up to date and tells whether it looked at anything anew: Evaluate is pure, so on a host

@@ -14,10 +14,7 @@ import (
 // bindRemedy is the phrase that makes whoever holds l listen on loopback only: the setting to write where the program is a
 // well-known one. owner may be nil.
 func bindRemedy(l *sockets.Listener, owner *sockets.Owner) string {
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if l.V6Only {
-		loopback = netip.IPv6Loopback()
-	}
+	loopback := loopback(l)
 	port := l.Addr.Port()
 	template := "bind {process} to {loopback}, port {port}"
 	if server, ok := serverOf(owner, port); ok {

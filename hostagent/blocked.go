@@ -26,8 +26,14 @@ type blocks struct {
 // blockedEvery is how often other firewalls are looked at while the ports stay the same.
 const blockedEvery = time.Minute
 
-// lookAgain makes the pass look at other firewalls: they may have changed. It is for the goroutine of the loop.
-func (a *Agent) lookAgain() { a.blocks.next = time.Time{} }
+// lookAgain makes the pass look at other firewalls, and at redirects that something depends on: they may have changed. It is
+// for the goroutine of the loop.
+func (a *Agent) lookAgain() {
+	a.blocks.next = time.Time{}
+	if a.host != nil && len(a.host.Redirects) > 0 {
+		a.hostNext = time.Time{}
+	}
+}
 
 // lookAtBlocked brings up to date which ports other firewalls of the host block: when the ports are others, and now and
 // then. What it finds is judged by the next pass. After a failure what was found before stands.

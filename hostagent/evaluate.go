@@ -35,6 +35,7 @@ func Evaluate(in Input) Result {
 		shared:    map[uint16]string{},
 		claims:    map[uint16][]claim{},
 		suspects:  map[uint64]sockets.Listener{},
+		told:      map[*sockets.Listener]catalog.ID{},
 	}
 	e.res.SSH, e.res.Devices = sshPorts(in), e.devices()
 	for i := range in.Listeners {
@@ -49,8 +50,8 @@ func Evaluate(in Input) Result {
 	if in.Source != SourceNone {
 		e.judgeClaims()
 		e.judgeSidecars()
-		e.judgeRange()
 		e.judgeServices()
+		e.judgeRange()
 		e.judgeProbes()
 	}
 	e.judgeHost()
@@ -87,7 +88,8 @@ type evaluation struct {
 	published firewall.PortSet // ports that nat rules send elsewhere
 	exposures []exposure       // what could be quarantined
 	exempted  exemptions
-	reached   map[wayKey][]Way // what ways answered
+	reached   map[wayKey][]Way                 // what ways answered
+	told      map[*sockets.Listener]catalog.ID // ways around the mesh that were found
 }
 
 // claim is a registration that asks for its port to be open.
@@ -187,7 +189,7 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 	if f.Listener != nil && f.Listener.Exposed() && f.Ways == nil {
 		f.Ways = e.ways(f.Listener)
 	}
-	pairs = append(pairs, "ways", waysText(f.Ways))
+	pairs = append(pairs, "ways", waysText(f.Ways), "guard", "hostagent's guard")
 	message := entry.Message
 	if f.State == Mitigated && entry.Mitigated != "" {
 		f.Severity, message = catalog.Info, entry.Mitigated

@@ -164,6 +164,10 @@ type Host struct {
 	facts.Facts
 	Published []firewall.Published // ports that nat rules send elsewhere
 	Partial   bool                 // some of Published could not be read
+	// Redirects are what transparent proxies live by. What could not be read is not among them, and RedirectsKnown false then:
+	// they are the reason to call something safe, so that what stood before does not count.
+	Redirects      []firewall.Redirect
+	RedirectsKnown bool
 }
 
 // keep puts what was read before in the place of what could not be read this time: a question that fails is no answer.

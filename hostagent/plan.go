@@ -235,11 +235,11 @@ func (p *Plan) count(connections []sockets.Connection) {
 	}
 }
 
-// RangeFindings returns the findings that concern what guard mode does: all but those of Consul's API and of an application
-// that listen on the network, which are no business of the plan where the port is not refused quarantine.
+// RangeFindings returns the findings that concern what guard mode does: all but those of ways around the mesh and of Consul's
+// API, which are no business of the plan where their port is not refused quarantine.
 func (p *Plan) RangeFindings() []Finding {
 	return slices.DeleteFunc(slices.Clone(p.Findings), func(f Finding) bool {
-		return f.ID == catalog.ExposedListener || f.ID == catalog.ExposedConsulAPI
+		return isAroundTheMesh(f.ID) || f.ID == catalog.ExposedConsulAPI
 	})
 }
 

@@ -50,13 +50,13 @@ func (e *evaluation) judgeProbes() {
 	for i := range e.in.Probes {
 		shown[e.in.Probes[i].ProbeTarget] = &e.in.Probes[i]
 	}
-	upstreams := e.localUpstreams()
+	_, local := e.openPorts()
 	for _, port := range slices.Sorted(maps.Keys(e.claims)) {
 		claims := e.claims[port]
 		if slices.ContainsFunc(claims, func(c claim) bool { return c.reg.Predicted || c.reg.IsGateway() }) {
 			continue
 		}
-		for _, t := range e.targets(port, upstreams.Has(port)) {
+		for _, t := range e.targets(port, local[port]) {
 			e.res.Probes = append(e.res.Probes, t.ProbeTarget)
 			if p := shown[t.ProbeTarget]; p != nil {
 				e.judgeProbe(claims, t.listener, p)

@@ -37,19 +37,20 @@ func portsIn(quarantined []Quarantined) firewall.PortSet {
 	return ports
 }
 
-// exposure is a port on which the network reaches an application.
+// exposure is a port on which the network reaches an application, or calls others in its name.
 type exposure struct {
+	id      catalog.ID
 	reg     *consul.Registration
 	proxies []*consul.Registration // that call the application on this port
 	port    uint16
 }
 
 // expose notes that r is exposed on a port, however many sockets it has there.
-func (e *evaluation) expose(r *consul.Registration, proxies []*consul.Registration, port uint16) {
-	if n := len(e.exposures); n > 0 && e.exposures[n-1].reg == r && e.exposures[n-1].port == port {
+func (e *evaluation) expose(id catalog.ID, r *consul.Registration, proxies []*consul.Registration, port uint16) {
+	if n := len(e.exposures); n > 0 && e.exposures[n-1].reg == r && e.exposures[n-1].port == port && e.exposures[n-1].id == id {
 		return
 	}
-	x := exposure{reg: r, port: port}
+	x := exposure{id: id, reg: r, port: port}
 	for _, p := range proxies {
 		if p.Proxy.LocalServiceSocket == "" && cmp.Or(p.Proxy.LocalServicePort, r.Port) == int(port) {
 			x.proxies = append(x.proxies, p)
@@ -97,10 +98,20 @@ type quarantine struct {
 // place is where what answers on a port lives, as far as it is seen.
 type place struct{ elsewhere, here bool }
 
+// isAroundTheMesh tells whether a finding is that the network reaches an application, or its identity, past its sidecar:
+// what quarantine can act on.
+func isAroundTheMesh(id catalog.ID) bool {
+	switch id {
+	case catalog.ExposedListener, catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin:
+		return true
+	}
+	return false
+}
+
 // judgeQuarantine returns the ports that are to be in quarantine, and finds those that are not though their application
 // is exposed.
 func (e *evaluation) judgeQuarantine() []Quarantined {
-	if e.in.Policy.Quarantine == nil || !slices.Contains(e.in.Policy.Quarantine.Findings, catalog.ExposedListener) {
+	if e.in.Policy.Quarantine == nil || !slices.ContainsFunc(e.in.Policy.Quarantine.Findings, isAroundTheMesh) {
 		return nil
 	}
 	q := &quarantine{
@@ -116,7 +127,7 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 		q.findAgent()
 	}
 	for _, x := range e.exposures {
-		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || e.exempts(x) {
+		if !slices.Contains(q.Findings, x.id) || len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || e.exempts(x) {
 			continue
 		}
 		if r := q.refuse(x); r != nil {

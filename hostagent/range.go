@@ -96,7 +96,7 @@ func (e *evaluation) consulName(port uint16) string {
 
 // judgeRange finds who else sits in the sidecar range.
 func (e *evaluation) judgeRange() {
-	local := e.localUpstreams()
+	network, local := e.openPorts()
 	type holder struct {
 		protocol sockets.Protocol
 		port     uint16
@@ -108,14 +108,16 @@ func (e *evaluation) judgeRange() {
 			l := &e.in.Listeners[i]
 			port := l.Addr.Port()
 			who := holder{l.Protocol, port, l.UID}
-			if l.Exposed() != exposed || !e.res.Range.Contains(port) || told[who] {
+			if l.Exposed() != exposed || !e.res.Range.Contains(port) || told[who] || e.isSidecars(l) {
 				continue
 			}
 			reason := ""
 			switch {
 			case l.Protocol != sockets.TCP:
 				reason = "sidecars do not speak " + strings.ToUpper(l.Protocol.String())
-			case local.Has(port) && !exposed:
+			case local[port] && !exposed:
+			case network[port] && !e.claimed.Has(port):
+				reason = e.sharedBy(port)
 			case l.UID == 0 && e.published.Has(port): // the container runtime's own; the nat rule is what is judged
 			case !e.claimed.Has(port) && e.in.Source == SourceFiles:
 				reason = "no sidecar would be registered on it"
@@ -137,21 +139,6 @@ func (e *evaluation) judgeRange() {
 				"listener", address(l), "reason", reason, "process", cmp.Or(processNames(owner), "its process"), "range", e.res.Range.String())
 		}
 	}
-}
-
-// localUpstreams are the ports on which registered proxies listen locally for other services.
-func (e *evaluation) localUpstreams() firewall.PortSet {
-	var ports firewall.PortSet
-	for i := range e.in.Registrations {
-		if p := e.in.Registrations[i].Proxy; p != nil {
-			for _, u := range p.Upstreams {
-				if u.Port > 0 && u.Port <= 65535 {
-					ports.Add(uint16(u.Port))
-				}
-			}
-		}
-	}
-	return ports
 }
 
 // sharedBy tells when several users listen on one registered port: at most one of them is the sidecar.

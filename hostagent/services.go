@@ -14,6 +14,7 @@ import (
 // judgeServices looks at the applications: which listeners are theirs, and whether the network reaches them.
 func (e *evaluation) judgeServices() {
 	proxies := e.proxies()
+	var apps []application
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
 		if !e.in.Policy.isApplication(r) || r.Name == e.in.Policy.OwnService {
@@ -26,8 +27,11 @@ func (e *evaluation) judgeServices() {
 		if r.Native && slices.Contains(e.in.Policy.Native, r.Name) {
 			continue // speaks mTLS itself
 		}
-		e.res.Services = append(e.res.Services, e.judgeService(r, mine))
+		service, own := e.judgeService(r, mine)
+		apps = append(apps, application{reg: r, proxies: mine, own: own, at: len(e.res.Services)})
+		e.res.Services = append(e.res.Services, service)
 	}
+	e.judgeAround(apps)
 }
 
 // proxies finds the sidecars of each application, by the application's id. A sidecar that names only a service is one
@@ -61,7 +65,9 @@ func (e *evaluation) proxies() map[string][]*consul.Registration {
 	return found
 }
 
-func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Registration) Service {
+// judgeService looks at where an application is called. Of the sockets there it returns the first few, too.
+func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Registration) (Service, []*sockets.Listener) {
+	var own []*sockets.Listener
 	s := Service{ID: r.ID, Name: r.Name}
 	for _, p := range proxies {
 		opened := p.Port > 0 && p.Port <= 65535 && slices.ContainsFunc(e.claims[uint16(p.Port)], func(c claim) bool { return c.reg == p })
@@ -70,17 +76,23 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 	calls := e.calls(r, proxies)
 	for _, port := range sortedPorts(calls) {
 		for _, l := range e.byPort[port] {
-			if l.Protocol != sockets.TCP || !covers(l, calls[port]) || e.repeats(l) {
+			if l.Protocol != sockets.TCP || !covers(l, calls[port]) {
+				continue
+			}
+			if len(own) < mostAnchors {
+				own = append(own, l)
+			}
+			if e.repeats(l) {
 				continue
 			}
 			s.Listeners = append(s.Listeners, *l)
 			if l.Exposed() {
-				e.exposed(r, l)
-				e.expose(r, proxies, port)
+				e.exposed(r, proxies, l)
+				e.expose(catalog.ExposedListener, r, proxies, port)
 			}
 		}
 	}
-	return s
+	return s, own
 }
 
 // calls collects where r is called, by port: its own port at its own address and at its sidecars' LocalServiceAddress,
@@ -119,11 +131,11 @@ func covers(l *sockets.Listener, at addresses) bool {
 	return slices.ContainsFunc(at, l.Covers)
 }
 
-func (e *evaluation) exposed(r *consul.Registration, l *sockets.Listener) {
+func (e *evaluation) exposed(r *consul.Registration, proxies []*consul.Registration, l *sockets.Listener) {
+	e.told[l] = catalog.ExposedListener
 	port := l.Addr.Port()
 	f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Listener: l, Owner: e.owner(l)}
-	if e.in.Enforced.Has(port) {
-		f.State = Mitigated
-	}
-	e.find(f, "service", r.Name, "listener", address(l), "fix", bindRemedy(l, f.Owner))
+	state, guard := e.mitigation(proxies, l)
+	f.State = state
+	e.find(f, "service", r.Name, "listener", address(l), "fix", bindRemedy(l, f.Owner), "guard", guard, "redirect", e.redirectText(proxies, l))
 }

@@ -88,7 +88,9 @@ mode = "observe"
 # otherwise close any port of this host. "hostagent firewall plan" names what would be closed.
 # quarantine_ports = []
 
-# Findings that are acted on.
+# Findings that are acted on: "exposed-listener", an application's registered port; "exposed-sibling", its other ports;
+# "exposed-upstream" and "exposed-admin", its sidecar's. The last two are closed only where the listener was seen to be the
+# sidecar's own.
 # quarantine_findings = ["exposed-listener"]
 
 # Names of the services that are acted on. Empty means all, but for ports on which root listens and ports that another

@@ -114,6 +114,8 @@ func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
 			host.Partial = true
 			host.Notes = append(host.Notes, fmt.Sprintf("ports that nat rules send elsewhere may be missing: %v", err))
 		}
+		host.Redirects, err = fw.Redirects(ctx) // reads the same, and says the same of it
+		host.RedirectsKnown = err == nil
 		return host
 	}
 }

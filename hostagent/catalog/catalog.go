@@ -103,8 +103,8 @@ func Entries() []Entry {
 			ID: ExposedListener, Severity: Warning, OfService: true,
 			Title:     "application reachable around the mesh",
 			Message:   "{service} listens on {listener}: the network reaches {ways} without mTLS and without intentions",
-			Mitigated: "{service} listens on {listener}: only hostagent's guard keeps the network from it",
-			Remedy:    "{fix}; only its sidecar should be able to call it",
+			Mitigated: "{service} listens on {listener}: only {guard} keeps the network from it",
+			Remedy:    "{fix}; only its sidecar should be able to call it{redirect}",
 			Why: "A mesh service is protected by its sidecar. While its own port is bound to anything but loopback, any host " +
 				"that can route to this one talks to it directly, past mTLS and past every intention.",
 		},
@@ -240,7 +240,7 @@ func Entries() []Entry {
 			ID: ExposedSibling, Severity: Warning, OfService: true,
 			Title:     "another port of an application reachable around the mesh",
 			Message:   "{unit}, which runs {service}, also listens on {listener}: the network reaches {ways} without mTLS and without intentions",
-			Mitigated: "{unit}, which runs {service}, also listens on {listener}: only hostagent's guard keeps the network from it",
+			Mitigated: "{unit}, which runs {service}, also listens on {listener}: only {guard} keeps the network from it",
 			Remedy:    "bind it to {loopback}; if the network is meant to reach it, exempt it with a reason",
 			Why: "An application often has more doors than the one that is registered: metrics, debugging, administration, a second " +
 				"protocol. What reaches one of them reaches the application, past mTLS and past every intention.",
@@ -249,19 +249,19 @@ func Entries() []Entry {
 			ID: ExposedUpstream, Severity: Critical, OfService: true,
 			Title:     "upstream of a sidecar open to the network",
 			Message:   "the sidecar of {service} listens for upstream {upstream} on {listener}: whoever reaches {ways} calls {upstream} as {service}",
-			Mitigated: "the sidecar of {service} listens for upstream {upstream} on {listener}: only hostagent's guard keeps the network from calling it as {service}",
-			Remedy:    "register upstream {upstream} with local_bind_address = \"{loopback}\", or without it",
+			Mitigated: "the sidecar of {service} listens for upstream {upstream} on {listener}: only {guard} keeps the network from calling it as {service}",
+			Remedy:    "{fix}",
 			Why: "Whatever connects to a sidecar's upstream listener is sent on with the certificate of the sidecar's service. Bound to " +
 				"anything but loopback, it lends the service's identity, and every intention it has, to the whole network.",
 		},
 		{
 			ID: ExposedAdmin, Severity: Critical, OfService: true,
 			Title:     "administration of a sidecar open to the network",
-			Message:   "the sidecar of {service} also listens on {listener}, which no registration explains: the network reaches {ways}",
-			Mitigated: "the sidecar of {service} also listens on {listener}, which no registration explains: only hostagent's guard keeps the network from it",
-			Remedy:    "bind it to {loopback} (consul connect envoy -admin-bind {loopback}:{port})",
+			Message:   "the sidecar of {service} {does} {listener}{unexplained}: the network reaches {ways}",
+			Mitigated: "the sidecar of {service} {does} {listener}{unexplained}: only {guard} keeps the network from it",
+			Remedy:    "{fix}",
 			Why: "Envoy's administration port asks nobody who he is. It shows the sidecar's certificates and configuration, and can " +
-				"stop it.",
+				"stop it. What else a sidecar listens on is for debugging, mostly, and asks nobody either.",
 		},
 		{
 			ID: ExposedConsulAPI, Severity: Warning,

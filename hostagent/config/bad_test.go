@@ -337,7 +337,7 @@ firewall {
 10.hcl:2: quarantine_ports: port "8081" overlaps "8080-8081" (line 2)
 10.hcl:2: quarantine_ports: port "22" holds port 22, which protected_ports protects
 10.hcl:3: quarantine_findings: unknown value "exposed-listner"; did you mean "exposed-listener"?
-10.hcl:3: quarantine_findings: unknown value "squatted-port"; write one of "exposed-listener"
+10.hcl:3: quarantine_findings: unknown value "squatted-port"; write one of "exposed-listener", "exposed-sibling", "exposed-upstream", "exposed-admin"
 10.hcl:4: quarantine_services: "" is not a name
 10.hcl:5: state_dir: "var/lib" is not an absolute path
 10.hcl:7: firewall.backend: unknown value "nft"; write one of "auto", "iptables", "nftables"

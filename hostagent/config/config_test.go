@@ -80,7 +80,7 @@ allow_from      = ["10.0.0.0/8", "fd00::/8", "192.0.2.7", "2001:db8::1", "cluste
 allow_local_bridges = false
 enforce = "quarantine"
 quarantine_ports = ["8080-8099", 9090]
-quarantine_findings = ["exposed-listener"]
+quarantine_findings = ["exposed-listener", "exposed-sibling", "exposed-upstream", "exposed-admin"]
 quarantine_services = ["web", "db"]
 cut_on_close = true
 state_dir = "/srv/hostagent"
@@ -133,7 +133,7 @@ metrics {
 		AllowFrom:          sources,
 		Enforce:            EnforceQuarantine,
 		QuarantinePorts:    []PortRange{{8080, 8099}, {9090, 9090}},
-		QuarantineFindings: []string{"exposed-listener"},
+		QuarantineFindings: []string{"exposed-listener", "exposed-sibling", "exposed-upstream", "exposed-admin"},
 		QuarantineServices: []string{"web", "db"},
 		CutOnClose:         true,
 		StateDir:           "/srv/hostagent",

@@ -80,7 +80,7 @@ func settings() []setting {
 		many("quarantine_ports", kindPorts, func(c *Config) *[]PortRange { return &c.QuarantinePorts },
 			parsePortRange, checkPortRange),
 		many("quarantine_findings", kindTexts, func(c *Config) *[]string { return &c.QuarantineFindings },
-			oneOf(findingExposedListener), checkOneOf(findingExposedListener)),
+			oneOf(quarantineFindings()...), checkOneOf(quarantineFindings()...)),
 		many("quarantine_services", kindTexts, func(c *Config) *[]string { return &c.QuarantineServices },
 			asText, checkName),
 		one("cut_on_close", kindBool, func(c *Config) *bool { return &c.CutOnClose },

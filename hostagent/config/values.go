@@ -25,8 +25,13 @@ var (
 	dnsLabel  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 )
 
-// findingExposedListener is the id of the finding that quarantine acts on.
+// findingExposedListener is the id of the finding that quarantine acts on unless it is told otherwise.
 const findingExposedListener = "exposed-listener"
+
+// quarantineFindings are the ids of those that it can act on.
+func quarantineFindings() []string {
+	return []string{findingExposedListener, "exposed-sibling", "exposed-upstream", "exposed-admin"}
+}
 
 func anything[T any](T) error { return nil }
 
