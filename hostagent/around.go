@@ -92,7 +92,7 @@ func (e *evaluation) judgeAround(apps []application) {
 		a.judgeUpstreams(&apps[i])
 	}
 	for _, l := range a.candidates {
-		if e.told[l] == "" && !e.repeats(l) {
+		if !e.isSidecars(l) && !e.repeats(l) {
 			a.judgeCandidate(l)
 		}
 	}
@@ -108,7 +108,9 @@ func (a *around) judgeCandidate(l *sockets.Listener) {
 		a.judgeAdmin(l, owner, regs)
 		return
 	}
-	a.judgeSibling(l, owner)
+	if a.told[l] == "" {
+		a.judgeSibling(l, owner)
+	}
 }
 
 // sidecarListeners are the sockets on which a sidecar takes the mesh's connections. Nothing is known where several users
@@ -153,14 +155,14 @@ func (a *around) namePorts() {
 	}
 }
 
-// collectCandidates finds the listeners that may turn out to be an application's or a sidecar's. Where applications are
-// called is found already, and where sidecars are is no secret. Consul's own ports, sshd's, and those that root's container
-// runtime publishes are somebody else's.
+// collectCandidates finds the listeners that may turn out to be an application's or a sidecar's. Where sidecars are called
+// is no secret; where applications are is found already, but what a registration calls an application may be a sidecar's.
+// Consul's own ports, sshd's, and those that root's container runtime publishes are somebody else's.
 func (a *around) collectCandidates() {
 	for i := range a.in.Listeners {
 		l := &a.in.Listeners[i]
 		port := l.Addr.Port()
-		if l.Protocol != sockets.TCP || !l.Exposed() || a.told[l] != "" || a.sidecar[l] || a.consulName(port) != "" ||
+		if l.Protocol != sockets.TCP || !l.Exposed() || a.sidecar[l] || a.consulName(port) != "" ||
 			a.res.SSH.Has(port) || l.UID == 0 && a.published.Has(port) {
 			continue
 		}

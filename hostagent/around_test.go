@@ -319,7 +319,7 @@ func TestAdmin(t *testing.T) {
 			evil := sidecar("evil", 21009)
 			evil.Proxy.MetricsPorts = []int{19000}
 			in.Registrations = append(in.Registrations, evil, app("evil", 19000))
-		}, strings.Replace(administered(19000), "127.0.0.1 (", "127.0.0.1 (", 1) +
+		}, administered(19000) +
 			"warning exposed-listener open evil: evil listens on tcp 0.0.0.0:19000: the network reaches it without mTLS and without intentions; in its listener (or admin block) set socket_address: { address: 127.0.0.1, port_value: 19000 } and restart Envoy; only its sidecar should be able to call it\n"},
 		{"another sidecar of the same process", []string{sidecarAlone, "tcp [::]:21001" + envoy, "tcp 0.0.0.0:20200" + envoy}, func(_ *consul.Proxy, in *Input) {
 			api := sidecar("api", 21001)

@@ -23,7 +23,7 @@ func (a *around) judgeUpstreams(app *application) {
 				continue
 			}
 			for _, l := range a.byPort[uint16(u.Port)] {
-				if l.Protocol == sockets.TCP && l.Exposed() && a.told[l] == "" && !a.repeats(l) {
+				if l.Protocol == sockets.TCP && l.Exposed() && !a.isSidecars(l) && !a.repeats(l) {
 					a.judgeUpstream(app, p, u, l)
 				}
 			}
@@ -147,8 +147,8 @@ func (e *evaluation) openPorts() (network, local map[uint16]bool) {
 // defaultOutbound is where a transparent proxy takes its application's connections.
 const defaultOutbound = 15001
 
-// isSidecars tells whether a listener of the range was found to be where the network reaches a sidecar's upstream or
-// administration: one finding for one listener. An application's is another matter, its port can be had by a sidecar.
+// isSidecars tells whether a listener was found to be where the network reaches a sidecar's upstream or administration: one
+// such finding for one listener, and no other for its place in the sidecar range.
 func (e *evaluation) isSidecars(l *sockets.Listener) bool {
 	return e.told[l] == catalog.ExposedUpstream || e.told[l] == catalog.ExposedAdmin
 }
