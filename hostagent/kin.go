@@ -51,7 +51,7 @@ func (a *around) learn() kin {
 		for _, p := range a.apps[i].proxies {
 			for _, l := range a.behind[p] {
 				if owner := a.owner(l); owner != nil && a.appOf[p] == &a.apps[i] {
-					k.settleSidecar(p, l, owner)
+					k.settleSidecar(&a.apps[i], p, l, owner)
 				}
 			}
 		}
@@ -84,11 +84,11 @@ func (k *kin) settle(app *application, l *sockets.Listener, owner *sockets.Owner
 	}
 }
 
-// settleSidecar does the same for a sidecar. A program that is the application, too, is none: what it listens on is the
+// settleSidecar does the same for a sidecar. A program that is its application, too, is none: what it listens on is the
 // application's.
-func (k *kin) settleSidecar(p *consul.Registration, l *sockets.Listener, owner *sockets.Owner) {
+func (k *kin) settleSidecar(app *application, p *consul.Registration, l *sockets.Listener, owner *sockets.Owner) {
 	for _, process := range owner.Processes {
-		if pid := process.PID; !serves(process) && k.runs[pid] == nil && !slices.Contains(k.proxies[pid], p) {
+		if pid := process.PID; !serves(process) && k.runs[pid] != app && !slices.Contains(k.proxies[pid], p) {
 			k.proxies[pid] = append(k.proxies[pid], p)
 			k.known[p] = true
 		}
