@@ -45,8 +45,13 @@ type exposure struct {
 	port    uint16
 }
 
-// expose notes that r is exposed on a port, however many sockets it has there.
-func (e *evaluation) expose(id catalog.ID, r *consul.Registration, proxies []*consul.Registration, port uint16) {
+// expose notes that r is exposed on a listener's port, however many sockets it has there. A port that is redirected to its
+// transparent proxy is not: closed, it would be closed to the proxy's callers, too.
+func (e *evaluation) expose(id catalog.ID, r *consul.Registration, proxies []*consul.Registration, l *sockets.Listener) {
+	if e.redirected(proxies, l) {
+		return
+	}
+	port := l.Addr.Port()
 	if n := len(e.exposures); n > 0 && e.exposures[n-1].reg == r && e.exposures[n-1].port == port && e.exposures[n-1].id == id {
 		return
 	}

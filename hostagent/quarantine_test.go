@@ -522,3 +522,81 @@ func TestCrowdOnOnePort(t *testing.T) {
 		}
 	}
 }
+
+// TestQuarantineOfWaysAround: further ports of an application, and its sidecar's, are closed under the same guards, and a
+// sidecar's only where it was seen to be the sidecar's, of a sidecar that has its port.
+func TestQuarantineOfWaysAround(t *testing.T) {
+	const (
+		sibling = "tcp 0.0.0.0:9102 cg=5 | 7 web /usr/bin/web web.service"
+		admin   = "tcp 0.0.0.0:19000 uid=2000 cg=6 | 8 envoy /usr/bin/envoy web-proxy.service"
+		up      = "tcp 0.0.0.0:9191 uid=2000 cg=6 | 8 envoy /usr/bin/envoy web-proxy.service"
+		agent   = "tcp 10.0.0.1:8301 uid=100"
+	)
+	closed := func(ports ...string) string {
+		text := ""
+		for _, port := range ports {
+			text += port + " for web held=false\n"
+		}
+		return fmt.Sprintf("guard %s, 21000-21255\ncut %[1]s true\n%s", strings.Join(ports, ", "), text)
+	}
+	for _, test := range []struct {
+		name   string
+		owners []string
+		change func(in *Input)
+		want   string
+	}{
+		{"all", []string{sibling, admin, up}, func(*Input) {}, "guard 9102, 9191, 19000, 21000-21255\ncut 9102, 9191, 19000 true\n" +
+			"9102 for web held=false\n9191 for web held=false\n19000 for web held=false\n"},
+		{"of siblings alone", []string{sibling, admin, up}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedSibling}
+		}, closed("9102")},
+		{"of upstreams alone", []string{sibling, admin, up}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedUpstream}
+		}, closed("9191")},
+		{"of administration alone", []string{sibling, admin, up}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedAdmin}
+		}, closed("19000")},
+		{"of registered ports alone", []string{sibling, admin, up}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedListener}
+		}, closedNone},
+		{"of another service", []string{sibling}, func(in *Input) { in.Policy.Quarantine.Services = []string{"api"} }, closedNone},
+		{"not in quarantine_ports", []string{sibling}, func(in *Input) { in.Policy.Quarantine.Ports = firewall.Ports(8080) },
+			closedNone + "warning quarantine-refused \"web\" 9102: port 9102 of web is not closed to the network: it is not in quarantine_ports; bind it to loopback, or add 9102 to quarantine_ports\n"},
+		{"protected", []string{sibling}, func(in *Input) { in.Policy.Protected.Add(9102) },
+			closedNone + "warning quarantine-refused \"web\" 9102: port 9102 of web is not closed to the network: it is a protected port; register the port on which the application really listens\n"},
+		{"root's", []string{strings.Replace(sibling, "cg=5", "uid=0 cg=5", 1)}, func(*Input) {},
+			closedNone + strings.ReplaceAll(strings.TrimPrefix(refused8080(rootsAlone, confirmIt), closedNone), "8080", "9102")},
+		{"root's, of a service that is listed", []string{strings.Replace(sibling, "cg=5", "uid=0 cg=5", 1)}, func(in *Input) {
+			in.Policy.Quarantine.Services = []string{"web"}
+		}, closed("9102")},
+		{"somebody else listens there, too", []string{sibling, "tcp 127.0.0.1:9102 uid=3 | 9 other - -"}, func(*Input) {},
+			closedNone + strings.ReplaceAll(strings.TrimPrefix(refused8080("several users listen on it (uids 3 1000)", otherPort), closedNone), "8080", "9102")},
+		{"an upstream of nobody knows whom", []string{"tcp 0.0.0.0:9191"}, func(*Input) {}, closedNone},
+		{"of a sidecar that has not got its port", []string{admin, up, "tcp [::]:30000 uid=2000 cg=6 | 8 envoy /usr/bin/envoy web-proxy.service"}, func(in *Input) {
+			in.Registrations[1].Port = 30000
+		}, closedNone},
+		{"in the sidecar range, which is closed anyway", []string{strings.Replace(up, "9191", "21007", 1)}, func(in *Input) {
+			in.Registrations[1].Proxy.Upstreams[0].Port = 21007
+			in.Policy.Quarantine.Ports.Add(21007)
+		}, closedNone},
+		{"over its redirect", []string{sibling}, func(in *Input) {
+			in.Registrations[1].Proxy.Mode = consul.ModeTransparent
+			in.Host.Redirects = []firewall.Redirect{{Family: firewall.IPv4, To: 21000, Ports: allBut()}}
+		}, closedNone},
+		{"held, while the owner is out of sight", []string{"tcp 0.0.0.0:9102 cg=5"}, func(in *Input) {
+			in.Quarantined = []Quarantined{{Port: 9102, Services: []string{"web"}}}
+		}, strings.Replace(closed("9102"), "held=false", "held=true", 1)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := infected()
+			in.Listeners = nil
+			inhabit(&in, append([]string{webAlone, sidecarAlone, agent}, test.owners...)...)
+			in.Registrations[1].Proxy.Upstreams = []consul.Upstream{{Name: "db", Address: "0.0.0.0", Port: 9191}}
+			in.Policy.Quarantine = &Quarantine{Ports: firewall.Ports(9102, 9191, 19000), Findings: []catalog.ID{
+				catalog.ExposedListener, catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin,
+			}}
+			test.change(&in)
+			want(t, "quarantine", test.want, quarantineDump(Evaluate(in)))
+		})
+	}
+}

@@ -88,7 +88,7 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 			s.Listeners = append(s.Listeners, *l)
 			if l.Exposed() {
 				e.exposed(r, proxies, l)
-				e.expose(catalog.ExposedListener, r, proxies, port)
+				e.expose(catalog.ExposedListener, r, proxies, l)
 			}
 		}
 	}

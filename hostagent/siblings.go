@@ -15,17 +15,16 @@ import (
 // is squatted-port's, which says more.
 func (a *around) judgeSibling(l *sockets.Listener, owner *sockets.Owner) {
 	app, unit := a.kin.relative(l, owner)
-	port := l.Addr.Port()
-	if app == nil || a.res.Range.Contains(port) {
+	if app == nil || a.res.Range.Contains(l.Addr.Port()) {
 		return
 	}
-	if n, named := a.names[port]; named && (n.several || n.id != app.reg.ID) {
+	if n, named := a.names[l.Addr.Port()]; named && (n.several || n.id != app.reg.ID) {
 		return // another service's own
 	}
 	service := &a.res.Services[app.at]
 	service.Listeners = append(service.Listeners, *l)
 	a.tell(catalog.ExposedSibling, app, l, "unit", unit)
-	a.expose(catalog.ExposedSibling, app.reg, app.proxies, port)
+	a.expose(catalog.ExposedSibling, app.reg, app.proxies, l)
 }
 
 // relative tells which application an owner is a part of, nil for none, and by what: the same process, or else the service

@@ -109,7 +109,7 @@ func (a *around) exposeSidecar(id catalog.ID, app *application, p *consul.Regist
 		!slices.ContainsFunc(a.claims[uint16(p.Port)], func(c claim) bool { return c.reg == p }) {
 		return
 	}
-	a.expose(id, app.reg, nil, l.Addr.Port())
+	a.expose(id, app.reg, app.proxies, l)
 }
 
 // openPorts are the ports of the sidecar range on which registered proxies listen beside the one they are registered on:
