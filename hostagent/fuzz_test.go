@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -52,7 +54,9 @@ func (s *source) registration() consul.Registration {
 		r.Proxy = &consul.Proxy{
 			DestinationName: s.text(), DestinationID: s.text(), LocalServicePort: s.port(), BindPort: s.port(),
 			LocalServiceAddress: []string{"", "127.0.0.1", "0.0.0.0", "::", "rubbish"}[int(uint32(s.number()))%5],
-			Upstreams:           []consul.Upstream{{Name: s.text(), Port: s.port()}},
+			Upstreams:           []consul.Upstream{{Name: s.text(), Address: []string{"", "0.0.0.0", "rubbish"}[uint32(s.number())%3], Port: s.port()}},
+			Mode:                []string{"", consul.ModeTransparent}[uint32(s.number())%2], OutboundPort: s.port(),
+			ExposedPorts: []int{s.port()}, MetricsPorts: []int{s.port()}, ExposesChecks: s.flag(),
 		}
 	}
 	return r
@@ -67,7 +71,17 @@ func (s *source) listener() sockets.Listener {
 	if s.flag() {
 		l.Protocol = sockets.UDP
 	}
+	l.CgroupID = uint64(uint32(s.number()) % 4)
 	return l
+}
+
+// owner is that of any program but sshd.
+func (s *source) owner() sockets.Owner {
+	p := sockets.Process{PID: int32(2 + uint32(s.number())%3), Name: []string{"web", "envoy", "consul", "docker-proxy", "\x1b"}[uint32(s.number())%5]}
+	return sockets.Owner{
+		Unit:      []string{"", "web.service", "docker.service", "session-1.scope"}[uint32(s.number())%4],
+		Container: []string{"", "ab12"}[uint32(s.number())%2], Processes: []sockets.Process{p},
+	}
 }
 
 func (s *source) set() firewall.PortSet {
@@ -109,6 +123,9 @@ func (s *source) input() Input {
 	if s.flag() {
 		in.Policy.Quarantine = &Quarantine{Ports: s.set(), Findings: []catalog.ID{catalog.ExposedListener}}
 		if s.flag() {
+			in.Policy.Quarantine.Findings = append(in.Policy.Quarantine.Findings, catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin)
+		}
+		if s.flag() {
 			in.Policy.Quarantine.Services = []string{s.text()}
 		}
 	}
@@ -119,6 +136,7 @@ func (s *source) input() Input {
 	}
 	if s.flag() {
 		in.Host = &Host{Published: []firewall.Published{{First: 8080, Last: uint16(s.port()), To: s.text()}}}
+		in.Host.Redirects, in.Host.RedirectsKnown = []firewall.Redirect{{Family: firewall.IPv4, To: uint16(s.port()), Ports: s.set()}}, s.flag()
 	}
 	in.Policy.Protected.Add(22)
 	for range uint32(s.number()) % 8 {
@@ -145,6 +163,14 @@ func (s *source) input() Input {
 	if s.flag() {
 		in.Today = time.Unix(86400, 0).UTC()
 	}
+	for range uint32(s.number()) % 8 {
+		if in.Owners == nil {
+			in.Owners = map[uint64]sockets.Owner{}
+		}
+		if cookie := uint64(uint32(s.number()) % 16); len(in.Owners[cookie].Processes) == 0 {
+			in.Owners[cookie] = s.owner()
+		}
+	}
 	return in
 }
 
@@ -163,8 +189,9 @@ func FuzzEvaluate(f *testing.F) {
 			protected.Add(p)
 		}
 		for _, l := range in.Listeners {
-			if _, known := in.Owners[l.Cookie]; known && l.UID == 0 && l.Protocol == sockets.TCP {
-				protected.Add(l.Addr.Port()) // every owner of this fuzz is sshd
+			owner, known := in.Owners[l.Cookie]
+			if known && l.UID == 0 && l.Protocol == sockets.TCP && owner.Processes[0].Name == "sshd" {
+				protected.Add(l.Addr.Port())
 			}
 		}
 		sidecars := legitimateRange(in, protected)
@@ -188,6 +215,7 @@ func FuzzEvaluate(f *testing.F) {
 		}
 		must("quarantine, beside quarantine_ports,", quarantined, mayQuarantine)
 		must("quarantine, beside exposed ports,", quarantined, exposed)
+		checkAround(t, &in, &res)
 		must("quarantine that is not guarded,", quarantined, res.Rules.Guard)
 		must("quarantine that is not cut,", quarantined, res.Rules.Cut)
 		must("guard, beside range, guard_ports and quarantine,", res.Rules.Guard,
@@ -257,6 +285,39 @@ func FuzzEvaluate(f *testing.F) {
 			t.Errorf("the cut rules stand: %v", res.Rules.CutRules)
 		}
 	})
+}
+
+// checkAround: ways around the mesh are seen, each once, of TCP that the network reaches, and no text of theirs drives a
+// terminal.
+func checkAround(t *testing.T, in *Input, res *Result) {
+	sidecars := map[*sockets.Listener]catalog.ID{}
+	for i := range res.Findings {
+		f := &res.Findings[i]
+		if strings.ContainsFunc(f.Message+f.Remedy, unicode.IsControl) {
+			t.Errorf("%s says %q; %q", f.ID, f.Message, f.Remedy)
+		}
+		if !isAroundTheMesh(f.ID) {
+			continue
+		}
+		if f.Listener.Protocol != sockets.TCP || !f.Listener.Exposed() {
+			t.Errorf("%s of %s", f.ID, address(f.Listener))
+		}
+		if f.ID == catalog.ExposedListener {
+			continue
+		}
+		if before := sidecars[f.Listener]; before != "" {
+			t.Errorf("%s and %s of one listener", before, f.ID)
+		}
+		sidecars[f.Listener] = f.ID
+		if f.State == Mitigated && !in.Enforced.Has(f.Port) && (in.Host == nil || !in.Host.Redirects[0].Ports.Has(f.Port)) {
+			t.Errorf("%s of port %d is called safe", f.ID, f.Port)
+		}
+	}
+	for _, f := range res.Findings {
+		if f.ID == catalog.SquattedPort && sidecars[f.Listener] != "" {
+			t.Errorf("%s and %s of one listener", f.ID, sidecars[f.Listener])
+		}
+	}
 }
 
 // legitimateRange says in other words than Evaluate which ports a sidecar range may have.
