@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -89,8 +90,12 @@ func (a *around) judgeAdmin(l *sockets.Listener, owner *sockets.Owner, sidecars 
 // and then mostly gets the next port.
 const envoyAdmin = 19000
 
+// isNamed tells whether a process has a name, behind which its version may stand: "consul-1.21.0".
 func isNamed(owner *sockets.Owner, name string) bool {
-	return slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return p.Name == name })
+	return slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool {
+		version, found := strings.CutPrefix(p.Name, name)
+		return found && (version == "" || len(version) > 1 && version[0] == '-' && version[1] >= '0' && version[1] <= '9')
+	})
 }
 
 // explains tells whether a sidecar's registration says that it listens on a port for the network, or for its application.
