@@ -75,9 +75,9 @@ func aroundDump(r Result) string {
 	return strings.Join(lines, "")
 }
 
-func siblingOf(service, unit, listener string) string {
-	return fmt.Sprintf("warning exposed-sibling open %[1]s: %[2]s, which runs %[1]s, also listens on %[3]s: the network reaches it without mTLS and without intentions; "+
-		"bind it to 127.0.0.1; if the network is meant to reach it, exempt it with a reason\n", service, unit, listener)
+func siblingOf(unit, listener string) string {
+	return fmt.Sprintf("warning exposed-sibling open web: %s, which runs web, also listens on %s: the network reaches it without mTLS and without intentions; "+
+		"bind it to 127.0.0.1; if the network is meant to reach it, exempt it with a reason\n", unit, listener)
 }
 
 func TestSiblings(t *testing.T) {
@@ -91,19 +91,19 @@ func TestSiblings(t *testing.T) {
 
 		// By process.
 		{"the same process", []string{webAlone, sidecarAlone, "tcp 0.0.0.0:9102 cg=5 | 7 web /usr/bin/web web.service"}, nil,
-			siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			siblingOf("process web", "tcp 0.0.0.0:9102")},
 		{"on loopback", []string{webAlone, "tcp 127.0.0.1:9102 cg=5 | 7 web /usr/bin/web web.service"}, nil, ""},
 		{"UDP", []string{webAlone, "udp 0.0.0.0:9102 cg=5 | 7 web /usr/bin/web web.service"}, nil, ""},
 		{"on an own address, beside the loopback", []string{webAlone, "tcp 10.9.9.9:8080 cg=5 | 7 web /usr/bin/web web.service"}, nil,
-			siblingOf("web", "process web", "tcp 10.9.9.9:8080")},
+			siblingOf("process web", "tcp 10.9.9.9:8080")},
 		{"workers that share a socket", []string{"tcp 127.0.0.1:8080 | 7+70 web - -", "tcp 0.0.0.0:9102 | 70+71 web - -"}, nil,
-			siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			siblingOf("process web", "tcp 0.0.0.0:9102")},
 		{"several sockets on one address", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | 7 web - web.service", "tcp 0.0.0.0:9102 cg=5 | 7 web - web.service"}, nil,
-			siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			siblingOf("process web", "tcp 0.0.0.0:9102")},
 		{"of a process that nobody can name", []string{"tcp 127.0.0.1:8080 | 7  - -", "tcp 0.0.0.0:9102 | 7 \x1b[31m - -"}, nil,
-			siblingOf("web", `process \u001b[31m`, "tcp 0.0.0.0:9102")},
+			siblingOf(`process \u001b[31m`, "tcp 0.0.0.0:9102")},
 		{"another process in a session", []string{"tcp 127.0.0.1:8080 | 7 web /w session-1.scope", "tcp 0.0.0.0:9102 | 9 web /w session-1.scope"}, nil, ""},
-		{"an owner out of sight", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | - - - web.service"}, nil, siblingOf("web", "unit web.service", "tcp 0.0.0.0:9102")},
+		{"an owner out of sight", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | - - - web.service"}, nil, siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
 		{"owners out of sight", []string{"tcp 127.0.0.1:8080 | - - - -", "tcp 0.0.0.0:9102 | - - - -"}, nil, ""},
 		{"owners that were not looked up", []string{"tcp 127.0.0.1:8080 cg=5", "tcp 0.0.0.0:9102 cg=5"}, nil, ""},
 		{"in the sidecar range", []string{webAlone, "tcp 0.0.0.0:21007 cg=5 | 7 web - -"}, nil,
@@ -111,26 +111,26 @@ func TestSiblings(t *testing.T) {
 				"stop web or move it out of 21000-21255: Consul hands these ports out without looking whether they are free\n"},
 		{"held by the guard", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | 7 web - -"}, func(in *Input) { in.Enforced = firewall.Ports(9102) },
 			strings.NewReplacer("warning", "info", "open", "mitigated", "the network reaches it without mTLS and without intentions", "only hostagent's guard keeps the network from it").
-				Replace(siblingOf("web", "process web", "tcp 0.0.0.0:9102"))},
+				Replace(siblingOf("process web", "tcp 0.0.0.0:9102"))},
 		{"over IPv6 alone", []string{webAlone, "tcp [::]:9102 v6only cg=5 | 7 web - -"}, nil,
-			strings.Replace(siblingOf("web", "process web", "tcp [::]:9102"), "127.0.0.1", "::1", 1)},
+			strings.Replace(siblingOf("process web", "tcp [::]:9102"), "127.0.0.1", "::1", 1)},
 
 		// By unit.
 		{"another process of the unit", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | 9 web-helper /usr/bin/helper web.service"}, nil,
-			siblingOf("web", "unit web.service", "tcp 0.0.0.0:9102")},
+			siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
 		{"another user's process of the unit", []string{webAlone, "tcp 0.0.0.0:9102 uid=1 cg=5 | 9 web /usr/bin/web (deleted) web.service"}, nil, ""},
 		{"another user's, of the same program", []string{webAlone, "tcp 0.0.0.0:9102 uid=1 cg=5 | 9 web /usr/bin/web web.service"}, nil,
-			siblingOf("web", "unit web.service", "tcp 0.0.0.0:9102")},
+			siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
 		{"another user's, of another program", []string{webAlone, "tcp 0.0.0.0:9102 uid=1 cg=5 | 9 nginx /usr/sbin/nginx web.service"}, nil, ""},
 		{"a unit of the same name of another user", []string{webAlone, "tcp 0.0.0.0:9102 cg=55 | 9 web /usr/bin/web web.service"}, nil, ""},
 		{"a unit whose cgroup is not known", []string{"tcp 127.0.0.1:8080 | 7 web /w web.service", "tcp 0.0.0.0:9102 | 9 web /w web.service"}, nil,
-			siblingOf("web", "unit web.service", "tcp 0.0.0.0:9102")},
+			siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
 		{"a unit whose cgroup is not known, of another user", []string{"tcp 127.0.0.1:8080 | 7 web /w web.service", "tcp 0.0.0.0:9102 uid=1 | 9 web /w web.service"}, nil, ""},
 		{"another unit", []string{webAlone, "tcp 0.0.0.0:9102 cg=55 | 9 web /usr/bin/web other.service"}, nil, ""},
 		{"another instance", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w web@1.service", "tcp 0.0.0.0:9102 cg=6 | 9 web /w web@2.service"}, nil, ""},
 		{"a supervisor", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w supervisor.service", "tcp 0.0.0.0:9102 cg=5 | 9 web /w supervisor.service"}, nil, ""},
 		{"a supervisor's own process", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w supervisor.service", "tcp 0.0.0.0:9102 cg=5 | 7 web /w supervisor.service"}, nil,
-			siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			siblingOf("process web", "tcp 0.0.0.0:9102")},
 		{"a unit of pm2", []string{"tcp 127.0.0.1:8080 cg=5 | 7 node /w pm2-deploy.service", "tcp 0.0.0.0:9102 cg=5 | 9 node /w pm2-deploy.service"}, nil, ""},
 		{"a unit in which two applications live", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 node /w all.service", "tcp 127.0.0.1:8081 cg=5 | 9 node /w all.service", "tcp 0.0.0.0:9102 cg=5 | 10 node /w all.service",
@@ -138,15 +138,15 @@ func TestSiblings(t *testing.T) {
 		{"two applications in one process", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 node /w all.service", "tcp 127.0.0.1:8081 cg=5 | 7 node /w all.service", "tcp 0.0.0.0:9102 cg=5 | 10 node /w all.service",
 		}, func(in *Input) { in.Registrations = append(in.Registrations, app("api", 8081), sidecar("api", 21001)) },
-			siblingOf("web", "unit all.service", "tcp 0.0.0.0:9102")},
+			siblingOf("unit all.service", "tcp 0.0.0.0:9102")},
 		{"application and sidecar in one unit", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 web /w all.service", "tcp [::]:21000 cg=5 | 8 envoy /e all.service",
 			"tcp 0.0.0.0:9102 cg=5 | 10 helper /h all.service", "tcp 0.0.0.0:9103 cg=5 | 7 web /w all.service",
-		}, nil, siblingOf("web", "process web", "tcp 0.0.0.0:9103")},
+		}, nil, siblingOf("process web", "tcp 0.0.0.0:9103")},
 
 		// By container.
 		{"a container", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w @ab12", "tcp 0.0.0.0:9102 uid=0 cg=5 | 9 helper /h @ab12"}, nil,
-			siblingOf("web", "container ab12 (docker)", "tcp 0.0.0.0:9102")},
+			siblingOf("container ab12 (docker)", "tcp 0.0.0.0:9102")},
 		{"another container", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w @ab12", "tcp 0.0.0.0:9102 cg=6 | 9 web /w @ab13"}, nil, ""},
 		{"a container with the sidecar", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 web /w @ab12", "tcp [::]:21000 cg=5 | 8 envoy /e @ab12", "tcp 0.0.0.0:9102 cg=5 | 9 helper /h @ab12",
@@ -156,7 +156,7 @@ func TestSiblings(t *testing.T) {
 		// Sockets that somebody holds for others.
 		{"systemd's", []string{"tcp 127.0.0.1:8080 uid=0 | 1 systemd - init.scope", "tcp 0.0.0.0:9102 uid=0 | 1 systemd - init.scope"}, nil, ""},
 		{"systemd's and the unit's", []string{"tcp 127.0.0.1:8080 uid=0 cg=3 | 1+7 web - web.service", "tcp 0.0.0.0:9102 cg=5 | 7 web - web.service"}, nil,
-			siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			siblingOf("process web", "tcp 0.0.0.0:9102")},
 		{"docker-proxy", []string{"tcp 127.0.0.1:8080 uid=0 | 7 docker-proxy /d docker.service", "tcp 0.0.0.0:9102 uid=0 | 7 docker-proxy /d docker.service"}, nil, ""},
 		{"rootless containers", []string{"tcp 127.0.0.1:8080 | 7 rootlessport - user.slice", "tcp 0.0.0.0:9102 | 7 rootlessport - user.slice"}, nil, ""},
 		{"ssh's forwards", []string{"tcp 127.0.0.1:8080 | 7 sshd - session-1.scope", "tcp 0.0.0.0:9102 | 7 sshd - session-1.scope"}, nil, ""},
@@ -181,7 +181,7 @@ func TestSiblings(t *testing.T) {
 			func(in *Input) {
 				in.Registrations, in.Policy.AllServices = in.Registrations[:1], true
 				in.Registrations[0].Address = "127.0.0.1"
-			}, siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			}, siblingOf("process web", "tcp 0.0.0.0:9102")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			in := settled(test.owners...)
@@ -216,9 +216,9 @@ func asked(t *testing.T, in Input) {
 	want(t, "with the owners that were asked for", whole, aroundDump(Evaluate(in)))
 }
 
-func upstreamOf(service, upstream, listener, fix string) string {
-	return fmt.Sprintf("critical exposed-upstream open %[1]s: the sidecar of %[1]s listens for upstream %[2]s on %[3]s: whoever reaches it calls %[2]s as %[1]s; %[4]s\n",
-		service, upstream, listener, fix)
+func upstreamOf(upstream, listener, fix string) string {
+	return fmt.Sprintf("critical exposed-upstream open web: the sidecar of web listens for upstream %[1]s on %[2]s: whoever reaches it calls %[1]s as web; %[3]s\n",
+		upstream, listener, fix)
 }
 
 func TestUpstreams(t *testing.T) {
@@ -236,38 +236,38 @@ func TestUpstreams(t *testing.T) {
 		want     string
 	}{
 		{"on the network", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{webAlone, sidecarAlone, envoyOn("0.0.0.0:9191")},
-			upstreamOf("web", "db", "tcp 0.0.0.0:9191", rebind)},
+			upstreamOf("db", "tcp 0.0.0.0:9191", rebind)},
 		{"on both versions of IP", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone, envoyOn("[::]:9191")},
-			upstreamOf("web", "db", "tcp [::]:9191", rebind)},
+			upstreamOf("db", "tcp [::]:9191", rebind)},
 		{"on loopback", consul.Upstream{Name: "db", Port: 9191}, []string{sidecarAlone, envoyOn("127.0.0.1:9191")}, ""},
 		{"registered for the network, on loopback", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone, envoyOn("127.0.0.1:9191")}, ""},
 		{"registered for the network, and not there", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone}, ""},
 		{"registered for loopback, on the network", consul.Upstream{Name: "db", Port: 9191}, []string{sidecarAlone, envoyOn("0.0.0.0:9191")},
-			upstreamOf("web", "db", "tcp 0.0.0.0:9191", restart)},
+			upstreamOf("db", "tcp 0.0.0.0:9191", restart)},
 		{"registered for loopback, somebody's on the network", consul.Upstream{Name: "db", Port: 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191 | 9 other - -"}, ""},
 		{"registered for the network, somebody else's", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191 | 9 other - -"}, ""},
 		{"registered for the network, nobody knows whose", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191"},
-			upstreamOf("web", "db", "tcp 0.0.0.0:9191", rebind)},
+			upstreamOf("db", "tcp 0.0.0.0:9191", rebind)},
 		{"registered for loopback, nobody knows whose", consul.Upstream{Name: "db", Port: 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191"}, ""},
 		{"registered by name, nobody knows whose", consul.Upstream{Name: "db", Address: "host.internal", Port: 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191"}, ""},
 		{"registered for another address, nobody knows whose", consul.Upstream{Name: "db", Address: "10.0.0.1", Port: 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191"}, ""},
 		{"registered for an address, nobody knows whose", consul.Upstream{Name: "db", Address: "10.0.0.1", Port: 9191}, []string{sidecarAlone, "tcp 10.0.0.1:9191"},
-			upstreamOf("web", "db", "tcp 10.0.0.1:9191", rebind)},
+			upstreamOf("db", "tcp 10.0.0.1:9191", rebind)},
 		{"the sidecar is not there", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{envoyOn("0.0.0.0:9191")},
-			upstreamOf("web", "db", "tcp 0.0.0.0:9191", rebind)},
+			upstreamOf("db", "tcp 0.0.0.0:9191", rebind)},
 		{"published for a container", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191},
 			[]string{"tcp [::]:21000 uid=0 | 8 docker-proxy - docker.service", "tcp 0.0.0.0:9191 uid=0 | 9 docker-proxy - docker.service"},
-			upstreamOf("web", "db", "tcp 0.0.0.0:9191", rebind)},
+			upstreamOf("db", "tcp 0.0.0.0:9191", rebind)},
 		{"several users on the sidecar's port", consul.Upstream{Name: "db", Port: 9191},
 			[]string{envoyOn("10.0.0.1:21000"), "tcp 10.0.0.2:21000 uid=3 | 9 other - -", envoyOn("0.0.0.0:9191")},
 			"warning squatted-port open -: tcp 10.0.0.1:21000 is in the sidecar range and several users listen on it (uids 3 2000); stop envoy or move it out of 21000-21255: Consul hands these ports out without looking whether they are free\n" +
 				"warning squatted-port open -: tcp 10.0.0.2:21000 is in the sidecar range and several users listen on it (uids 3 2000); stop other or move it out of 21000-21255: Consul hands these ports out without looking whether they are free\n"},
 		{"in the sidecar range", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 21007}, []string{sidecarAlone, envoyOn("0.0.0.0:21007")},
-			upstreamOf("web", "db", "tcp 0.0.0.0:21007", rebind)},
+			upstreamOf("db", "tcp 0.0.0.0:21007", rebind)},
 		{"somebody else's in the sidecar range", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 21007}, []string{sidecarAlone, "tcp 0.0.0.0:21007 | 9 other - -"},
 			"warning squatted-port open -: tcp 0.0.0.0:21007 is in the sidecar range and no registered sidecar explains it; stop other or move it out of 21000-21255: Consul hands these ports out without looking whether they are free\n"},
 		{"without a name", consul.Upstream{Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone, envoyOn("0.0.0.0:9191")},
-			upstreamOf("web", "on port 9191", "tcp 0.0.0.0:9191", strings.Replace(rebind, "db", "on port 9191", 1))},
+			upstreamOf("on port 9191", "tcp 0.0.0.0:9191", strings.Replace(rebind, "db", "on port 9191", 1))},
 		{"that is no port", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 65536 + 9191}, []string{sidecarAlone, "tcp 0.0.0.0:9191"}, ""},
 		{"on a unix socket", consul.Upstream{Name: "db"}, []string{sidecarAlone}, ""},
 		{"UDP", consul.Upstream{Name: "db", Address: "0.0.0.0", Port: 9191}, []string{sidecarAlone, "udp 0.0.0.0:9191 uid=2000 cg=6 | 8 envoy - -"}, ""},
@@ -331,7 +331,7 @@ func TestAdmin(t *testing.T) {
 		}, ""},
 		{"in the sidecar range", []string{sidecarAlone, "tcp 0.0.0.0:21050" + envoy}, nil, also("tcp 0.0.0.0:21050", " (consul connect envoy -admin-bind 127.0.0.1:21050)")},
 		{"application and sidecar in one process", []string{"tcp 127.0.0.1:8080 | 7 web /w -", "tcp [::]:21000 | 7 web /w -", "tcp 0.0.0.0:9102 | 7 web /w -"}, nil,
-			siblingOf("web", "process web", "tcp 0.0.0.0:9102")},
+			siblingOf("process web", "tcp 0.0.0.0:9102")},
 		{"a sidecar on a protected port", []string{"tcp 0.0.0.0:22 uid=0 | 8 dropbear /d -", "tcp 0.0.0.0:2222 uid=0 | 8 dropbear /d -"}, func(_ *consul.Proxy, in *Input) {
 			in.Registrations[1].Port = 22
 		}, ""},

@@ -106,11 +106,7 @@ type place struct{ elsewhere, here bool }
 // isAroundTheMesh tells whether a finding is that the network reaches an application, or its identity, past its sidecar:
 // what quarantine can act on.
 func isAroundTheMesh(id catalog.ID) bool {
-	switch id {
-	case catalog.ExposedListener, catalog.ExposedSibling, catalog.ExposedUpstream, catalog.ExposedAdmin:
-		return true
-	}
-	return false
+	return id == catalog.ExposedListener || id == catalog.ExposedSibling || id == catalog.ExposedUpstream || id == catalog.ExposedAdmin
 }
 
 // judgeQuarantine returns the ports that are to be in quarantine, and finds those that are not though their application

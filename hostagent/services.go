@@ -137,5 +137,8 @@ func (e *evaluation) exposed(r *consul.Registration, proxies []*consul.Registrat
 	f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Listener: l, Owner: e.owner(l)}
 	state, guard := e.mitigation(proxies, l)
 	f.State = state
-	e.find(f, "service", r.Name, "listener", address(l), "fix", bindRemedy(l, f.Owner), "guard", guard, "redirect", e.redirectText(proxies, l))
+	e.find(f, "service", r.Name, "listener", address(l), "fix", bindRemedy(l, f.Owner), "guard", guard)
+	if state == Open {
+		e.res.Findings[len(e.res.Findings)-1].Remedy += e.redirectText(proxies, l)
+	}
 }

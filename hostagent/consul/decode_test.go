@@ -90,7 +90,7 @@ func TestDecodeProxy(t *testing.T) {
 	}
 	want := &Proxy{
 		DestinationName: "web", DestinationID: "web", LocalServiceAddress: "127.0.0.1", LocalServicePort: 8080,
-		Mode: ModeTransparent, OutboundPort: 15002, ExposedPorts: []int{21501}, ExposesChecks: true, MetricsPorts: []int{20200, 20201},
+		BindAddress: "0.0.0.0", Mode: ModeTransparent, OutboundPort: 15002, ExposedPorts: []int{21501}, ExposesChecks: true, MetricsPorts: []int{20200, 20201},
 		Upstreams: []Upstream{{Name: "db", Address: "0.0.0.0", Port: 9191}, {Name: "s"}, {Name: "central"}},
 	}
 	if diff := gocmp.Diff(want, got[0].Proxy); diff != "" {
