@@ -75,9 +75,18 @@ func aroundDump(r Result) string {
 	return strings.Join(lines, "")
 }
 
-func siblingOf(unit, listener string) string {
+// siblingOf is the finding of a listener of a unit, and of a process where that is another one than web or the unit is one.
+func siblingOf(unit, listener string, process ...string) string {
+	name, isProcess := strings.CutPrefix(unit, "process ")
+	if !isProcess {
+		name = "web"
+	}
+	if len(process) > 0 {
+		name = process[0]
+	}
+	port := listener[strings.LastIndex(listener, ":")+1:]
 	return fmt.Sprintf("warning exposed-sibling open web: %s, which runs web, also listens on %s: the network reaches it without mTLS and without intentions; "+
-		"bind it to 127.0.0.1; if the network is meant to reach it, exempt it with a reason\n", unit, listener)
+		"bind %s to 127.0.0.1, port %s; if the network is meant to reach it, exempt it with a reason\n", unit, listener, name, port)
 }
 
 func TestSiblings(t *testing.T) {
@@ -103,7 +112,8 @@ func TestSiblings(t *testing.T) {
 		{"of a process that nobody can name", []string{"tcp 127.0.0.1:8080 | 7  - -", "tcp 0.0.0.0:9102 | 7 \x1b[31m - -"}, nil,
 			siblingOf(`process \u001b[31m`, "tcp 0.0.0.0:9102")},
 		{"another process in a session", []string{"tcp 127.0.0.1:8080 | 7 web /w session-1.scope", "tcp 0.0.0.0:9102 | 9 web /w session-1.scope"}, nil, ""},
-		{"an owner out of sight", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | - - - web.service"}, nil, siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
+		{"an owner out of sight", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | - - - web.service"}, nil,
+			siblingOf("unit web.service", "tcp 0.0.0.0:9102", "the application")},
 		{"owners out of sight", []string{"tcp 127.0.0.1:8080 | - - - -", "tcp 0.0.0.0:9102 | - - - -"}, nil, ""},
 		{"owners that were not looked up", []string{"tcp 127.0.0.1:8080 cg=5", "tcp 0.0.0.0:9102 cg=5"}, nil, ""},
 		{"in the sidecar range", []string{webAlone, "tcp 0.0.0.0:21007 cg=5 | 7 web - -"}, nil,
@@ -117,7 +127,7 @@ func TestSiblings(t *testing.T) {
 
 		// By unit.
 		{"another process of the unit", []string{webAlone, "tcp 0.0.0.0:9102 cg=5 | 9 web-helper /usr/bin/helper web.service"}, nil,
-			siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
+			siblingOf("unit web.service", "tcp 0.0.0.0:9102", "web-helper")},
 		{"another user's process of the unit", []string{webAlone, "tcp 0.0.0.0:9102 uid=1 cg=5 | 9 web /usr/bin/web (deleted) web.service"}, nil, ""},
 		{"another user's, of the same program", []string{webAlone, "tcp 0.0.0.0:9102 uid=1 cg=5 | 9 web /usr/bin/web web.service"}, nil,
 			siblingOf("unit web.service", "tcp 0.0.0.0:9102")},
@@ -138,7 +148,7 @@ func TestSiblings(t *testing.T) {
 		{"two applications in one process", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 node /w all.service", "tcp 127.0.0.1:8081 cg=5 | 7 node /w all.service", "tcp 0.0.0.0:9102 cg=5 | 10 node /w all.service",
 		}, func(in *Input) { in.Registrations = append(in.Registrations, app("api", 8081), sidecar("api", 21001)) },
-			siblingOf("unit all.service", "tcp 0.0.0.0:9102")},
+			siblingOf("unit all.service", "tcp 0.0.0.0:9102", "node")},
 		{"application and sidecar in one unit", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 web /w all.service", "tcp [::]:21000 cg=5 | 8 envoy /e all.service",
 			"tcp 0.0.0.0:9102 cg=5 | 10 helper /h all.service", "tcp 0.0.0.0:9103 cg=5 | 7 web /w all.service",
@@ -146,7 +156,7 @@ func TestSiblings(t *testing.T) {
 
 		// By container.
 		{"a container", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w @ab12", "tcp 0.0.0.0:9102 uid=0 cg=5 | 9 helper /h @ab12"}, nil,
-			siblingOf("container ab12 (docker)", "tcp 0.0.0.0:9102")},
+			siblingOf("container ab12 (docker)", "tcp 0.0.0.0:9102", "helper")},
 		{"another container", []string{"tcp 127.0.0.1:8080 cg=5 | 7 web /w @ab12", "tcp 0.0.0.0:9102 cg=6 | 9 web /w @ab13"}, nil, ""},
 		{"a container with the sidecar", []string{
 			"tcp 127.0.0.1:8080 cg=5 | 7 web /w @ab12", "tcp [::]:21000 cg=5 | 8 envoy /e @ab12", "tcp 0.0.0.0:9102 cg=5 | 9 helper /h @ab12",

@@ -23,7 +23,7 @@ func (a *around) judgeSibling(l *sockets.Listener, owner *sockets.Owner) {
 	}
 	service := &a.res.Services[app.at]
 	service.Listeners = append(service.Listeners, *l)
-	a.tell(catalog.ExposedSibling, app, l, "unit", unit)
+	a.tell(catalog.ExposedSibling, app, l, "unit", unit, "fix", bindRemedy(l, a.owner(l)))
 	a.expose(catalog.ExposedSibling, app.reg, app.proxies, l)
 }
 

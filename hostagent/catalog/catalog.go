@@ -241,7 +241,7 @@ func Entries() []Entry {
 			Title:     "another port of an application reachable around the mesh",
 			Message:   "{unit}, which runs {service}, also listens on {listener}: the network reaches {ways} without mTLS and without intentions",
 			Mitigated: "{unit}, which runs {service}, also listens on {listener}: only {guard} keeps the network from it",
-			Remedy:    "bind it to {loopback}; if the network is meant to reach it, exempt it with a reason",
+			Remedy:    "{fix}; if the network is meant to reach it, exempt it with a reason",
 			Why: "An application often has more doors than the one that is registered: metrics, debugging, administration, a second " +
 				"protocol. What reaches one of them reaches the application, past mTLS and past every intention.",
 		},
