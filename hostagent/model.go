@@ -197,7 +197,7 @@ func (in *Input) equal(other *Input) bool {
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
 		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
 		reflect.DeepEqual(in.Blocked, other.Blocked) &&
-		slices.Equal(in.Elsewhere, other.Elsewhere) && slices.Equal(in.Namespaces, other.Namespaces) && in.Today.Equal(other.Today) &&
+		slices.Equal(in.Elsewhere, other.Elsewhere) && reflect.DeepEqual(in.Namespaces, other.Namespaces) && in.Today.Equal(other.Today) &&
 		slices.Equal(in.Probes, other.Probes) &&
 		in.WasOpen == other.WasOpen && slices.EqualFunc(in.Quarantined, other.Quarantined, Quarantined.equal)
 }

@@ -153,3 +153,43 @@ func BenchmarkWatch(b *testing.B) {
 	cancel()
 	check(b, <-done)
 }
+
+// BenchmarkElsewhere lists the sockets of 500 namespaces with three listeners each: entered, and through tables in /proc, at
+// first sight and again. Those of the machine that the benchmark runs on come on top.
+func BenchmarkElsewhere(b *testing.B) {
+	raiseFiles(b, 6*500)
+	want := make(map[uint64]bool, 500)
+	for range 500 {
+		n := startElsewhere(b)
+		want[n.id] = true
+		n.do(b, func() error {
+			for _, address := range []string{"0.0.0.0:1001", "[::]:1002", "127.0.0.1:1003"} {
+				open(b, unix.SOCK_STREAM, 0, address, "")
+			}
+			return nil
+		})
+	}
+	for _, way := range []string{"entered", "tables/first", "tables/again"} {
+		b.Run(way, func(b *testing.B) {
+			e := NewElsewhere()
+			if e.tables = way != "entered"; e.tables {
+				e.look(b)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if way == "tables/first" {
+					e.known = map[uint64]table{}
+				}
+				spaces, seen := e.look(b), 0
+				for i := range spaces.Listeners {
+					if want[spaces.Listeners[i].Namespace] {
+						seen++
+					}
+				}
+				if seen != 1500 {
+					b.Fatalf("got %d listeners", seen)
+				}
+			}
+		})
+	}
+}

@@ -32,6 +32,12 @@ const (
 
 	requestLen = 56 // struct inet_diag_req_v2
 
+	// What asks for TCP sockets of both families at once, TCPDIAG_GETSOCK with a struct inet_diag_req: its states stand
+	// behind an id of 48 bytes (inet_diag_dump_compat in net/ipv4/inet_diag.c).
+	getBoth          = 18
+	bothRequestLen   = 60
+	bothStatesOffset = 52
+
 	// The filter that may follow a request, INET_DIAG_REQ_BYTECODE, and its operations, INET_DIAG_BC_S_GE and _S_LE.
 	attrBytecode    = 1
 	opSourceAtLeast = 2
@@ -47,7 +53,7 @@ const (
 // query is one sock_diag dump.
 type query struct {
 	protocol Protocol
-	family   uint8
+	family   uint8 // AF_UNSPEC is both, for TCP and without ports
 	states   uint32
 	// ports are the local ports that the kernel limits the dump to; nil is all.
 	ports *portRange
@@ -63,12 +69,7 @@ type portRange struct{ first, last uint16 }
 func List(ctx context.Context) ([]Listener, error) {
 	var all []Listener
 	buffer := make([]byte, messageBuffer)
-	for _, q := range []query{
-		{protocol: TCP, family: unix.AF_INET, states: stateListen},
-		{protocol: TCP, family: unix.AF_INET6, states: stateListen},
-		{protocol: UDP, family: unix.AF_INET, states: stateClose},
-		{protocol: UDP, family: unix.AF_INET6, states: stateClose},
-	} {
+	for _, q := range allListeners() {
 		before := len(all)
 		err := q.run(ctx, buffer, func() { all = all[:before] }, func(socket []byte) error {
 			l, err := parse(q.protocol, socket)
@@ -142,7 +143,11 @@ func (q query) dump(ctx context.Context, buffer []byte, each func(socket []byte)
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout)); err != nil {
 		return fmt.Errorf("cannot bound the wait for an answer: %w", err)
 	}
-	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	kind := nl.SOCK_DIAG_BY_FAMILY
+	if q.family == unix.AF_UNSPEC {
+		kind = getBoth
+	}
+	request := nl.NewNetlinkRequest(kind, unix.NLM_F_DUMP)
 	request.AddRawData(q.serialize())
 	if err := unix.Sendto(fd, request.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
@@ -190,7 +195,7 @@ func eachSocket(datagram []byte, each func(socket []byte) error) (done bool, err
 				return true, unix.Errno(-code)
 			}
 			return true, nil
-		case nl.SOCK_DIAG_BY_FAMILY:
+		case nl.SOCK_DIAG_BY_FAMILY, getBoth:
 			if err := each(body); err != nil {
 				return false, err
 			}
@@ -201,8 +206,13 @@ func eachSocket(datagram []byte, each func(socket []byte) error) (done bool, err
 	return false, nil
 }
 
-// serialize returns q as a struct inet_diag_req_v2, followed by a filter on local ports where q has one.
+// serialize returns q as the struct of its request, followed by a filter on local ports where q has one.
 func (q query) serialize() []byte {
+	if q.family == unix.AF_UNSPEC {
+		b := make([]byte, bothRequestLen)
+		binary.NativeEndian.PutUint32(b[bothStatesOffset:], q.states)
+		return b
+	}
 	b := make([]byte, requestLen, requestLen+unix.SizeofRtAttr+16)
 	b[0], b[1] = q.family, uint8(q.protocol)
 	native := binary.NativeEndian

@@ -75,6 +75,9 @@ type Namespace struct {
 	Name string
 	// Unit, Container and Runtime are those of that process, as in Owner.
 	Unit, Container, Runtime string
+	// Addresses are its own, sorted, without loopback and link-local ones; none where nothing listens in it. Do not
+	// change the slice.
+	Addresses []netip.Addr
 }
 
 // Exposed tells whether packets of other hosts can reach the listener, firewalls aside: its address is not in
