@@ -62,7 +62,9 @@ type Parts struct {
 	Firewall kernel   // nil only in observe mode, where the host has none
 	Listen   func(context.Context) ([]sockets.Listener, error)
 	Owners   owners
-	Host     func(context.Context) *Host // nil: not looked at
+	// Elsewhere lists what listens in the other network namespaces of the host; nil: not looked at.
+	Elsewhere func(context.Context) (sockets.Spaces, error)
+	Host      func(context.Context) *Host // nil: not looked at
 	// Members and Networks are asked only where Policy limits who may connect; nil: not to be had.
 	Members  func(context.Context) (consul.Members, error)
 	Networks func(context.Context) (facts.Networks, error)
@@ -128,6 +130,7 @@ type Agent struct {
 	nextTry   time.Time // of the agent, after failures
 	failures  int
 	listeners []sockets.Listener
+	elsewhere elsewhere
 	host      *Host
 	hostNext  time.Time // when the host is looked at again
 	looked    bool      // the listeners were listed at least once
@@ -238,6 +241,7 @@ func (a *Agent) replace(parts Parts) {
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	a.sources.soon()
+	a.lookElsewhereSoon()
 	a.parts.Log.Info("configuration reloaded", "mode", parts.Policy.Mode)
 }
 
@@ -262,11 +266,13 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	listing := time.Now()
 	a.listenErr = a.look(ctx)
 	a.stepped("listeners", listing)
+	a.lookElsewhere(ctx, start)
 	if stopped() != nil {
 		return
 	}
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
 	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
+	a.news.trouble(a.parts.Log, start, "namespaces", a.elsewhere.err)
 	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
 	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
 	a.news.trouble(a.parts.Log, start, "probes", a.prober.trouble())
@@ -433,6 +439,8 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 		Registrations: a.regs,
 		Held:          a.memory.held(),
 		Listeners:     a.listeners,
+		Elsewhere:     a.elsewhere.Listeners,
+		Namespaces:    a.elsewhere.Namespaces,
 		Members:       a.sources.members.all,
 		Networks:      a.sources.networks,
 		Agent:         a.facts,

@@ -24,8 +24,10 @@ type Document struct {
 	Findings      []DocumentFinding `json:"findings"`
 	Network       []DocumentSocket  `json:"network_listeners"`
 	Listeners     []DocumentSocket  `json:"listeners"`
-	Errors        []string          `json:"errors"`
-	Notes         []string          `json:"notes"`
+	// Published are the ports of the host that nat rules or a container runtime's proxy pass on.
+	Published []DocumentPublished `json:"published"`
+	Errors    []string            `json:"errors"`
+	Notes     []string            `json:"notes"`
 }
 
 // DocumentOpening is a port that guard mode opens.
@@ -68,6 +70,15 @@ type DocumentListener struct {
 	Namespace   uint64 `json:"network_namespace"` // its inode; 0 for that of hostagent
 }
 
+// DocumentPublished is a port of the host that is passed on, and the container behind it as far as it is known.
+type DocumentPublished struct {
+	Port      uint16 `json:"port"`
+	To        string `json:"to"`
+	Container string `json:"container"`
+	Runtime   string `json:"runtime"`
+	Unit      string `json:"unit"`
+}
+
 // DocumentProcess is a process that holds a socket; Started is null when unknown. There are no command lines: they hold
 // passwords.
 type DocumentProcess struct {
@@ -101,8 +112,10 @@ type DocumentFinding struct {
 	Container string            `json:"container"`
 	Processes []DocumentProcess `json:"processes"`
 	ReachedAt []DocumentWay     `json:"reachable_at"`
-	Message   string            `json:"message"`
-	Remedy    string            `json:"remedy"`
+	// Behind is where what comes for the port is passed on; null where it is not.
+	Behind  *DocumentPublished `json:"behind"`
+	Message string             `json:"message"`
+	Remedy  string             `json:"remedy"`
 	// Exemption is null where the operator has said nothing of it.
 	Exemption *DocumentExemption `json:"exemption"`
 }
@@ -114,7 +127,11 @@ func (s *Scan) Document(version string) Document {
 		Node: s.Agent.Node, Datacenter: s.Agent.Datacenter, ConsulVersion: s.Agent.Version,
 		SidecarRange: s.Range.String(),
 		Openings:     documentOpenings(s.Openings), Services: []DocumentService{}, Findings: documentFindings(s.Findings),
-		Network: documentSockets(s.Network), Listeners: documentSockets(s.Listeners), Errors: []string{}, Notes: append([]string{}, s.Notes...),
+		Network: documentSockets(s.Network), Listeners: documentSockets(s.Listeners), Published: []DocumentPublished{},
+		Errors: []string{}, Notes: append([]string{}, s.Notes...),
+	}
+	for i := range s.Published {
+		d.Published = append(d.Published, *documentPublished(&s.Published[i]))
 	}
 	for _, err := range s.Errors {
 		d.Errors = append(d.Errors, catalog.CleanTo(err.Error(), maxNote))
@@ -164,7 +181,7 @@ func documentFindings(findings []Finding) []DocumentFinding {
 func documentFinding(f Finding) DocumentFinding {
 	d := DocumentFinding{
 		ID: f.ID, Severity: f.Severity, State: f.State, Service: f.Service, ServiceID: f.ServiceID, Port: f.Port,
-		Listener: documentListener(f.Listener), ReachedAt: documentWays(f.Ways), Message: f.Message, Remedy: f.Remedy,
+		Listener: documentListener(f.Listener), ReachedAt: documentWays(f.Ways), Behind: documentPublished(f.Behind), Message: f.Message, Remedy: f.Remedy,
 		Exemption: documentExemption(f.Exemption, f.State != Exempt),
 	}
 	d.User, d.Unit, d.Container, d.Processes = documentOwner(f.Owner)
@@ -189,6 +206,15 @@ func documentListener(l *sockets.Listener) *DocumentListener {
 	return &DocumentListener{
 		Protocol: l.Protocol.String(), Address: l.Addr.Addr().String(), Port: l.Addr.Port(), UID: l.UID, Exposed: l.Exposed(),
 		V6Only: l.V6Only, DeviceIndex: l.Device, Namespace: l.Namespace,
+	}
+}
+
+func documentPublished(p *PublishedPort) *DocumentPublished {
+	if p == nil {
+		return nil
+	}
+	return &DocumentPublished{
+		Port: p.Port, To: catalog.Clean(p.To), Container: p.Container, Runtime: p.Runtime, Unit: catalog.Clean(p.Unit),
 	}
 }
 

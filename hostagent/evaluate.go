@@ -45,6 +45,8 @@ func Evaluate(in Input) Result {
 	if in.Host != nil {
 		e.published = publishedPorts(in.Host.Published)
 	}
+	e.away = newAway(&in)
+	e.res.Published = e.publishedElsewhere()
 	e.chooseRange()
 	e.collectClaims() // what is held counts while registrations are not known
 	if in.Source != SourceNone {
@@ -90,6 +92,7 @@ type evaluation struct {
 	exempted  exemptions
 	reached   map[wayKey][]Way                 // what ways answered
 	told      map[*sockets.Listener]catalog.ID // ways around the mesh that were found
+	away      away
 }
 
 // claim is a registration that asks for its port to be open.

@@ -228,8 +228,10 @@ type Finding struct {
 	// first, then by address, and not more than 100. nil where they are not known, empty where there is none now.
 	Ways      []Way
 	Exemption *Exemption // that holds where State is Exempt, and otherwise has ended; nil for none
-	Message   string
-	Remedy    string
+	// Behind is where what comes for Port is passed on to; nil where it is not, or that is not known.
+	Behind  *PublishedPort
+	Message string
+	Remedy  string
 }
 
 // Way is an address of this host and the interface that has it.
@@ -285,9 +287,11 @@ type Result struct {
 	// Quarantined are the ports that Rules close, by port, because an application is exposed on them.
 	Quarantined []Quarantined
 	Findings    []Finding // worst first, then stable
-	Services    []Service // by id
-	Suspects    []sockets.Listener
-	Devices     map[uint32]string // names of interfaces by index, raw; nil where no socket is bound to one
+	// Published are the ports of the host that are passed on elsewhere, by port.
+	Published []PublishedPort
+	Services  []Service // by id
+	Suspects  []sockets.Listener
+	Devices   map[uint32]string // names of interfaces by index, raw; nil where no socket is bound to one
 	// Probes are the listeners whose certificates would make the result better, sorted; a caller that can asks them, and
 	// evaluates again with Input.Probes. None unless Policy.Probe.
 	Probes []ProbeTarget

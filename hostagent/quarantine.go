@@ -43,19 +43,27 @@ type exposure struct {
 	reg     *consul.Registration
 	proxies []*consul.Registration // that call the application on this port
 	port    uint16
+	where   string // in which other network namespace it listens, "" for the host's own
 }
 
-// expose notes that r is exposed on a listener's port, however many sockets it has there. A port that is redirected to its
-// transparent proxy is not: closed, it would be closed to the proxy's callers, too.
+func (x *exposure) same(other exposure) bool {
+	return x.id == other.id && x.reg == other.reg && x.port == other.port && x.where == other.where
+}
+
+// expose notes that r is exposed on a listener's port. A port that is redirected to its transparent proxy is not: closed, it
+// would be closed to the proxy's callers, too.
 func (e *evaluation) expose(id catalog.ID, r *consul.Registration, proxies []*consul.Registration, l *sockets.Listener) {
-	if e.redirected(proxies, l) {
-		return
+	if !e.redirected(proxies, l) {
+		e.exposePort(id, r, proxies, l.Addr.Port())
 	}
-	port := l.Addr.Port()
-	if n := len(e.exposures); n > 0 && e.exposures[n-1].reg == r && e.exposures[n-1].port == port && e.exposures[n-1].id == id {
-		return
-	}
+}
+
+// exposePort notes that r is exposed on a port, however many sockets it has there.
+func (e *evaluation) exposePort(id catalog.ID, r *consul.Registration, proxies []*consul.Registration, port uint16) {
 	x := exposure{id: id, reg: r, port: port}
+	if n := len(e.exposures); n > 0 && e.exposures[n-1].same(x) {
+		return
+	}
 	for _, p := range proxies {
 		if p.Proxy.LocalServiceSocket == "" && cmp.Or(p.Proxy.LocalServicePort, r.Port) == int(port) {
 			x.proxies = append(x.proxies, p)
@@ -132,7 +140,7 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 			continue
 		}
 		if r := q.refuse(x); r != nil {
-			q.refused[x.port] = true
+			q.refused[x.port] = q.refused[x.port] || x.where == "" // the port of another namespace is none of the host's
 			port := strconv.Itoa(int(x.port))
 			e.find(Finding{ID: catalog.QuarantineRefused, Service: x.reg.Name, ServiceID: x.reg.ID, Port: x.port},
 				"port", port, "service", x.reg.Name, "reason", r.reason, "fix", r.fix)
@@ -164,7 +172,7 @@ func (q *quarantine) collect() []Quarantined {
 func (q *quarantine) keeps(k Quarantined) bool {
 	wanted := len(k.Services) == 0 || len(q.Services) == 0 ||
 		slices.ContainsFunc(k.Services, func(name string) bool { return slices.Contains(q.Services, name) })
-	exposed := slices.ContainsFunc(q.byPort[k.Port], func(l *sockets.Listener) bool {
+	exposed := len(q.passedOn(k.Port)) > 0 || slices.ContainsFunc(q.byPort[k.Port], func(l *sockets.Listener) bool {
 		return l.Protocol == sockets.TCP && l.Exposed()
 	})
 	return wanted && exposed && !q.exempted.spared[k.Port] && q.refusePort(k.Port) == nil && q.refuseOwners(k.Port) == nil
@@ -172,6 +180,9 @@ func (q *quarantine) keeps(k Quarantined) bool {
 
 // refuse tells why an exposed port is not quarantined, nil if it is.
 func (q *quarantine) refuse(x exposure) *refusal {
+	if x.where != "" {
+		return &refusal{"it listens in " + x.where + ", where hostagent keeps no rules", "bind it to loopback there"}
+	}
 	if r := q.refusePort(x.port); r != nil {
 		return r
 	}
@@ -344,6 +355,9 @@ func (q *quarantine) refuseNAT(port uint16, l *sockets.Listener) *refusal {
 			return &refusal{"nat rules send it to several places", "publish each container on a port of its own"}
 		}
 		to[p.Family] = p.To
+	}
+	if l == nil { // nothing but the rules has the port
+		return nil
 	}
 	if publishes, known := q.publishes(l); known && !publishes {
 		return &refusal{"nat rules send what comes for it to somebody else than who listens on it", "give each a port of its own"}

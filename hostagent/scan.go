@@ -71,6 +71,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		return nil, err
 	}
 	scan.listeners = in.Listeners
+	scan.lookElsewhere(ctx, parts, &in)
 	scan.askSources(ctx, parts, &in)
 	scan.lookAtFirewall(ctx, parts, &in)
 	if parts.Host != nil {

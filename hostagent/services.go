@@ -74,6 +74,10 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: opened, Predicted: p.Predicted})
 	}
 	calls := e.calls(r, proxies)
+	if home := e.home(r, proxies, calls); home != 0 {
+		s.Listeners = e.judgeElsewhere(r, calls, home)
+		return s, nil
+	}
 	for _, port := range sortedPorts(calls) {
 		for _, l := range e.byPort[port] {
 			if l.Protocol != sockets.TCP || !covers(l, calls[port]) {
@@ -90,6 +94,9 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 				e.exposed(r, proxies, l)
 				e.expose(catalog.ExposedListener, r, proxies, l)
 			}
+		}
+		if own, known := e.isOwn(r.Address); (own || !known) && !e.answers(port, calls[port]) && e.exposedBehind(r, port) {
+			e.exposePort(catalog.ExposedListener, r, proxies, port)
 		}
 	}
 	return s, own
@@ -137,7 +144,12 @@ func (e *evaluation) exposed(r *consul.Registration, proxies []*consul.Registrat
 	f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Listener: l, Owner: e.owner(l)}
 	state, guard := e.mitigation(proxies, l)
 	f.State = state
-	e.find(f, "service", r.Name, "listener", address(l), "fix", bindRemedy(l, f.Owner), "guard", guard)
+	where, fix := address(l), bindRemedy(l, f.Owner)
+	if f.Behind = e.behind(port, l); f.Behind != nil {
+		where += ", passed on to " + e.behindText(f.Behind)
+		fix = publishFix(f.Behind)
+	}
+	e.find(f, "service", r.Name, "listener", where, "who", "the network", "fix", fix, "guard", guard)
 	if state == Open {
 		e.res.Findings[len(e.res.Findings)-1].Remedy += e.redirectText(proxies, l)
 	}

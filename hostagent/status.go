@@ -51,6 +51,7 @@ type view struct {
 	hears       bool // of listeners as they appear
 	hearErr     error
 	probeErr    error
+	elsewhere   []string // what is not known of other network namespaces
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -70,6 +71,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
 		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, probeErr: a.prober.trouble(),
+		elsewhere: a.elsewhere.degradations(),
 	}
 }
 
@@ -188,6 +190,7 @@ func (a *Agent) Status() Status {
 		}
 	}
 	s.Degradations = append(s.Degradations, v.result.Unprobed...)
+	s.Degradations = append(s.Degradations, v.elsewhere...)
 	if v.host != nil {
 		s.Degradations = append(s.Degradations, v.host.Notes...)
 	}

@@ -5,6 +5,7 @@ package sockets
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -53,6 +54,8 @@ type Process struct {
 	Exe string
 	// Started is when the process started, to the second; zero if unknown.
 	Started time.Time
+	// Forwards is where Docker's proxy for a port says that it passes on what comes; zero for any other program.
+	Forwards netip.AddrPort
 }
 
 // Result is what Lookup found.

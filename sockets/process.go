@@ -110,6 +110,7 @@ func look(ctx context.Context, pid int32) details {
 	// kernel's own is at its head.
 	p.Name = name[:min(len(name), commLen)]
 	p.Exe, _ = handle.ExeWithContext(ctx) // another user's is out of sight
+	p.Forwards = forwards(pid, p.Exe)
 	p.Started = started(ctx, handle)
 	if text, err := readAt(unix.AT_FDCWD, procPath(pid, "cgroup")); err == nil {
 		p.place, p.manager = parseProcCgroup(string(text)), isManager(string(text))

@@ -84,11 +84,10 @@ func findSpaces(ctx context.Context) (spacesFound, error) {
 		found.spaces = append(found.spaces, s)
 	}
 	sortSpaces(found.spaces)
-	switch {
-	case hidden && !hasCapability(unix.CAP_SYS_PTRACE):
+	// With the capability only processes of stronger ones, or of another user namespace, are refused, as an init often is
+	// inside a virtual machine or container: that they sit in a namespace of their own is nothing to expect.
+	if hidden && !hasCapability(unix.CAP_SYS_PTRACE) {
 		found.incomplete = append(found.incomplete, hiddenSpaces)
-	case hidden:
-		found.incomplete = append(found.incomplete, closedSpaces)
 	}
 	return found, nil
 }
@@ -300,24 +299,8 @@ func (s *space) describe() {
 			continue
 		}
 		s.PID = pid
-		s.Unit, s.Container = parseProcCgroup(string(text))
-		s.Runtime = runtimeOf(string(text), s.Container)
+		at := parseProcCgroup(string(text))
+		s.Unit, s.Container, s.Runtime = at.unit, at.container, at.runtime
 		return
 	}
-}
-
-// runtimeOf tells who runs a container from the text of a /proc/PID/cgroup file that names it.
-func runtimeOf(text, container string) string {
-	if container == "" {
-		return ""
-	}
-	for _, known := range []struct{ mark, runtime string }{
-		{"kubepods", "kubernetes"}, {"nomad", "nomad"}, {"libpod", "podman"}, {"crio-", "cri-o"}, {"docker", "docker"},
-		{"containerd", "containerd"}, {"nerdctl", "containerd"},
-	} {
-		if strings.Contains(text, known.mark) {
-			return known.runtime
-		}
-	}
-	return ""
 }

@@ -59,7 +59,7 @@ func exposed(name, address string, owner *sockets.Owner, state hostagent.State) 
 	if owner != nil {
 		who = owner.Processes[0].Name
 	}
-	return finding(f, "service", name, "listener", "tcp "+address, "port", fmt.Sprint(f.Port), "fix", "bind "+catalog.Clean(who)+" to 127.0.0.1, port "+fmt.Sprint(f.Port))
+	return finding(f, "service", name, "listener", "tcp "+address, "who", "the network", "port", fmt.Sprint(f.Port), "fix", "bind "+catalog.Clean(who)+" to 127.0.0.1, port "+fmt.Sprint(f.Port))
 }
 
 // serviceOf is a mesh service that listens at the addresses.

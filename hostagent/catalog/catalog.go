@@ -102,7 +102,7 @@ func Entries() []Entry {
 		{
 			ID: ExposedListener, Severity: Warning, OfService: true,
 			Title:     "application reachable around the mesh",
-			Message:   "{service} listens on {listener}: the network reaches {ways} without mTLS and without intentions",
+			Message:   "{service} listens on {listener}: {who} reaches {ways} without mTLS and without intentions",
 			Mitigated: "{service} listens on {listener}: only {guard} keeps the network from it",
 			Remedy:    "{fix}; only its sidecar should be able to call it",
 			Why: "A mesh service is protected by its sidecar. While its own port is bound to anything but loopback, any host " +

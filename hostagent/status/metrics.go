@@ -103,7 +103,9 @@ func NewMetrics(sources Sources) *Metrics {
 }
 
 // steps are those that the loop tells of.
-func steps() []string { return []string{"consul", "listeners", "evaluate", "apply", "report", "pass"} }
+func steps() []string {
+	return []string{"consul", "listeners", "namespaces", "evaluate", "apply", "report", "pass"}
+}
 
 // ConsulKinds returns every kind of failure of package consul.
 func ConsulKinds() []consul.Kind {

@@ -225,7 +225,7 @@ func TestEveryStepOfTheLoopIsKnown(t *testing.T) {
 		Policy:   hostagent.Policy{Mode: hostagent.ModeObserve, SidecarRange: &hostagent.PortRange{First: 21000, Last: 21255}, OwnService: "hostagent"},
 		Registry: loneAgent{}, Log: quiet(), Watch: seen, PollInterval: time.Hour, Report: true,
 	}
-	parts.Listen = nothing
+	parts.Listen, parts.Elsewhere = nothing, nothing
 	agent = hostagent.NewAgent(parts)
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
+)
+
+// elsewhereDeadline bounds a look into other network namespaces.
+const elsewhereDeadline = 3 * time.Second
+
+// elsewhere is what the loop knows of other network namespaces.
+type elsewhere struct {
+	sockets.Spaces
+	next time.Time // when they are looked at again
+	err  error     // of the last look
+}
+
+// lookElsewhere brings what listens in other network namespaces up to date, now and then; a failure keeps the last list.
+func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
+	if a.parts.Elsewhere == nil || now.Before(a.elsewhere.next) {
+		return
+	}
+	a.elsewhere.next = now.Add(afreshEvery)
+	looking := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, elsewhereDeadline)
+	defer cancel()
+	spaces, err := a.parts.Elsewhere(ctx)
+	if a.elsewhere.err = err; err == nil {
+		a.elsewhere.Spaces = spaces
+	}
+	a.stepped("namespaces", looking)
+}
+
+// lookElsewhereSoon has the next pass look at other network namespaces: something has begun to listen in one.
+func (a *Agent) lookElsewhereSoon() { a.elsewhere.next = time.Time{} }
+
+// degradations are what is not known of other network namespaces.
+func (e *elsewhere) degradations() []string {
+	texts := slices.Clone(e.Incomplete)
+	if e.err != nil {
+		texts = append(texts, e.err.Error())
+	}
+	return texts
+}
+
+// lookElsewhere lists what listens in other network namespaces, once.
+func (s *Scan) lookElsewhere(ctx context.Context, parts Parts, in *Input) {
+	if parts.Elsewhere == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, elsewhereDeadline)
+	defer cancel()
+	spaces, err := parts.Elsewhere(ctx)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		s.note("%v", err)
+	}
+	in.Elsewhere, in.Namespaces = spaces.Listeners, spaces.Namespaces
+	for _, text := range spaces.Incomplete {
+		s.note("%s", text)
+	}
+}
+
+// away is what is known of other network namespaces, and of what leads there.
+type away struct {
+	spaces    map[uint64]*sockets.Namespace
+	byPort    map[uint16][]*sockets.Listener
+	byAddress map[netip.Addr][]uint64
+	rules     map[uint16][]int // of Host.Published, by each port that they pass on
+}
+
+func newAway(in *Input) away {
+	a := away{spaces: map[uint64]*sockets.Namespace{}, byPort: map[uint16][]*sockets.Listener{}, byAddress: map[netip.Addr][]uint64{}, rules: map[uint16][]int{}}
+	for i := range in.Elsewhere {
+		if l := &in.Elsewhere[i]; l.Protocol == sockets.TCP {
+			a.byPort[l.Addr.Port()] = append(a.byPort[l.Addr.Port()], l)
+		}
+	}
+	for i := range in.Namespaces {
+		n := &in.Namespaces[i]
+		a.spaces[n.ID] = n
+		for _, addr := range n.Addresses {
+			a.byAddress[addr] = append(a.byAddress[addr], n.ID)
+		}
+	}
+	if in.Host != nil {
+		for i, p := range in.Host.Published {
+			for port := int(p.First); port <= int(p.Last); port++ {
+				a.rules[uint16(port)] = append(a.rules[uint16(port)], i)
+			}
+		}
+	}
+	return a
+}
+
+// reached tells whether something listens on a port of a namespace for others than itself.
+func (a *away) reached(id uint64, port uint16) bool {
+	return slices.ContainsFunc(a.byPort[port], func(l *sockets.Listener) bool { return l.Namespace == id && l.Exposed() })
+}
+
+// at returns the namespace that has an address; of several the one in which something listens on the port there, and 0
+// where that does not tell either.
+func (a *away) at(to netip.AddrPort) uint64 {
+	ids := a.byAddress[to.Addr().Unmap()]
+	if len(ids) == 1 {
+		return ids[0]
+	}
+	return only(slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool {
+		return !slices.ContainsFunc(a.byPort[to.Port()], func(l *sockets.Listener) bool { return l.Namespace == id && l.Covers(to.Addr()) })
+	}))
+}
+
+// only returns what is alone in a list, 0 where there are more or none.
+func only(ids []uint64) uint64 {
+	if len(ids) != 1 {
+		return 0
+	}
+	return ids[0]
+}
+
+// home returns the other network namespace in which an application and its sidecars live, 0 for the host's own and where it
+// is not plain.
+//
+// Any user can make a namespace and listen in it on whatever port. So a listener there is not enough to take the host's own
+// out of sight: nat rules or a container runtime's proxy have to lead to it, which are root's, or the registration names
+// its address. A namespace to which neither leads is taken only where nothing in the host's own could be meant.
+func (e *evaluation) home(r *consul.Registration, proxies []*consul.Registration, calls map[uint16]addresses) uint64 {
+	if len(e.in.Elsewhere) == 0 {
+		return 0
+	}
+	for _, p := range proxies {
+		if id := e.homeOf(r, p, calls); id != 0 {
+			return id
+		}
+	}
+	return 0
+}
+
+func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresses) uint64 {
+	ports := proxyPorts(p)
+	var led []uint64
+	for _, port := range ports {
+		for _, b := range e.passedOn(port) {
+			if b.Namespace != 0 && e.away.reached(b.Namespace, b.at.Port()) {
+				led = append(led, b.Namespace)
+			}
+		}
+	}
+	listens := func(id uint64) bool {
+		return slices.ContainsFunc(ports, func(port uint16) bool { return e.away.reached(id, port) })
+	}
+	for _, text := range []string{p.Address, r.Address} {
+		addr, _ := netip.ParseAddr(text)
+		for _, id := range e.away.byAddress[addr.Unmap()] {
+			if own, _ := e.isOwn(text); !own && listens(id) {
+				led = append(led, id)
+			}
+		}
+	}
+	var id uint64
+	switch {
+	case len(led) > 0:
+		id = e.narrow(led, p, calls)
+	case !e.hostListens(ports) && !e.hostListens(sortedPorts(calls)):
+		for _, port := range ports {
+			for _, l := range e.away.byPort[port] {
+				if l.Exposed() && e.holdsOne(l.Namespace, calls) {
+					led = append(led, l.Namespace)
+				}
+			}
+		}
+		id = e.narrow(led, p, calls)
+	}
+	if id == 0 {
+		return 0
+	}
+	// A sidecar that calls its application at another address than its own lives apart from it.
+	if local := localService(p.Proxy); !local.Unmap().IsLoopback() && !local.IsUnspecified() && !slices.Contains(e.away.spaces[id].Addresses, local.Unmap()) {
+		return 0
+	}
+	return id
+}
+
+// narrow returns the one namespace among candidates that the registration's address or, where that does not tell, the
+// application's port speaks for; 0 where several are left.
+func (e *evaluation) narrow(ids []uint64, p *consul.Registration, calls map[uint16]addresses) uint64 {
+	slices.Sort(ids)
+	ids = slices.DeleteFunc(slices.Compact(ids), func(id uint64) bool { return e.away.spaces[id] == nil })
+	if len(ids) < 2 {
+		return only(ids)
+	}
+	addr, _ := netip.ParseAddr(p.Address)
+	for _, speaks := range []func(uint64) bool{
+		func(id uint64) bool { return slices.Contains(e.away.byAddress[addr.Unmap()], id) },
+		func(id uint64) bool { return e.holdsOne(id, calls) },
+	} {
+		left := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !speaks(id) })
+		if id := only(left); id != 0 {
+			return id
+		}
+	}
+	return 0
+}
+
+// holdsOne tells whether something in a namespace listens on a port on which the application is called.
+func (e *evaluation) holdsOne(id uint64, calls map[uint16]addresses) bool {
+	for port := range calls {
+		if slices.ContainsFunc(e.away.byPort[port], func(l *sockets.Listener) bool { return l.Namespace == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// hostListens tells whether some program in the host's own namespace listens on one of the ports itself.
+func (e *evaluation) hostListens(ports []uint16) bool {
+	return slices.ContainsFunc(ports, func(port uint16) bool {
+		return slices.ContainsFunc(e.byPort[port], func(l *sockets.Listener) bool {
+			publishes, _ := e.publishes(l)
+			return l.Protocol == sockets.TCP && !publishes
+		})
+	})
+}
+
+// proxyPorts are the ports on which a sidecar may listen: what it registered, and what its proxy is told to bind.
+func proxyPorts(p *consul.Registration) []uint16 {
+	var ports []uint16
+	for _, port := range []int{p.Port, p.Proxy.BindPort} {
+		if port > 0 && port <= 65535 {
+			ports = append(ports, uint16(port))
+		}
+	}
+	return ports
+}
+
+// servedElsewhere tells whether a sidecar's port is served in another namespace: because something there listens on one of
+// its ports, or on the port that nat rules send it to. Where these rules lead to is not always to be seen: then it is
+// taken for served.
+func (e *evaluation) servedElsewhere(registered uint16, ports []uint16) bool {
+	for _, b := range e.passedOn(registered) {
+		if b.Namespace == 0 || slices.ContainsFunc(e.away.byPort[b.at.Port()], func(l *sockets.Listener) bool {
+			return l.Namespace == b.Namespace && l.Covers(b.at.Addr())
+		}) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(ports, func(port uint16) bool {
+		return slices.ContainsFunc(e.away.byPort[port], func(l *sockets.Listener) bool { return l.Exposed() })
+	})
+}
+
+// judgeElsewhere looks at an application that lives in another network namespace, and returns its listeners there. What
+// listens on the same ports in the host's own is somebody else.
+func (e *evaluation) judgeElsewhere(r *consul.Registration, calls map[uint16]addresses, home uint64) []sockets.Listener {
+	var mine []sockets.Listener
+	for _, port := range sortedPorts(calls) {
+		told := map[socketKey]bool{}
+		for _, l := range e.away.byPort[port] {
+			key := socketKey{l.Protocol, l.Addr, l.UID}
+			if l.Namespace != home || told[key] {
+				continue
+			}
+			told[key] = true
+			mine = append(mine, *l)
+			if l.Exposed() {
+				e.exposedElsewhere(r, l)
+			}
+		}
+		e.exposedBehind(r, port)
+	}
+	return mine
+}
+
+// exposedElsewhere finds that an application is exposed in another network namespace. hostagent's guard does not stand
+// there.
+func (e *evaluation) exposedElsewhere(r *consul.Registration, l *sockets.Listener) {
+	port := l.Addr.Port()
+	f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Listener: l, Owner: e.owner(l)}
+	where := e.where(l.Namespace)
+	e.find(f, "service", r.Name, "listener", address(l)+" in "+where, "who", "whatever shares a network with it", "fix", bindRemedy(l, f.Owner))
+	if x := (exposure{id: catalog.ExposedListener, reg: r, port: port, where: where}); len(e.exposures) == 0 || !e.exposures[len(e.exposures)-1].same(x) {
+		e.exposures = append(e.exposures, x)
+	}
+}
+
+// where names a network namespace to people.
+func (e *evaluation) where(id uint64) string {
+	n := e.away.spaces[id]
+	switch {
+	case n != nil && n.Container != "":
+		return containerText(n.Container, n.Runtime)
+	case n != nil && n.Name != "":
+		return "network namespace " + catalog.CleanTo(n.Name, 40)
+	case n != nil && n.Unit != "":
+		return "the network namespace of " + n.Unit
+	}
+	return "another network namespace"
+}
+
+func containerText(container, runtime string) string {
+	if runtime == "" {
+		return "container " + container
+	}
+	return "container " + container + " (" + runtime + ")"
+}
