@@ -106,6 +106,18 @@ func (a *away) reached(id uint64, port uint16) bool {
 	return slices.ContainsFunc(a.byPort[port], func(l *sockets.Listener) bool { return l.Namespace == id && l.Exposed() })
 }
 
+// answers tells whether something listens where a port is passed on to.
+func (a *away) answers(b *PublishedPort) bool {
+	return b.Namespace != 0 && slices.ContainsFunc(a.byPort[b.at.Port()], func(l *sockets.Listener) bool {
+		return l.Namespace == b.Namespace && l.Covers(b.at.Addr())
+	})
+}
+
+// leads tells whether nat rules send a port to where something listens in another namespace.
+func (e *evaluation) leads(port uint16) bool {
+	return slices.ContainsFunc(e.passedOn(port), func(b PublishedPort) bool { return e.away.answers(&b) })
+}
+
 // at returns the namespace that has an address; of several the one in which something listens on the port there, and 0
 // where that does not tell either.
 func (a *away) at(to netip.AddrPort) uint64 {
@@ -149,7 +161,7 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 	var led []uint64
 	for _, port := range ports {
 		for _, b := range e.passedOn(port) {
-			if b.Namespace != 0 && e.away.reached(b.Namespace, b.at.Port()) {
+			if e.away.answers(&b) {
 				led = append(led, b.Namespace)
 			}
 		}
@@ -246,9 +258,7 @@ func proxyPorts(p *consul.Registration) []uint16 {
 // taken for served.
 func (e *evaluation) servedElsewhere(registered uint16, ports []uint16) bool {
 	for _, b := range e.passedOn(registered) {
-		if b.Namespace == 0 || slices.ContainsFunc(e.away.byPort[b.at.Port()], func(l *sockets.Listener) bool {
-			return l.Namespace == b.Namespace && l.Covers(b.at.Addr())
-		}) {
+		if b.Namespace == 0 || e.away.answers(&b) {
 			return true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -170,7 +171,11 @@ func TestElsewhere(t *testing.T) {
 			test.change(&in)
 			lines := strings.SplitAfter(strings.TrimSpace(test.want)+"\n", "\n")
 			got := strings.SplitAfter(onlyFindings(Evaluate(in)), "\n")
-			got = slices.DeleteFunc(got, func(line string) bool { return strings.Contains(line, "range-shared") })
+			shared := func(line string) bool { return strings.Contains(line, "range-shared") }
+			if got, want := slices.ContainsFunc(got, shared), strings.HasPrefix(test.name, "to where"); got != want {
+				t.Errorf("the rule for the sidecar is told as somebody else's: %t, want %t", got, want)
+			}
+			got = slices.DeleteFunc(got, shared)
 			slices.Sort(lines)
 			slices.Sort(got)
 			if diff := cmp.Diff(lines, got); diff != "" {
@@ -314,4 +319,52 @@ func TestScanElsewhere(t *testing.T) {
 	if !slices.Equal(scan.Notes, []string{"dark", "no luck"}) {
 		t.Errorf("notes %q", scan.Notes)
 	}
+}
+
+// TestLookElsewhere: the loop looks at other namespaces now and then; a failure keeps the last list and is told once, in
+// the log and in the status.
+func TestLookElsewhere(t *testing.T) {
+	h := newFakeHost()
+	in := base()
+	published(&in, "21000 172.26.64.2:21000")
+	inNamespace(&in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+	h.listeners = nil
+	looks, fails := 0, error(nil)
+	parts := h.parts(ModeObserve)
+	parts.Host = func(context.Context) *Host { return in.Host }
+	parts.Elsewhere = func(context.Context) (sockets.Spaces, error) {
+		looks++
+		if fails != nil {
+			return sockets.Spaces{}, fails
+		}
+		return sockets.Spaces{Listeners: in.Elsewhere, Namespaces: in.Namespaces, Incomplete: []string{"dark"}}, nil
+	}
+	h.runAgent(t, parts, func(agent *Agent, _ chan<- Parts) {
+		exposed := func(when string) {
+			t.Helper()
+			found := agent.Status().Findings
+			if len(found) != 1 || found[0].ID != "exposed-listener" || found[0].Listener.Namespace != alloc.ID {
+				t.Errorf("%s: %+v", when, found)
+			}
+		}
+		pass(2 * time.Second)
+		exposed("at first")
+		if looks != 1 || !slices.Contains(agent.Status().Degradations, "dark") {
+			t.Errorf("%d looks, degradations %q", looks, agent.Status().Degradations)
+		}
+		fails = errors.New("no luck")
+		pass(20 * time.Second)
+		exposed("while it fails")
+		if looks != 5 || !slices.Contains(agent.Status().Degradations, "no luck") || strings.Count(h.log.String(), "step=namespaces") != 1 {
+			t.Errorf("%d looks, degradations %q, log\n%s", looks, agent.Status().Degradations, h.log.String())
+		}
+		fails = nil
+		agent.lookElsewhereSoon()
+		pass(time.Second)
+		if looks != 6 || !strings.Contains(h.log.String(), "msg=recovered step=namespaces") {
+			t.Errorf("%d looks, log\n%s", looks, h.log.String())
+		}
+		pass(10 * time.Second)
+		exposed("later")
+	})
 }
