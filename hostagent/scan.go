@@ -27,7 +27,8 @@ type Scan struct {
 	// Network is who listens where the network can reach it, in the order of List; only with SourceNone.
 	Network []Reachable
 	// Listeners are all of the host, in the order of List, and behind them those of Namespaces; only with Parts.All.
-	Listeners  []Reachable
+	Listeners []Reachable
+	// Namespaces are the other network namespaces of the host, by ID.
 	Namespaces []sockets.Namespace
 	// Errors are why registrations are not known, or not all of them.
 	Errors []error

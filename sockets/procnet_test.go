@@ -177,8 +177,7 @@ func TestRuntimeOf(t *testing.T) {
 		"0::/system.slice/docker.service":           "",
 		"0::/x/cri-containerd-" + id + ".scope":     "containerd",
 	} {
-		_, container := parseProcCgroup(text + "\n")
-		if got := runtimeOf(text, container); got != want {
+		if got := parseProcCgroup(text + "\n").runtime; got != want {
 			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
 	}
