@@ -184,7 +184,7 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 	case !e.hostListens(ports) && !e.hostListens(sortedPorts(calls)):
 		for _, port := range ports {
 			for _, l := range e.away.byPort[port] {
-				if l.Exposed() && e.holdsOne(l.Namespace, calls) {
+				if l.Exposed() {
 					led = append(led, l.Namespace)
 				}
 			}

@@ -192,7 +192,7 @@ func TestPublishedPorts(t *testing.T) {
 	proxy := func(in *Input) {
 		in.Owners = owned("docker-proxy", "tcp 0.0.0.0:8080 uid=0")
 		for cookie, owner := range in.Owners {
-			owner.Processes[0].Forwards = netip.MustParseAddrPort("172.17.0.2:80")
+			owner.Processes[0].Forwards = "172.17.0.2:80"
 			in.Owners[cookie] = owner
 		}
 	}
@@ -267,6 +267,18 @@ func TestPublishedPorts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWaysElsewhere: the host's own addresses lead to no listener of another namespace.
+func TestWaysElsewhere(t *testing.T) {
+	in := infected()
+	published(&in, "21000 172.26.64.2:21000")
+	inNamespace(&in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+	for _, f := range Evaluate(in).Findings {
+		if len(f.Ways) > 0 {
+			t.Errorf("%s: %v", f.Message, f.Ways)
+		}
 	}
 }
 

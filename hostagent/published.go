@@ -94,8 +94,8 @@ func (e *evaluation) behind(port uint16, l *sockets.Listener) *PublishedPort {
 		return nil
 	}
 	for _, p := range e.owner(l).Processes {
-		if p.Forwards.IsValid() {
-			b := e.resolve(PublishedPort{Port: port, To: p.Forwards.String(), at: p.Forwards})
+		if at, err := netip.ParseAddrPort(p.Forwards); err == nil {
+			b := e.resolve(PublishedPort{Port: port, To: p.Forwards, at: at})
 			b.Runtime = cmp.Or(b.Runtime, "docker")
 			return &b
 		}

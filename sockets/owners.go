@@ -5,7 +5,6 @@ package sockets
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -54,8 +53,9 @@ type Process struct {
 	Exe string
 	// Started is when the process started, to the second; zero if unknown.
 	Started time.Time
-	// Forwards is where Docker's proxy for a port says that it passes on what comes; zero for any other program.
-	Forwards netip.AddrPort
+	// Forwards is where Docker's proxy for a port says that it passes on what comes, "172.17.0.2:80"; "" for any other
+	// program. Any process can say so of itself.
+	Forwards string
 }
 
 // Result is what Lookup found.

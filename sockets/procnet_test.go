@@ -205,3 +205,22 @@ func FuzzReadTable(f *testing.F) {
 		namespaceMounts(text)
 	})
 }
+
+func TestParseForwards(t *testing.T) {
+	for arguments, want := range map[string]string{
+		"/usr/bin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 8080 -container-ip 172.17.0.2 -container-port 80": "172.17.0.2:80",
+		"docker-proxy --container-ip=fd00::2 -use-listen-fd --container-port=80":                                        "[fd00::2]:80",
+		"docker-proxy -container-ip 172.17.0.2":                                                                         "",
+		"docker-proxy -container-ip x -container-port 80":                                                               "",
+		"docker-proxy -container-ip 172.17.0.2 -container-port 0":                                                       "",
+		"docker-proxy -container-ip 172.17.0.2 -container-port 65536":                                                   "",
+		"": "",
+	} {
+		if got := parseForwards(strings.ReplaceAll(arguments, " ", "\x00") + "\x00"); got != want {
+			t.Errorf("%s: got %q, want %q", arguments, got, want)
+		}
+	}
+	if got := forwards(1, "/usr/sbin/nginx"); got != "" {
+		t.Errorf("another program forwards to %q", got)
+	}
+}
