@@ -171,6 +171,16 @@ func (s *source) input() Input {
 			in.Owners[cookie] = s.owner()
 		}
 	}
+	for id := range uint64(uint32(s.number()) % 4) {
+		in.Namespaces = append(in.Namespaces, sockets.Namespace{ID: id + 1, Name: s.text(), Addresses: []netip.Addr{netip.MustParseAddr("172.17.0.2")}})
+		l := s.listener()
+		l.Namespace = id + 1
+		in.Elsewhere = append(in.Elsewhere, l)
+	}
+	if in.Host != nil && s.flag() {
+		port := uint16(s.port())
+		in.Host.Published = append(in.Host.Published, firewall.Published{First: port, Last: port, To: "172.17.0.2:8080"})
+	}
 	return in
 }
 
@@ -209,6 +219,9 @@ func FuzzEvaluate(f *testing.F) {
 			if l.Protocol == sockets.TCP && l.Exposed() {
 				exposed.Add(l.Addr.Port())
 			}
+		}
+		if in.Host != nil { // what nat rules pass on needs no listener
+			exposed = exposed.Union(publishedPorts(in.Host.Published))
 		}
 		for _, q := range res.Quarantined {
 			quarantined.Add(q.Port)
