@@ -49,7 +49,7 @@ func TestSchemasCanFail(t *testing.T) {
 		{`"protocol":"tcp"`, `"protocol":"sctp"`},
 		{`"sidecar_range":"21000-21255"`, `"sidecar_range":"21000"`},
 		{`"started":"`, `"start":"`},
-		{`"listeners":[],"errors"`, `"errors"`},
+		{`"listeners":[],"published"`, `"published"`},
 	} {
 		bad := strings.Replace(string(good), change[0], change[1], 1)
 		if bad == string(good) {
