@@ -266,7 +266,12 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	listing := time.Now()
 	a.listenErr = a.look(ctx)
 	a.stepped("listeners", listing)
-	a.lookElsewhere(ctx, start)
+	if heard.Elsewhere > 0 {
+		a.lookElsewhereSoon()
+	}
+	if !woken || heard.Here == 0 { // what listens here is not kept waiting for hundreds of other namespaces
+		a.lookElsewhere(ctx, start)
+	}
 	if stopped() != nil {
 		return
 	}

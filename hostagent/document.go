@@ -94,6 +94,7 @@ type DocumentSocket struct {
 	User      string            `json:"user"`
 	Unit      string            `json:"unit"`
 	Container string            `json:"container"`
+	Runtime   string            `json:"runtime"`
 	Processes []DocumentProcess `json:"processes"`
 	Guarded   bool              `json:"guarded"`
 }
@@ -110,6 +111,7 @@ type DocumentFinding struct {
 	User      string            `json:"user"`
 	Unit      string            `json:"unit"`
 	Container string            `json:"container"`
+	Runtime   string            `json:"runtime"`
 	Processes []DocumentProcess `json:"processes"`
 	ReachedAt []DocumentWay     `json:"reachable_at"`
 	// Behind is where what comes for the port is passed on; null where it is not.
@@ -154,7 +156,7 @@ func documentSockets(listeners []Reachable) []DocumentSocket {
 	out := make([]DocumentSocket, len(listeners))
 	for i, r := range listeners {
 		out[i] = DocumentSocket{Listener: *documentListener(&r.Listener), Guarded: r.Guarded}
-		out[i].User, out[i].Unit, out[i].Container, out[i].Processes = documentOwner(r.Owner)
+		out[i].User, out[i].Unit, out[i].Container, out[i].Runtime, out[i].Processes = documentOwner(r.Owner)
 	}
 	return out
 }
@@ -184,19 +186,19 @@ func documentFinding(f Finding) DocumentFinding {
 		Listener: documentListener(f.Listener), ReachedAt: documentWays(f.Ways), Behind: documentPublished(f.Behind), Message: f.Message, Remedy: f.Remedy,
 		Exemption: documentExemption(f.Exemption, f.State != Exempt),
 	}
-	d.User, d.Unit, d.Container, d.Processes = documentOwner(f.Owner)
+	d.User, d.Unit, d.Container, d.Runtime, d.Processes = documentOwner(f.Owner)
 	return d
 }
 
-func documentOwner(o *sockets.Owner) (user, unit, container string, processes []DocumentProcess) {
+func documentOwner(o *sockets.Owner) (user, unit, container, runtime string, processes []DocumentProcess) {
 	processes = []DocumentProcess{}
 	if o == nil {
-		return "", "", "", processes
+		return "", "", "", "", processes
 	}
 	for _, p := range o.Processes {
 		processes = append(processes, DocumentProcess{PID: p.PID, Name: p.Name, Exe: p.Exe, Started: when(p.Started.Truncate(time.Second))})
 	}
-	return o.User, o.Unit, o.Container, processes
+	return o.User, o.Unit, o.Container, o.Runtime, processes
 }
 
 func documentListener(l *sockets.Listener) *DocumentListener {
@@ -251,6 +253,7 @@ type DocumentCut struct {
 	User        string            `json:"user"`
 	Unit        string            `json:"unit"`
 	Container   string            `json:"container"`
+	Runtime     string            `json:"runtime"`
 	Processes   []DocumentProcess `json:"processes"`
 	Connections int               `json:"connections"`
 	Outside     bool              `json:"outside_allow_from"`
@@ -289,7 +292,7 @@ func (p *Plan) Document(version string) PlanDocument {
 			Port: c.Port, Listener: documentListener(c.Listener), GoesTo: c.GoesTo, Connections: c.Connections, Outside: c.Outside,
 			Ends: c.Ends, Quarantine: append([]string{}, c.For...),
 		}
-		cut.User, cut.Unit, cut.Container, cut.Processes = documentOwner(c.Owner)
+		cut.User, cut.Unit, cut.Container, cut.Runtime, cut.Processes = documentOwner(c.Owner)
 		nameDevice(p.Devices, cut.Listener)
 		d.Cuts = append(d.Cuts, cut)
 	}

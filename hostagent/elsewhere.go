@@ -14,22 +14,32 @@ import (
 	"github.com/hostagent/hostagent/sockets"
 )
 
-// elsewhereDeadline bounds a look into other network namespaces.
-const elsewhereDeadline = 3 * time.Second
+const (
+	// elsewhereDeadline bounds a look into other network namespaces.
+	elsewhereDeadline = 3 * time.Second
+	// elsewhereRest is the least time between two looks: with hundreds of namespaces one takes a tenth of a second, and
+	// containers may come and go without pause.
+	elsewhereRest = time.Second
+)
 
 // elsewhere is what the loop knows of other network namespaces.
 type elsewhere struct {
 	sockets.Spaces
-	next time.Time // when they are looked at again
-	err  error     // of the last look
+	looked time.Time // the last time
+	soon   bool      // they are looked at again as soon as elsewhereRest is over, and otherwise after afreshEvery
+	err    error     // of the last look
 }
 
 // lookElsewhere brings what listens in other network namespaces up to date, now and then; a failure keeps the last list.
 func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
-	if a.parts.Elsewhere == nil || now.Before(a.elsewhere.next) {
+	rest := afreshEvery
+	if a.elsewhere.soon {
+		rest = elsewhereRest
+	}
+	if a.parts.Elsewhere == nil || !a.elsewhere.looked.IsZero() && now.Sub(a.elsewhere.looked) < rest {
 		return
 	}
-	a.elsewhere.next = now.Add(afreshEvery)
+	a.elsewhere.looked, a.elsewhere.soon = now, false
 	looking := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, elsewhereDeadline)
 	defer cancel()
@@ -40,8 +50,8 @@ func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
 	a.stepped("namespaces", looking)
 }
 
-// lookElsewhereSoon has the next pass look at other network namespaces: something has begun to listen in one.
-func (a *Agent) lookElsewhereSoon() { a.elsewhere.next = time.Time{} }
+// lookElsewhereSoon has one of the next passes look at other network namespaces: something has begun to listen in one.
+func (a *Agent) lookElsewhereSoon() { a.elsewhere.soon = true }
 
 // degradations are what is not known of other network namespaces.
 func (e *elsewhere) degradations() []string {

@@ -43,6 +43,25 @@ func (s *screen) listeners(scan *hostagent.Scan) {
 		s.rows(rows)
 		all = all[n:]
 	}
+	if (scan.Listeners != nil || scan.Network != nil) && len(scan.Published) > 0 {
+		s.published(scan.Published)
+	}
+}
+
+// published lists the ports of the host that are passed on, and to whom.
+func (s *screen) published(ports []hostagent.PublishedPort) {
+	s.gap()
+	s.wrapped("", "passed on by nat rules or a container runtime's proxy: "+plural(len(ports), "port"))
+	for _, p := range ports {
+		text := fmt.Sprintf("tcp %d to %s", p.Port, catalog.Clean(p.To))
+		switch {
+		case p.Container != "":
+			text += " in " + containerText(p.Container, p.Runtime)
+		case p.Unit != "":
+			text += " of " + catalog.Clean(p.Unit)
+		}
+		s.wrapped("", text)
+	}
 }
 
 // namespaceText says whose a network namespace is, by what people know it as.

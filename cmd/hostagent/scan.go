@@ -98,7 +98,14 @@ type scanEdges struct {
 	changes func(ctx context.Context, wake func()) error
 }
 
-func edges() scanEdges { return scanEdges{} }
+func edges() scanEdges {
+	return scanEdges{
+		commandLine: sockets.CommandLine,
+		changes: func(ctx context.Context, wake func()) error {
+			return sockets.Watch(ctx, func(sockets.Heard) { wake() })
+		},
+	}
+}
 
 func drawScan(s *screen, scan *hostagent.Scan) string {
 	s.showCommandLines(os.Geteuid(), edges().commandLine)
