@@ -100,9 +100,9 @@ func (w *worker) expect() error {
 	return err
 }
 
-// connect brings the host to n established sockets, spread over all processes.
+// connect brings the host to n connections, spread over all processes.
 func (c *crowd) connect(n int) error {
-	pairs := n / 2 / len(c.workers)
+	pairs := n / len(c.workers)
 	for i, w := range c.workers {
 		if _, err := fmt.Fprintln(w.in, pairs); err != nil {
 			return err
