@@ -171,7 +171,6 @@ func TestRuntimeOf(t *testing.T) {
 		"0::/docker/" + id:                          "docker",
 		"0::/machine.slice/libpod-" + id + ".scope": "podman",
 		"0::/kubepods/besteffort/podx/" + id:        "kubernetes",
-		"0::/nomad.slice/share.slice/" + id:         "nomad",
 		"0::/system.slice/crio-" + id + ".scope":    "cri-o",
 		"0::/custom/" + id:                          "",
 		"0::/system.slice/docker.service":           "",

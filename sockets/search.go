@@ -22,7 +22,9 @@ import (
 
 const (
 	// entriesAtOnce bounds how many bytes of a process's descriptors are read between two looks at the context: a thousand.
-	entriesAtOnce = 24 << 10
+	// Of entriesFirst it reads that many at first: what a server listens on it opens before it has connections, so it is
+	// among the first thirty, and each entry that the kernel shows costs.
+	entriesAtOnce, entriesFirst = 24 << 10, 768
 	// shareFrom is how many processes or cgroups are worth a thread of their own, and maxThreads how many there are.
 	shareFrom, maxThreads = 32, 4
 )
@@ -41,6 +43,7 @@ type search struct {
 	holders map[uint32][]holder // by inode, ascending by pid
 	paths   map[uint64]string   // of cgroups, by id
 	hidden  bool                // some process could not be looked into
+	whole   bool                // the kernel's program went through all processes: nobody else holds a socket
 	entries []byte              // where directories are read to
 }
 
@@ -49,8 +52,8 @@ func newSearch() *search {
 }
 
 // find searches for the holders of listeners: among the processes of the cgroup that made the socket, where every one of
-// these tells where to look; for what is not found so, by a program in the kernel; and last, for what is still missing, in
-// all of /proc. Where some listener has to be searched everywhere, all are at once: one more costs nothing then. On an
+// these tells where to look; for what is not found so, by a program in the kernel, which sees all there is; and in all of
+// /proc where it cannot run. Where some listener has to be searched everywhere, all are at once: one more costs nothing then. On an
 // error it returns what it found before.
 func (o *Owners) find(ctx context.Context, listeners []Listener) (*search, error) {
 	s := newSearch()
@@ -156,17 +159,20 @@ func (s *search) inKernel(ctx context.Context, files *fileIterator, wanted map[u
 	if files == nil {
 		return nil
 	}
-	// Its only error beside the context's leaves sockets unfound, and these are searched elsewhere.
-	_ = files.each(ctx, func(inode uint64, h holder) {
+	err := files.each(ctx, func(inode uint64, h holder) {
 		if inode <= math.MaxUint32 && wanted[uint32(inode)] {
 			s.add(uint32(inode), h)
 		}
 	})
+	s.whole = err == nil
 	return ctx.Err()
 }
 
-// everywhere looks in all processes.
+// everywhere looks in all processes, unless that was done.
 func (s *search) everywhere(ctx context.Context, wanted map[uint32]bool) error {
+	if s.whole {
+		return nil
+	}
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return err
@@ -206,16 +212,20 @@ func (s *search) look(ctx context.Context, pid int32, wanted map[uint32]bool) er
 	}
 	defer unix.Close(dir)
 	var names []string
-	for left := len(wanted); left > 0; {
+	left := len(wanted)
+	for most := entriesFirst; left > 0; most = entriesAtOnce {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := unix.ReadDirent(dir, s.entries)
+		n, err := unix.ReadDirent(dir, s.entries[:most])
 		if err != nil || n <= 0 {
 			break
 		}
 		_, _, names = unix.ParseDirent(s.entries[:n], -1, names[:0])
 		for _, name := range names {
+			if left == 0 {
+				return nil
+			}
 			inode, err := socketInode(dir, name)
 			if errors.Is(err, fs.ErrPermission) {
 				s.refused(pid, err)
