@@ -41,9 +41,7 @@ func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
 	}
 	a.elsewhere.looked, a.elsewhere.soon = now, false
 	looking := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, elsewhereDeadline)
-	defer cancel()
-	spaces, err := a.parts.Elsewhere(ctx)
+	spaces, err := a.parts.lookElsewhere(ctx)
 	if a.elsewhere.err = err; err == nil {
 		a.elsewhere.Spaces = spaces
 	}
@@ -62,14 +60,19 @@ func (e *elsewhere) degradations() []string {
 	return texts
 }
 
-// lookElsewhere lists what listens in other network namespaces, once.
-func (s *Scan) lookElsewhere(ctx context.Context, parts Parts, in *Input) {
-	if parts.Elsewhere == nil {
-		return
+// lookElsewhere lists what listens in other network namespaces, where that can be done.
+func (p *Parts) lookElsewhere(ctx context.Context) (sockets.Spaces, error) {
+	if p.Elsewhere == nil {
+		return sockets.Spaces{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, elsewhereDeadline)
 	defer cancel()
-	spaces, err := parts.Elsewhere(ctx)
+	return p.Elsewhere(ctx)
+}
+
+// takeElsewhere takes over what a look into other network namespaces saw.
+func (s *Scan) takeElsewhere(wait func() (sockets.Spaces, error), in *Input) {
+	spaces, err := wait()
 	if err != nil && !errors.Is(err, context.Canceled) {
 		s.note("%v", err)
 	}

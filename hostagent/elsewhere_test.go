@@ -321,13 +321,16 @@ func TestScanElsewhere(t *testing.T) {
 	inNamespace(&in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080")
 	spaces := sockets.Spaces{Listeners: in.Elsewhere, Namespaces: in.Namespaces, Incomplete: []string{"dark"}}
 	scan, into := &Scan{}, Input{}
-	scan.lookElsewhere(t.Context(), Parts{}, &into)
-	scan.lookElsewhere(t.Context(), Parts{Elsewhere: func(context.Context) (sockets.Spaces, error) { return spaces, nil }}, &into)
+	look := func(parts Parts) {
+		scan.takeElsewhere(begin(func() (sockets.Spaces, error) { return parts.lookElsewhere(t.Context()) }), &into)
+	}
+	look(Parts{})
+	look(Parts{Elsewhere: func(context.Context) (sockets.Spaces, error) { return spaces, nil }})
 	if len(into.Elsewhere) != 1 || len(into.Namespaces) != 1 || !slices.Equal(scan.Notes, []string{"dark"}) {
 		t.Errorf("got %+v, notes %q", into, scan.Notes)
 	}
 	failing := func(context.Context) (sockets.Spaces, error) { return sockets.Spaces{}, errors.New("no luck") }
-	scan.lookElsewhere(t.Context(), Parts{Elsewhere: failing}, &into)
+	look(Parts{Elsewhere: failing})
 	if !slices.Equal(scan.Notes, []string{"dark", "no luck"}) {
 		t.Errorf("notes %q", scan.Notes)
 	}

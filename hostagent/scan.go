@@ -66,17 +66,20 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	defer cancel()
 	scan := &Scan{Mode: parts.Policy.Mode, Notes: slices.Clone(parts.Notes)}
 	in := Input{Source: cmp.Or(parts.Source, SourceAgent), Settled: true, PreviousRange: DefaultSidecarRange(), Today: dayOf(time.Now()), Policy: parts.Policy}
+	// The kernel answers all of these at the same time.
+	listen := begin(func() ([]sockets.Listener, error) { return parts.Listen(ctx) })
+	elsewhere := begin(func() (sockets.Spaces, error) { return parts.lookElsewhere(ctx) })
+	host := begin(func() (*Host, error) { return parts.lookAtHost(ctx), nil })
 	scan.register(ctx, parts, &in)
 	var err error
-	if in.Listeners, err = parts.Listen(ctx); err != nil {
+	if in.Listeners, err = listen(); err != nil {
 		return nil, err
 	}
 	scan.listeners = in.Listeners
-	scan.lookElsewhere(ctx, parts, &in)
+	scan.takeElsewhere(elsewhere, &in)
 	scan.askSources(ctx, parts, &in)
 	scan.lookAtFirewall(ctx, parts, &in)
-	if parts.Host != nil {
-		in.Host = parts.Host(ctx)
+	if in.Host, _ = host(); in.Host != nil {
 		scan.published = in.Host.Published
 		for _, text := range in.Host.Notes {
 			scan.note("%s", text)
@@ -96,6 +99,31 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		scan.note("%s", text)
 	}
 	return scan, nil
+}
+
+// begin runs f beside its caller, and returns what waits for its answer.
+func begin[T any](f func() (T, error)) (wait func() (T, error)) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := f()
+		answers <- answer{value, err}
+	}()
+	return func() (T, error) {
+		a := <-answers
+		return a.value, a.err
+	}
+}
+
+// lookAtHost looks at the host, where that can be done.
+func (p *Parts) lookAtHost(ctx context.Context) *Host {
+	if p.Host == nil {
+		return nil
+	}
+	return p.Host(ctx)
 }
 
 // register asks for registrations and for the agent's facts.
