@@ -38,7 +38,8 @@ type Owner struct {
 	// the task is in Unit, "<allocation>.<task>.scope".
 	Container string
 	// Runtime is who runs the container, as the cgroup's path tells: "docker", "podman", "containerd", "cri-o",
-	// "kubernetes" (whatever runs its pods), "nomad"; "" for none, and where the path does not tell.
+	// "kubernetes" (whatever runs its pods), "nomad" (whatever runs its containers, where that gives them no name of its
+	// own); "" for none, and where the path does not tell.
 	Runtime string
 }
 

@@ -108,7 +108,7 @@ func parseCgroup(cgroupPath string) place {
 			machine, p.unit = true, name
 		}
 		if prefix, id, ok := cutContainer(name); ok {
-			p.container, p.runtime = id[:shortID], containerRuntime(prefix, parent, pods)
+			p.container, p.runtime = id[:shortID], containerRuntime(prefix, parent, pods, nomad)
 		} else if id, ok := cutAllocation(name); ok && nomad {
 			p.container, p.runtime = id[:shortAllocation], "nomad"
 		}
@@ -118,8 +118,8 @@ func parseCgroup(cgroupPath string) place {
 }
 
 // containerRuntime tells who runs a container, "" where its cgroup does not tell: its own prefix and the name of its
-// parent do, and that it is below the cgroup of all pods.
-func containerRuntime(prefix, parent string, pods bool) string {
+// parent do, and that it is below the cgroup of all pods, or without a prefix below Nomad's.
+func containerRuntime(prefix, parent string, pods, nomad bool) string {
 	switch {
 	case pods:
 		return "kubernetes"
@@ -131,6 +131,8 @@ func containerRuntime(prefix, parent string, pods bool) string {
 		return "cri-o"
 	case prefix != "":
 		return "containerd"
+	case nomad:
+		return "nomad"
 	}
 	return ""
 }

@@ -3,6 +3,7 @@
 package sockets
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -62,6 +63,7 @@ func TestParseCgroup(t *testing.T) {
 		{"/nomad.slice/" + allocation + ".web.scope", place{allocation + ".web.scope", "8d7cbb5e", "nomad"}},
 		{"/nomad/" + allocation, place{"", "8d7cbb5e", "nomad"}},
 		{"/nomad/share/" + allocation + ".web", place{"", "8d7cbb5e", "nomad"}},
+		{"/nomad.slice/share.slice/" + testID, place{"", short, "nomad"}},
 		{"/nomad.slice/share.slice/docker-" + testID + ".scope", place{"docker-" + testID + ".scope", short, "docker"}},
 		{"/user.slice/" + allocation + ".web.scope", unit(allocation + ".web.scope")},
 		{"/system.slice/nomad.service", unit("nomad.service")},
@@ -114,9 +116,9 @@ func FuzzParseCgroup(f *testing.F) {
 			!strings.Contains("/"+path+"/", "/"+p.unit+"/")) {
 			t.Errorf("%q: unit %q", path, p.unit)
 		}
-		digits := map[string]int{"": shortID, "docker": shortID, "podman": shortID, "containerd": shortID, "cri-o": shortID,
-			"kubernetes": shortID, "nomad": shortAllocation}
-		if n, known := digits[p.runtime]; !known || p.container == "" && p.runtime != "" || p.container != "" && len(p.container) != n {
+		digits := map[string][]int{"": {shortID}, "docker": {shortID}, "podman": {shortID}, "containerd": {shortID}, "cri-o": {shortID},
+			"kubernetes": {shortID}, "nomad": {shortAllocation, shortID}}
+		if n, known := digits[p.runtime]; !known || p.container == "" && p.runtime != "" || p.container != "" && !slices.Contains(n, len(p.container)) {
 			t.Errorf("%q: container %q of runtime %q", path, p.container, p.runtime)
 		}
 		if strings.Trim(p.container, "0123456789abcdef") != "" || !strings.Contains(path, p.container) {
