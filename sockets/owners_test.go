@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -30,7 +32,7 @@ import (
 
 // roleEnv makes the test binary play another process: "hold" keeps what it inherited, "listen" opens a listener and
 // writes its port, "reuse PORT" opens one more on a port, "watch PLACE" watches, "lookup PORT" writes the Result for a
-// listener, "inside PORT" what is known in a PID namespace; the rest are of benchmarks. All but the lookups live until their
+// listener, "hostile" is a listener whose name and command line are meant to harm, "inside PORT" what is known in a PID namespace; the rest are of benchmarks. All but the lookups live until their
 // input ends.
 const roleEnv = "HOSTAGENT_TEST_ROLE"
 
@@ -47,6 +49,10 @@ func play(role string) {
 		var listener net.Listener
 		if listener, err = net.Listen("tcp4", "127.0.0.1:0"); err == nil {
 			fmt.Println(listener.Addr().(*net.TCPAddr).Port)
+		}
+	case "hostile":
+		if err = beHostile(); err == nil {
+			play("listen")
 		}
 	case "watch":
 		err = playWatch(argument)
@@ -237,6 +243,61 @@ func TestLongNameIsTheKernels(t *testing.T) {
 	i := slices.IndexFunc(owner.Processes, func(p Process) bool { return int(p.PID) == cmd.Process.Pid })
 	if i < 0 || owner.Processes[i].Name != "a-server-with-a" {
 		t.Errorf("want process %d, named a-server-with-a, got %+v", cmd.Process.Pid, owner.Processes)
+	}
+}
+
+// hostileName has all 15 bytes of a name, and all that means something in the files of /proc.
+const hostileName = "a) R 1\tb\n\\n: c "
+
+// beHostile gives this process a command line of 256 MB that costs it nothing, for which it needs no rights, and a name that
+// is hard to read.
+func beHostile() error {
+	const size = 256 << 20
+	memory, err := unix.MmapPtr(-1, 0, nil, size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return err
+	}
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return err
+	}
+	fields := strings.Fields(string(stat))
+	field := func(n int) uint64 { // as proc_pid_stat(5) counts them
+		value, _ := strconv.ParseUint(fields[n-1], 10, 64)
+		return value
+	}
+	brk, _, _ := unix.Syscall(unix.SYS_BRK, 0, 0, 0)
+	layout := struct { // struct prctl_mm_map
+		startCode, endCode, startData, endData, startBrk, brk, startStack, argStart, argEnd, envStart, envEnd, auxv uint64
+		auxvSize                                                                                                    uint32
+		exe                                                                                                         int32
+	}{
+		startCode: field(26), endCode: field(27), startData: field(45), endData: field(46), startBrk: field(47), brk: uint64(brk),
+		startStack: field(28), argStart: uint64(uintptr(memory)), argEnd: uint64(uintptr(memory)) + size,
+		envStart: field(50), envEnd: field(51), exe: -1,
+	}
+	if err := unix.Prctl(unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&layout)), unsafe.Sizeof(layout), 0); err != nil {
+		return err
+	}
+	return os.WriteFile("/proc/self/comm", []byte(hostileName), 0)
+}
+
+// TestHostileProcess: what a process says of itself costs nothing to read, and is shown as it is.
+func TestHostileProcess(t *testing.T) {
+	pid, port, _ := child(t, "hostile", os.Geteuid())
+	listener := one(t, port)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	owner := lookup(t, NewOwners(), listener)
+	runtime.ReadMemStats(&after)
+	if len(owner.Processes) != 1 || owner.Processes[0].PID != pid || owner.Processes[0].Name != hostileName || owner.Processes[0].Started.IsZero() {
+		t.Errorf("want process %d, named %q, got %+v", pid, hostileName, owner)
+	}
+	if read := after.TotalAlloc - before.TotalAlloc; read > 16<<20 {
+		t.Errorf("the look at it took %d MB", read>>20)
+	}
+	if arguments, ok := CommandLine(owner.Processes[0]); ok && len(strings.Join(arguments, " ")) > maxCommandLine {
+		t.Errorf("a command line of %d bytes", len(strings.Join(arguments, " ")))
 	}
 }
 

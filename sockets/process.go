@@ -17,13 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// commLen is the longest name that the kernel keeps of a process (TASK_COMM_LEN in include/linux/sched.h, less its
-	// zero).
-	commLen = 15
-	// maxCommandLine is how many bytes of a command line are read.
-	maxCommandLine = 4 << 10
-)
+// maxCommandLine is how many bytes of a command line are read.
+const maxCommandLine = 4 << 10
 
 // cacheBootTime has gopsutil read the boot time once: it reckons it from the uptime, and so the start of one process
 // would move by a second between two calls.
@@ -100,15 +95,15 @@ func look(ctx context.Context, pid int32) details {
 		return p
 	}
 	ctx = inProc(ctx)
-	// Not NewProcess: it looks a second time whether the process is there.
-	handle := &process.Process{Pid: pid}
-	name, err := handle.NameWithContext(ctx)
+	// Not gopsutil's: it completes a name of 15 bytes from the command line, which any process may move to gigabytes of
+	// empty memory (PR_SET_MM_MAP in prctl(2)), and reads all of that.
+	name, err := readAt(unix.AT_FDCWD, procPath(pid, "comm"))
 	if err != nil {
 		return details{}
 	}
-	// gopsutil completes a long name from the command line, which may hold secrets (a title set at run time); the
-	// kernel's own is at its head.
-	p.Name = name[:min(len(name), commLen)]
+	p.Name = string(bytes.TrimSuffix(name, []byte("\n")))
+	// Not NewProcess: it looks a second time whether the process is there.
+	handle := &process.Process{Pid: pid}
 	p.Exe, _ = handle.ExeWithContext(ctx) // another user's is out of sight
 	p.Forwards = forwards(pid, p.Exe)
 	p.Started = started(ctx, handle)
