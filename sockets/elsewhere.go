@@ -209,7 +209,9 @@ func (s *space) enter(ctx context.Context, buffer []byte) (contents, error) {
 			held.listeners = append(held.listeners, l)
 			return err
 		})
-		if held.truncated = errors.Is(err, errTooMany); err != nil && !held.truncated {
+		if errors.Is(err, errTooMany) {
+			held.truncated = true
+		} else if err != nil {
 			return contents{}, err
 		}
 	}
@@ -300,11 +302,7 @@ func isGone(err error) bool {
 }
 
 // hasCapability tells whether this process has a capability in effect.
-func hasCapability(bit int) bool {
-	var sets [2]unix.CapUserData
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	return unix.Capget(&header, &sets[0]) == nil && sets[bit/32].Effective&(1<<(bit%32)) != 0
-}
+func hasCapability(bit int) bool { return capabilities()&(1<<bit) != 0 }
 
 // sortSpaces orders namespaces by ID.
 func sortSpaces(spaces []*space) {

@@ -350,6 +350,50 @@ func TestElsewhereEnds(t *testing.T) {
 	}
 }
 
+// fill opens UDP sockets in a namespace, on ports from first on, that live as long as the test. They are in a table of files of
+// its own: there are more than a process may have.
+func (n *elsewhere) fill(t *testing.T, first, count int) {
+	t.Helper()
+	ready, stop, ended := make(chan error, 1), make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop); <-ended })
+	onOwnThread(func() {
+		defer close(ended)
+		file, err := unix.Open(procPath(n.pid, "ns/net"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.Setns(file, unix.CLONE_NEWNET), unix.Close(file), unix.Unshare(unix.CLONE_FILES))
+		}
+		for port := first; err == nil && port < first+count; port++ {
+			var fd int
+			if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+				err = unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
+			}
+		}
+		ready <- err
+		<-stop
+	})
+	check(t, <-ready)
+}
+
+// TestElsewhereFull: of a namespace that holds too much, what is kept is bounded, and that is said, whatever else it holds.
+func TestElsewhereFull(t *testing.T) {
+	n := startElsewhere(t)
+	n.do(t, func() error { // a socket that is in none of the lists
+		conn, err := net.Dial("udp6", "[::1]:9")
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+		}
+		return err
+	})
+	n.fill(t, 1, mostSockets/2)
+	n.fill(t, 1+mostSockets/2, mostSockets/2+1)
+	bothWays(t, func(t *testing.T, e *Elsewhere) {
+		spaces := e.look(t)
+		if kept := len(spaces.ofNamespace(n.id)); kept != mostSockets || !slices.Contains(spaces.Incomplete, fullSpaces) {
+			t.Errorf("%d sockets are kept; it says %q", kept, spaces.Incomplete)
+		}
+	})
+}
+
 func TestElsewhereStops(t *testing.T) {
 	startElsewhere(t)
 	bothWays(t, func(t *testing.T, e *Elsewhere) {
