@@ -125,7 +125,7 @@ func (e *Elsewhere) list(ctx context.Context) (Spaces, error) {
 	for _, note := range []struct {
 		holds bool
 		text  string
-	}{{closed, closedSpaces}, {len(rest) > 0, tableSpaces}, {full, fullSpaces}} {
+	}{{closed || found.closed, closedSpaces}, {len(rest) > 0, tableSpaces}, {full, fullSpaces}} {
 		if note.holds {
 			result.Incomplete = append(result.Incomplete, note.text)
 		}

@@ -394,6 +394,29 @@ func TestElsewhereFull(t *testing.T) {
 	})
 }
 
+// TestElsewhereHidden: what /proc does not show at all is missed too.
+func TestElsewhereHidden(t *testing.T) {
+	netns.RequireRoot(t, "becomes another user")
+	startElsewhere(t)
+	_, line, _ := childIn(t, "spaces", syscall.CLONE_NEWNS)
+	if !strings.Contains(line, hiddenSpaces) {
+		t.Errorf("it says %s, want %q", line, hiddenSpaces)
+	}
+}
+
+// hiddenInProc is the role of a process of an ordinary user whose /proc lists no processes of others.
+func hiddenInProc() error {
+	if err := unix.Mount("proc", "/proc", "proc", 0, "hidepid=invisible"); err != nil {
+		return err
+	}
+	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {
+		return err
+	}
+	spaces, err := NewElsewhere().List(context.Background())
+	fmt.Printf("%q\n", spaces.Incomplete)
+	return err
+}
+
 func TestElsewhereStops(t *testing.T) {
 	startElsewhere(t)
 	bothWays(t, func(t *testing.T, e *Elsewhere) {

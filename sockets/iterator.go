@@ -51,7 +51,7 @@ func newFileIterator() (*fileIterator, error) {
 	if has := capabilities(); has&need != need && has&(1<<unix.CAP_SYS_ADMIN) == 0 {
 		return nil, errors.New("cannot load a BPF program without CAP_BPF and CAP_PERFMON")
 	}
-	if namespace, err := os.Readlink("/proc/self/ns/pid"); err != nil || namespace != initPIDNamespace {
+	if !isInitial("pid", initPIDNamespace) {
 		return nil, errors.New("cannot use the numbers that the kernel gives to processes: this is another PID namespace")
 	}
 	types, err := kernelTypes()

@@ -16,7 +16,7 @@ import (
 // a process that came to share the socket, and an owner that was out of sight before.
 const maxAge = 30 * time.Second
 
-// hiddenText is for a socket without an owner where all capabilities are there and the kernel still refused a look.
+// hiddenText is for a socket without an owner where all capabilities are there and the kernel still does not show everybody.
 const hiddenText = "owners of some sockets may be out of sight: the kernel refuses a look into some processes " +
 	"(another user or PID namespace, or a security module)"
 
@@ -192,7 +192,7 @@ func (s *search) outOfSight() string {
 	case len(missing) > 0:
 		return "owners of some sockets are out of sight without " + strings.Join(missing, " and ") +
 			": run as root, or grant what is missing"
-	case s.hidden:
+	case s.hidden, !isInitial("pid", initPIDNamespace): // whose /proc shows nobody outside
 		return hiddenText
 	}
 	return ""

@@ -32,7 +32,7 @@ import (
 
 // roleEnv makes the test binary play another process: "hold" keeps what it inherited, "listen" opens a listener and
 // writes its port, "reuse PORT" opens one more on a port, "watch PLACE" watches, "lookup PORT" writes the Result for a
-// listener, "hostile" is a listener whose name and command line are meant to harm, "inside PORT" what is known in a PID namespace; the rest are of benchmarks. All but the lookups live until their
+// listener, "spaces" what is missing of other namespaces where /proc hides processes, "hostile" is a listener whose name and command line are meant to harm, "inside PORT" what is known in a PID namespace; the rest are of benchmarks. All but the lookups live until their
 // input ends.
 const roleEnv = "HOSTAGENT_TEST_ROLE"
 
@@ -74,6 +74,8 @@ func play(role string) {
 		} else if err == nil {
 			err = connectMany(n)
 		}
+	case "spaces":
+		err = hiddenInProc()
 	case "lookup":
 		var listeners []Listener
 		listeners, err = List(context.Background())

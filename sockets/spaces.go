@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,8 @@ const (
 	// mostSmall bounds what is read of files that are small: a container's mounts may be many.
 	mostSmall  = 1 << 20
 	mostMounts = 32 << 20
+	// initialUserNamespace is the inode of the first user namespace (PROC_USER_INIT_INO in include/linux/proc_ns.h).
+	initialUserNamespace = "user:[4026531837]"
 	// mostPIDs is how many processes of a namespace are remembered: the first may end before it is asked.
 	mostPIDs = 3
 )
@@ -38,6 +41,7 @@ type space struct {
 type spacesFound struct {
 	spaces     []*space // by ID
 	incomplete []string
+	closed     bool // the kernel refused a look at processes of another user namespace
 }
 
 // findSpaces finds the network namespaces other than the calling thread's.
@@ -84,15 +88,20 @@ func findSpaces(ctx context.Context) (spacesFound, error) {
 		found.spaces = append(found.spaces, s)
 	}
 	sortSpaces(found.spaces)
-	// With the capability only processes of stronger ones, or of another user namespace, are refused, as an init often is
-	// inside a virtual machine or container: that they sit in a namespace of their own is nothing to expect.
-	if hidden && !hasCapability(unix.CAP_SYS_PTRACE) {
+	// With the capability only processes of stronger ones are refused, as an init often is inside a virtual machine or
+	// container: that they sit in a namespace of their own is nothing to expect. In a user namespace it is one over the
+	// processes in there, and all others are refused.
+	switch {
+	case hidden && !hasCapability(unix.CAP_SYS_PTRACE):
 		found.incomplete = append(found.incomplete, hiddenSpaces)
+	case hidden:
+		found.closed = !isInitial("user", initialUserNamespace)
 	}
 	return found, nil
 }
 
-// eachProcess calls each with every process and its network namespace, by PID, and tells whether some were out of sight.
+// eachProcess calls each with every process and its network namespace, by PID, and tells whether some were out of sight. A
+// /proc that was mounted with hidepid does not list those, and so not the first.
 func eachProcess(ctx context.Context, each func(pid int32, id uint64)) (hidden bool, err error) {
 	proc, err := os.Open("/proc")
 	if err != nil {
@@ -103,6 +112,7 @@ func eachProcess(ctx context.Context, each func(pid int32, id uint64)) (hidden b
 	if err != nil {
 		return false, err
 	}
+	hidden = !slices.Contains(names, "1")
 	for _, name := range names {
 		pid, err := strconv.ParseInt(name, 10, 32)
 		if err != nil {
@@ -121,6 +131,12 @@ func eachProcess(ctx context.Context, each func(pid int32, id uint64)) (hidden b
 		}
 	}
 	return hidden, nil
+}
+
+// isInitial tells whether this process is in the first namespace of a kind, whose inode is fixed.
+func isInitial(kind, link string) bool {
+	own, err := os.Readlink("/proc/self/ns/" + kind)
+	return err == nil && own == link
 }
 
 // namespaceLink reads which network namespace a link "net:[4026531840]" leads to.
