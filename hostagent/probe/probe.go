@@ -39,7 +39,7 @@ const (
 	Named Outcome = "named"
 	// Unnamed: its certificate is of the mesh's CA, but names no service of the trust domain.
 	Unnamed Outcome = "unnamed"
-	// Expired: its certificate is of the mesh's CA, but not valid now.
+	// Expired: its certificate is of the mesh's CA, but it, or the CA's own, is not valid now.
 	Expired Outcome = "expired"
 	// Foreign: its certificate is not of the mesh's CA, or it could not prove that it is its own.
 	Foreign Outcome = "foreign"
@@ -229,10 +229,12 @@ func (ca *CA) judge(chain []*x509.Certificate, now time.Time) Result {
 		options.Intermediates.AddCert(certificate)
 	}
 	if _, err := leaf.Verify(options); err != nil {
-		// Expiry is found before the CA is looked at, so it is looked at as of the leaf's own time.
-		options.CurrentTime = leaf.NotAfter
-		if _, late := leaf.Verify(options); late == nil {
-			return Result{Outcome: Expired, Detail: err.Error()}
+		// Expiry is found before the CA is looked at, so it is looked at as of times at which the chain was, or will be, good: a
+		// CA may have expired before what it has signed, and the clock of this host may be slow.
+		for _, options.CurrentTime = range times(chain) {
+			if _, late := leaf.Verify(options); late == nil {
+				return Result{Outcome: Expired, Detail: err.Error()}
+			}
 		}
 		return Result{Outcome: Foreign, Detail: err.Error()}
 	}
@@ -242,6 +244,15 @@ func (ca *CA) judge(chain []*x509.Certificate, now time.Time) Result {
 		}
 	}
 	return Result{Outcome: Unnamed}
+}
+
+// times returns the end of a chain's leaf, and when each of its certificates begins to be valid.
+func times(chain []*x509.Certificate) []time.Time {
+	all := []time.Time{chain[0].NotAfter}
+	for _, certificate := range chain {
+		all = append(all, certificate.NotBefore)
+	}
+	return all
 }
 
 // Name is the service that a certificate names. Partition is empty where there are none.

@@ -180,6 +180,17 @@ func TestAsk(t *testing.T) {
 	span := func(from, to time.Duration) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(from), time.Now().Add(to) }
 	}
+	lasts := func(root *authority, from, to time.Duration) *authority {
+		template := caTemplate("short")
+		span(from, to)(template)
+		key := newKey(t)
+		below := &authority{t: t, certificate: sign(t, template, key, root), key: key}
+		if root != nil {
+			below.chain = [][]byte{below.certificate.Raw}
+		}
+		return below
+	}
+	ended, endedBelow, later := lasts(nil, -4*time.Hour, -time.Hour), lasts(mesh, -4*time.Hour, -time.Hour), lasts(nil, time.Hour, 3*time.Hour)
 	long := other.leaf(nil, web)
 	for range maxChain {
 		long.Certificate = append(long.Certificate, other.certificate.Raw)
@@ -205,6 +216,11 @@ func TestAsk(t *testing.T) {
 		{"somebody else's certificate", stolen, newCA(t, mesh), Result{Outcome: Foreign}},
 		{"expired", mesh.leaf(span(-2*time.Hour, -time.Hour), web), newCA(t, mesh), Result{Outcome: Expired}},
 		{"not yet valid", mesh.leaf(span(time.Hour, 2*time.Hour), web), newCA(t, mesh), Result{Outcome: Expired}},
+		{"expired CA", ended.leaf(span(-2*time.Hour, time.Hour), web), newCA(t, ended), Result{Outcome: Expired}},
+		{"expired after its CA", ended.leaf(span(-2*time.Hour, -time.Minute), web), newCA(t, ended), Result{Outcome: Expired}},
+		{"expired intermediate", endedBelow.leaf(span(-2*time.Hour, time.Hour), web), newCA(t, mesh), Result{Outcome: Expired}},
+		{"not yet valid and longer than its CA", later.leaf(span(2*time.Hour, 4*time.Hour), web), newCA(t, later), Result{Outcome: Expired}},
+		{"expired CA, not the mesh's", ended.leaf(span(-2*time.Hour, time.Hour), web), newCA(t, mesh), Result{Outcome: Foreign}},
 		{"expired and of another CA", other.leaf(span(-2*time.Hour, -time.Hour), web), newCA(t, mesh), Result{Outcome: Foreign}},
 		{"for clients only", mesh.leaf(func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, web), newCA(t, mesh),
 			Result{Outcome: Foreign}},
