@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -171,5 +172,29 @@ func BenchmarkReadInterfaces(b *testing.B) {
 				return nil
 			}))
 		})
+	}
+}
+
+// TestManyAddressesOfOneInterface: each has a local route, which is not to be compared with each address.
+func TestManyAddressesOfOneInterface(t *testing.T) {
+	i := Interface{}
+	addr := netip.MustParseAddr("10.0.0.0")
+	for range 60_000 {
+		i.Addresses = append(i.Addresses, netip.PrefixFrom(addr, 8))
+		addr = addr.Next()
+	}
+	start := time.Now()
+	for _, p := range i.Addresses {
+		if !i.hasAddress(netip.PrefixFrom(p.Addr(), 32)) {
+			t.Fatalf("%v is not there", p)
+		}
+	}
+	for _, text := range []string{"10.0.0.0/8", "10.0.0.0/31", "10.255.0.0/32", "fd00::1/128"} {
+		if i.hasAddress(netip.MustParsePrefix(text)) {
+			t.Errorf("%s is an address", text)
+		}
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %v", took)
 	}
 }

@@ -72,18 +72,25 @@ func readInterfaces(ctx context.Context) ([]Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range routes {
-		i := of[r.through]
-		if i == nil || isLocalOnly(r.to) || slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return r.to.IsSingleIP() && p.Addr() == r.to.Addr() }) {
-			continue
-		}
-		i.Routed = append(i.Routed, r.to)
-	}
 	for i := range all {
 		slices.SortFunc(all[i].Addresses, comparePrefixes)
+	}
+	for _, r := range routes {
+		if i := of[r.through]; i != nil && !isLocalOnly(r.to) && !i.hasAddress(r.to) {
+			i.Routed = append(i.Routed, r.to)
+		}
+	}
+	for i := range all {
 		slices.SortFunc(all[i].Routed, comparePrefixes)
 	}
 	return all, nil
+}
+
+// hasAddress tells whether a route is that of an address on i, as the kernel makes one for each: there may be thousands.
+// The addresses are sorted already.
+func (i *Interface) hasAddress(route netip.Prefix) bool {
+	_, found := slices.BinarySearchFunc(i.Addresses, route.Addr(), func(p netip.Prefix, addr netip.Addr) int { return p.Addr().Compare(addr) })
+	return found && route.IsSingleIP()
 }
 
 func comparePrefixes(a, b netip.Prefix) int {
