@@ -106,8 +106,8 @@ func (a *Agent) startProbes(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	work := &probing{prober: a.prober, roots: a.parts.Roots, ask: a.parts.Ask, asked: map[ProbeTarget]*inquiry{}}
-	for _, known := range a.prober.shown() { // before a reload; who is what he should be is not asked again
-		work.asked[known.ProbeTarget] = &inquiry{shown: known, settled: known.Outcome == probe.Named}
+	for _, known := range a.prober.shown() { // before a reload; it stands until they are asked anew
+		work.asked[known.ProbeTarget] = &inquiry{shown: known}
 	}
 	go func() {
 		defer close(done)
