@@ -81,7 +81,7 @@ type exemptions struct {
 	done     int                         // findings that were looked at
 	byID     map[catalog.ID][]*Exemption // of the policy
 	judged   map[exposureKey]verdict
-	spared   map[uint16]bool // ports that a listener is exempt on
+	spared   map[uint16]bool // ports of the host that a listener is exempt on
 	doubtful map[uint16]bool // ports that one may be exempt on: its owner is out of sight
 }
 
@@ -117,11 +117,13 @@ func (e *evaluation) exempt() {
 		}
 		key := exposureKey{f.ServiceID, f.Port}
 		so := x.judged[key]
+		here := f.Listener == nil || f.Listener.Namespace == 0 // the ports of another namespace are none of the host's
 		if f.State == Exempt {
-			so.exempt, x.spared[f.Port] = true, true
+			so.exempt = true
+			x.spared[f.Port] = x.spared[f.Port] || here
 		} else {
 			so.other = true
-			x.doubtful[f.Port] = x.doubtful[f.Port] || doubtful
+			x.doubtful[f.Port] = x.doubtful[f.Port] || doubtful && here
 		}
 		x.judged[key] = so
 	}

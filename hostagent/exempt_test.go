@@ -203,6 +203,18 @@ func TestExemptQuarantine(t *testing.T) {
 			in.Registrations[1].Proxy.LocalServiceAddress, in.Registrations[0].Address = "10.0.0.1", "10.0.0.2"
 			holders(in, exes("/usr/bin/web"), exes("/usr/bin/envoy"), exes("/usr/bin/consul"), exes("/usr/bin/other"))
 		}},
+		{"a service of another namespace, on a port of the same number", "exposed-listener api", closed8080, func(in *Input) {
+			in.Registrations = append(in.Registrations, app("api", 8080), sidecar("api", 21001))
+			published(in, "21001 172.26.64.2:21001")
+			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21001")
+			in.Policy.Quarantine.Services = []string{"web"}
+		}},
+		{"a program of another namespace that is not seen", "exposed-listener /usr/bin/api", closed8080, func(in *Input) {
+			in.Registrations = append(in.Registrations, app("api", 8080), sidecar("api", 21001))
+			published(in, "21001 172.26.64.2:21001")
+			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21001")
+			in.Policy.Quarantine.Services = []string{"web"}
+		}},
 		{"for a program that is not seen", "exposed-listener /usr/bin/web", refused8080(doubt, asRoot), func(in *Input) { in.Owners = nil }},
 		{"for a program that is not seen any more", "exposed-listener /usr/bin/web", closed8080, func(in *Input) {
 			in.Owners, in.Quarantined = nil, before
