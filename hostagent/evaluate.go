@@ -89,6 +89,7 @@ type evaluation struct {
 	suspects  map[uint64]sockets.Listener
 	published firewall.PortSet // ports that nat rules send elsewhere
 	exposures []exposure       // what could be quarantined
+	proxied   firewall.PortSet // on which the kernel sends the network to a transparent proxy of who is exposed
 	exempted  exemptions
 	reached   map[wayKey][]Way                 // what ways answered
 	told      map[*sockets.Listener]catalog.ID // ways around the mesh that were found

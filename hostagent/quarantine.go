@@ -53,9 +53,11 @@ func (x *exposure) same(other exposure) bool {
 // expose notes that r is exposed on a listener's port. A port that is redirected to its transparent proxy is not: closed, it
 // would be closed to the proxy's callers, too.
 func (e *evaluation) expose(id catalog.ID, r *consul.Registration, proxies []*consul.Registration, l *sockets.Listener) {
-	if !e.redirected(proxies, l) {
-		e.exposePort(id, r, proxies, l.Addr.Port())
+	if e.redirected(proxies, l) {
+		e.proxied.Add(l.Addr.Port())
+		return
 	}
+	e.exposePort(id, r, proxies, l.Addr.Port())
 }
 
 // exposePort notes that r is exposed on a port, however many sockets it has there.
@@ -175,7 +177,7 @@ func (q *quarantine) keeps(k Quarantined) bool {
 	exposed := len(q.passedOn(k.Port)) > 0 || slices.ContainsFunc(q.byPort[k.Port], func(l *sockets.Listener) bool {
 		return l.Protocol == sockets.TCP && l.Exposed()
 	})
-	return wanted && exposed && !q.exempted.spared[k.Port] && q.refusePort(k.Port) == nil && q.refuseOwners(k.Port) == nil
+	return wanted && exposed && !q.exempted.spared[k.Port] && !q.proxied.Has(k.Port) && q.refusePort(k.Port) == nil && q.refuseOwners(k.Port) == nil
 }
 
 // refuse tells why an exposed port is not quarantined, nil if it is.

@@ -600,3 +600,19 @@ func TestQuarantineOfWaysAround(t *testing.T) {
 		})
 	}
 }
+
+// TestRedirectEndsQuarantine: as at boot, where the rules of a transparent proxy come after hostagent. Closed, the port would
+// be closed to the proxy's callers, too.
+func TestRedirectEndsQuarantine(t *testing.T) {
+	in := infected()
+	in.Registrations[1].Proxy.Mode = consul.ModeTransparent
+	want(t, "without the rules", closed8080, quarantineDump(Evaluate(in)))
+	in.Quarantined = []Quarantined{{Port: 8080, Services: []string{"web"}}}
+	in.Host.Redirects, in.Host.RedirectsKnown = []firewall.Redirect{{Family: firewall.IPv4, To: 21000, Ports: allBut()}}, true
+	want(t, "with the rules", closedNone, quarantineDump(Evaluate(in)))
+	in.Registrations = append(in.Registrations, app("api", 8080), sidecar("api", 21001))
+	in.Policy.Quarantine.Services = []string{"api"}
+	want(t, "where another service has no redirect", strings.ReplaceAll(closed8080, "web", "api"), quarantineDump(Evaluate(in)))
+	in.Policy.Quarantine.Services, in.Registrations = nil, nil
+	want(t, "without registrations", strings.ReplaceAll(closed8080, "false", "true"), quarantineDump(Evaluate(in)))
+}
