@@ -102,6 +102,8 @@ type quarantine struct {
 	unseen  bool                // that is only for want of a listener of the agent's
 	of      map[uint16][]string // quarantined for these services
 	refused map[uint16]bool     // some service was refused
+	// unwanted are the services whose port it is, by a finding that is not to be acted on (any more).
+	unwanted map[uint16][]string
 
 	// What is the same for all services on a port is looked at once: anybody can register thousands, or listen on thousands
 	// of loopback addresses.
@@ -128,7 +130,7 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 	q := &quarantine{
 		evaluation: e, Quarantine: e.in.Policy.Quarantine,
 		before: map[uint16]bool{}, of: map[uint16][]string{}, refused: map[uint16]bool{},
-		owned: map[uint16]*refusal{}, roots: map[uint16]bool{}, lives: map[uint16]place{},
+		unwanted: map[uint16][]string{}, owned: map[uint16]*refusal{}, roots: map[uint16]bool{}, lives: map[uint16]place{},
 	}
 	for _, k := range e.in.Quarantined {
 		q.before[k.Port] = true
@@ -138,7 +140,13 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 		q.findAgent()
 	}
 	for _, x := range e.exposures {
-		if !slices.Contains(q.Findings, x.id) || len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || e.exempts(x) {
+		if !slices.Contains(q.Findings, x.id) {
+			if x.where == "" {
+				q.unwanted[x.port] = append(q.unwanted[x.port], x.reg.Name)
+			}
+			continue
+		}
+		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || e.exempts(x) {
 			continue
 		}
 		if r := q.refuse(x); r != nil {
@@ -174,6 +182,9 @@ func (q *quarantine) collect() []Quarantined {
 func (q *quarantine) keeps(k Quarantined) bool {
 	wanted := len(k.Services) == 0 || len(q.Services) == 0 ||
 		slices.ContainsFunc(k.Services, func(name string) bool { return slices.Contains(q.Services, name) })
+	if slices.ContainsFunc(q.unwanted[k.Port], func(name string) bool { return len(k.Services) == 0 || slices.Contains(k.Services, name) }) {
+		return false
+	}
 	exposed := len(q.passedOn(k.Port)) > 0 || slices.ContainsFunc(q.byPort[k.Port], func(l *sockets.Listener) bool {
 		return l.Protocol == sockets.TCP && l.Exposed()
 	})

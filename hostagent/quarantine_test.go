@@ -559,6 +559,18 @@ func TestQuarantineOfWaysAround(t *testing.T) {
 		{"of registered ports alone", []string{sibling, admin, up}, func(in *Input) {
 			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedListener}
 		}, closedNone},
+		{"of registered ports alone from now on", []string{sibling}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedListener}
+			in.Quarantined = []Quarantined{{Port: 9102, Services: []string{"web"}}}
+		}, closedNone},
+		{"of registered ports alone after a restart", []string{sibling}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedListener}
+			in.Quarantined = []Quarantined{{Port: 9102}}
+		}, closedNone},
+		{"of registered ports alone, and of one that is not registered for the moment", []string{sibling}, func(in *Input) {
+			in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedListener}
+			in.Quarantined = []Quarantined{{Port: 9102, Services: []string{"api"}}} // served by web's process, too
+		}, strings.Replace(closed("9102"), "for web held=false", "for api held=true", 1)},
 		{"of another service", []string{sibling}, func(in *Input) { in.Policy.Quarantine.Services = []string{"api"} }, closedNone},
 		{"not in quarantine_ports", []string{sibling}, func(in *Input) { in.Policy.Quarantine.Ports = firewall.Ports(8080) },
 			closedNone + "warning quarantine-refused \"web\" 9102: port 9102 of web is not closed to the network: it is not in quarantine_ports; bind it to loopback, or add 9102 to quarantine_ports\n"},
