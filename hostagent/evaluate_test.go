@@ -13,6 +13,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/hostagent/probe"
@@ -625,8 +626,15 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		in.Owners[listener(text).Cookie] = sockets.Owner{Processes: []sockets.Process{{PID: 8, Name: "envoy"}}}
 	}
 	seen := map[catalog.ID]bool{}
+	keys := map[catalog.ID]config.Exempt{}
 	for _, f := range Evaluate(in).Findings {
 		seen[f.ID] = true
+		known := keys[f.ID]
+		known.Service, known.Port = known.Service+f.Service, max(known.Port, f.Port)
+		if f.Listener != nil {
+			known.Executable = "/x"
+		}
+		keys[f.ID] = known
 		if strings.ContainsAny(f.Message+f.Remedy, "{}") && !strings.Contains(f.Remedy, "{ ") {
 			t.Errorf("%s has an empty place: %s / %s", f.ID, f.Message, f.Remedy)
 		}
@@ -634,6 +642,23 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	for _, e := range catalog.Entries() {
 		if !seen[e.ID] {
 			t.Errorf("the input was made to bring out every finding, but %s is missing", e.ID)
+		}
+	}
+	for id, about := range keys {
+		for _, test := range []struct {
+			x  config.Exempt
+			ok bool
+		}{
+			{config.Exempt{Service: "web"}, about.Service != ""},
+			{config.Exempt{Port: 8080}, about.Port != 0},
+			{config.Exempt{Executable: "/x"}, about.Executable != ""},
+		} {
+			c := config.Default()
+			test.x.Finding, test.x.Reason = string(id), "why"
+			c.Exemptions = []config.Exempt{test.x}
+			if err := c.Validate(); (err == nil) != test.ok {
+				t.Errorf("%+v: %v, but that such a finding has it is %v", test.x, err, test.ok)
+			}
 		}
 	}
 }

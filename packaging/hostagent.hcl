@@ -108,7 +108,7 @@ mode = "observe"
 # A finding that you mean to be so: it is still listed, as "exempt" and with the reason, but it is no warning any more, and
 # quarantine leaves its port alone. It opens nothing: what guard mode closes stays closed. One block each, at most 400, in any
 # of the files. There is no default: this one is an example. Of service, port and executable at least one must stand there,
-# and the finding has to meet all that do.
+# and the finding has to meet all that do; a key that no such finding has is refused: of duplicate-port, name the port.
 # exempt {
 # The finding's id, as "hostagent scan" names it. Findings about the host as a whole cannot be exempted.
 #   finding = "exposed-listener"

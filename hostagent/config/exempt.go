@@ -149,6 +149,31 @@ func (x *Exempt) lacks() string {
 	return ""
 }
 
+// inVain tells why no finding can meet a block that lacks nothing, "" where one can.
+func (x *Exempt) inVain() string {
+	var key, about string
+	switch x.Finding {
+	case "squatted-port", "duplicate-port", "exposed-consul-api", "range-shared", "consul-port-blocked":
+		if x.Service != "" {
+			key, about = "service", "no one service"
+		}
+	case "unconfirmed-claim":
+		if x.Port != 0 {
+			key, about = "port", "no port"
+		}
+	}
+	switch x.Finding {
+	case "duplicate-port", "port-not-opened", "unconfirmed-claim", "sidecar-not-listening", "range-shared", "consul-port-blocked", "quarantine-refused":
+		if x.Executable != "" {
+			key, about = "executable", "nothing that listens"
+		}
+	}
+	if key == "" {
+		return ""
+	}
+	return fmt.Sprintf("%q is about %s: nothing meets an exemption that names one with the key %q", x.Finding, about, key)
+}
+
 // exempt reads one block. known holds the keys of all blocks.
 func (d *decoder) exempt(block *hclsyntax.Block, known map[string]setting) {
 	from := origin{layer: layerFile, file: d.file, line: block.TypeRange.Start.Line}
@@ -176,7 +201,7 @@ func (d *decoder) exempt(block *hclsyntax.Block, known map[string]setting) {
 			d.problem(attribute.Expr.Range().Start.Line, all[at].key()+": "+err.Error())
 		}
 	}
-	if what := x.lacks(); what != "" && len(d.problems) == before {
+	if what := cmp.Or(x.lacks(), x.inVain()); what != "" && len(d.problems) == before {
 		d.problem(from.line, blockExempt+": "+what)
 	}
 	if len(d.problems) > before {
@@ -204,7 +229,7 @@ func (c *Config) checkExemptions() Errors {
 	}
 	for i := range c.Exemptions {
 		x := &c.Exemptions[i]
-		if what := x.lacks(); what != "" {
+		if what := cmp.Or(x.lacks(), x.inVain()); what != "" {
 			say(i, blockExempt, errors.New(what))
 			continue
 		}

@@ -285,6 +285,15 @@ func TestValidateExemptions(t *testing.T) {
 		{`exempt: needs the key "finding"`, func(x *Exempt) { x.Finding = "" }},
 		{`exempt: needs one of the keys "service", "port" and "executable"`, func(x *Exempt) { x.Port = 0 }},
 		{`exempt: needs the key "reason"`, func(x *Exempt) { x.Reason = "" }},
+		{`exempt: "duplicate-port" is about no one service: nothing meets an exemption that names one with the key "service"`, func(x *Exempt) {
+			x.Finding, x.Service = "duplicate-port", "web"
+		}},
+		{`exempt: "unconfirmed-claim" is about no port: nothing meets an exemption that names one with the key "port"`, func(x *Exempt) {
+			x.Finding, x.Service = "unconfirmed-claim", "web"
+		}},
+		{`exempt: "port-not-opened" is about nothing that listens: nothing meets an exemption that names one with the key "executable"`, func(x *Exempt) {
+			x.Finding, x.Executable = "port-not-opened", "/usr/bin/web"
+		}},
 		{`exempt.finding: "route-localnet" is about the host and not about a service, a port or a listener: it cannot be exempted`, func(x *Exempt) { x.Finding = "route-localnet" }},
 		{`exempt.service: "\n" holds control characters`, func(x *Exempt) { x.Service = "\n" }},
 		{`exempt.executable: "x" is not an absolute path`, func(x *Exempt) { x.Executable = "x" }},
