@@ -192,7 +192,7 @@ func (e *evaluation) accuse(claims []claim, p *Probed) string {
 			return "it speaks TLS, but shows no certificate to whoever gives no name"
 		}
 	case probe.Closed:
-		if p.Lasting && slices.ContainsFunc(claims, e.applicationListens) {
+		if p.Lasting && slices.ContainsFunc(claims, e.applicationListens) && !e.diverted(p) {
 			return "it closes connections before it has shown a certificate, although the application listens"
 		}
 	default: // nobody knows
@@ -205,7 +205,16 @@ func (e *evaluation) excuse(claims []claim, p *Probed) string {
 	if p.Outcome == probe.Closed && !slices.ContainsFunc(claims, e.applicationListens) {
 		return ", as Consul's own proxy does while its application does not listen"
 	}
+	if p.Outcome == probe.Closed && e.diverted(p) {
+		return ", and a transparent proxy may be asked in its place"
+	}
 	return ""
+}
+
+// diverted tells whether a transparent proxy may have taken a probe that was not meant for it: its rules for what this host
+// sends, which are not read here, leave out loopback. A proxy that lets nobody out of the mesh hangs up then.
+func (e *evaluation) diverted(p *Probed) bool {
+	return e.in.Host != nil && len(e.in.Host.Redirects) > 0 && !p.At.Addr().IsLoopback()
 }
 
 // defaultName is what Consul calls the namespace and partition of who names none.

@@ -89,6 +89,13 @@ func TestAccuse(t *testing.T) {
 			func(in *Input) { in.Listeners[0] = listener("tcp 127.0.0.2:8080") }, "", "closed, as Consul's own proxy does while its application does not listen"},
 		{"closed where the application has a unix socket", probe.Result{Outcome: probe.Closed, Detail: "closed"}, true,
 			func(in *Input) { in.Registrations[1].Proxy.LocalServiceSocket = "/run/web" }, "", "closed, as Consul's own proxy does while its application does not listen"},
+		{"closed beside a transparent proxy", probe.Result{Outcome: probe.Closed, Detail: "closed"}, true, func(in *Input) {
+			in.Host.Redirects = []firewall.Redirect{{Family: firewall.IPv4, To: 21000, Ports: allBut()}}
+		}, "it closes connections before it has shown a certificate, although the application listens", ""},
+		{"closed beside a transparent proxy, not over loopback", probe.Result{Outcome: probe.Closed, Detail: "closed"}, true, func(in *Input) {
+			in.Host.Redirects = []firewall.Redirect{{Family: firewall.IPv4, To: 21000, Ports: allBut()}}
+			in.Listeners[1].Addr = netip.MustParseAddrPort("10.0.0.1:21000")
+		}, "", "closed, and a transparent proxy may be asked in its place"},
 		{"silent, for ever", probe.Result{Outcome: probe.Silent, Detail: "silent"}, true, nil, "", "silent"},
 		{"not to be asked", probe.Result{Outcome: probe.Unknown, Detail: "refused"}, true, nil, "", "refused"},
 	} {
@@ -123,7 +130,7 @@ func TestAccuse(t *testing.T) {
 			}
 			var notes []string
 			if test.note != "" {
-				notes = []string{"nobody knows if what listens on tcp [::]:21000 is the sidecar of web: " + test.note}
+				notes = []string{"nobody knows if what listens on " + address(&in.Listeners[len(in.Listeners)-1]) + " is the sidecar of web: " + test.note}
 			}
 			if diff := cmp.Diff(notes, result.Unprobed); diff != "" {
 				t.Errorf("notes (-want +got)\n%s", diff)
