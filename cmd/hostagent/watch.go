@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -259,7 +260,8 @@ func (p *picture) paint(anyway bool) error {
 		p.shown, p.changed = text, now
 	}
 	width, height := p.terminal.size()
-	frame := frameOf(text, "as of "+p.changed.Format(time.TimeOnly)+", kept current; q ends", width, height, s.colour)
+	asOf := "as of " + p.changed.Format(time.TimeOnly)
+	frame := frameOf(text, []string{asOf + ", kept current; q ends", asOf + "; q ends", "q ends"}, width, height, s.colour)
 	if frame == p.standing && !anyway {
 		return nil
 	}
@@ -267,33 +269,52 @@ func (p *picture) paint(anyway bool) error {
 	return p.terminal.write(frame)
 }
 
+// overwrite clears a line before it is written anew. Cleared afterwards, one as wide as the screen would lose its last
+// character: the cursor stays on it.
+const overwrite = "\x1b[2K"
+
 // frameOf cuts text to a screen of that size, 0 for unknown, and makes it overwrite what stands there, with a line at the
-// foot. Lines are cleared one by one: clearing the screen first would flicker.
-func frameOf(text, foot string, width, height int, colour bool) string {
+// foot: the first of feet that there is room for. Lines are cleared one by one: clearing the screen first would flicker.
+func frameOf(text string, feet []string, width, height int, colour bool) string {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	inverse := func(text string) string {
-		if colour {
-			return "\x1b[7m" + text + "\x1b[0m"
-		}
-		return text
-	}
-	foot = inverse(foot)
+	more := ""
 	if room := max(height-1, 1); height > 0 && len(lines) > room {
-		more := len(lines) - room
+		more = "… and " + plural(len(lines)-room, "more line")
 		lines = lines[:room]
-		foot = inverse("… and "+plural(more, "more line")) + "  " + foot
 	}
+	foot := footOf(more, feet, width, colour)
 	var b strings.Builder
 	b.WriteString("\x1b[H")
 	for _, line := range lines {
-		b.WriteString(cutLine(line, width) + "\x1b[0m\x1b[K\r\n")
+		b.WriteString(overwrite + cutLine(line, width) + "\x1b[0m\r\n")
 	}
 	b.WriteString("\x1b[J")
 	if height > 0 {
 		fmt.Fprintf(&b, "\x1b[%d;1H", height)
 	}
-	b.WriteString(cutLine(foot, width) + "\x1b[0m\x1b[K")
+	b.WriteString(overwrite + foot + "\x1b[0m")
 	return b.String()
+}
+
+// footOf is the line at the foot of a frame.
+func footOf(more string, feet []string, width int, colour bool) string {
+	inverse := func(text string) string {
+		if colour && text != "" {
+			return "\x1b[7m" + text + "\x1b[0m"
+		}
+		return text
+	}
+	between := ""
+	if more != "" {
+		between = "  "
+	}
+	foot := feet[len(feet)-1]
+	for _, f := range slices.Backward(feet) {
+		if width == 0 || cells(more)+len(between)+cells(f) <= width {
+			foot = f
+		}
+	}
+	return cutLine(inverse(more)+between+inverse(foot), width)
 }
 
 // cutLine cuts a line to that many columns, 0 for any; orders for the terminal take none.
@@ -306,7 +327,7 @@ func cutLine(line string, width int) string {
 		case order:
 			order = r == '[' || r < '@' || r > '~'
 		default:
-			if column++; width > 0 && column > width {
+			if column += cellsOf(r); width > 0 && column > width {
 				return line[:i]
 			}
 		}
