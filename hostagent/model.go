@@ -320,8 +320,8 @@ func processNames(o *sockets.Owner) string {
 	}
 	var names []string
 	for _, p := range o.Processes {
-		if !slices.Contains(names, p.Name) {
-			names = append(names, p.Name)
+		if name := p.FullName(); !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	slices.Sort(names)

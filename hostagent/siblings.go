@@ -35,7 +35,7 @@ func (a *around) judgeSibling(l *sockets.Listener, owner *sockets.Owner) {
 func (k *kin) relative(l *sockets.Listener, owner *sockets.Owner) (app *application, unit string) {
 	for _, p := range owner.Processes {
 		if app := k.runs[p.PID]; app != nil {
-			return app, "process " + cmp.Or(catalog.CleanTo(p.Name, 24), fmt.Sprint("of user ", catalog.CleanTo(owner.User, 40)))
+			return app, "process " + cmp.Or(catalog.CleanTo(p.FullName(), 40), fmt.Sprint("of user ", catalog.CleanTo(owner.User, 40)))
 		}
 	}
 	at, ok := homeOf(l, owner)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -57,6 +58,18 @@ type Process struct {
 	// Forwards is where Docker's proxy for a port says that it passes on what comes, "172.17.0.2:80"; "" for any other
 	// program. Any process can say so of itself.
 	Forwards string
+}
+
+// commLen is the longest name that the kernel keeps of a process (TASK_COMM_LEN in include/linux/sched.h, less its zero).
+const commLen = 15
+
+// FullName is Name, made whole from Exe where the kernel has cut it: as untrusted and raw as they are.
+func (p Process) FullName() string {
+	program := path.Base(strings.TrimSuffix(p.Exe, " (deleted)"))
+	if len(p.Name) == commLen && strings.HasPrefix(program, p.Name) {
+		return program
+	}
+	return p.Name
 }
 
 // Result is what Lookup found.

@@ -303,6 +303,22 @@ func TestHostileProcess(t *testing.T) {
 	}
 }
 
+func TestFullName(t *testing.T) {
+	for _, test := range []struct{ name, exe, want string }{
+		{"nginx", "/usr/sbin/nginx", "nginx"},
+		{"prometheus-node", "/usr/bin/prometheus-node-exporter", "prometheus-node-exporter"},
+		{"prometheus-node", "/usr/bin/prometheus-node-exporter (deleted)", "prometheus-node-exporter"},
+		{"prometheus-node", "", "prometheus-node"},
+		{"a-script-with-a", "/usr/bin/python3", "a-script-with-a"},
+		{"web", "/srv/web-server", "web"}, // the kernel has cut nothing
+		{"", "/srv/web", ""},
+	} {
+		if got := (Process{Name: test.name, Exe: test.exe}).FullName(); got != test.want {
+			t.Errorf("%q of %q is %q, want %q", test.name, test.exe, got, test.want)
+		}
+	}
+}
+
 func TestSharedSocket(t *testing.T) {
 	b := open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
 	duplicate, err := unix.Dup(b.fd)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -177,7 +176,7 @@ func (s *screen) groups(groups []*group) {
 // groupHead writes the line that leads a group, on two where one has no room.
 func (s *screen) groupHead(g *group) {
 	name, counts, between := g.name, countsText(g.findings), " "
-	if s.width > 0 && utf8.RuneCountInString(name)+len(": ")+len(counts) > s.width {
+	if s.width > 0 && cells(name)+len(": ")+len(counts) > s.width {
 		name, between = shorten(name, s.width-len(":")), "\n  "
 	}
 	if s.colour {
@@ -222,8 +221,8 @@ func (s *screen) found(f *hostagent.Finding) {
 		s.wrapped(indent+"who:    ", s.whoText(f.Listener, f.Owner))
 		s.command(indent+"runs:   ", f.Owner)
 	}
-	if !tellsWays(f) {
-		s.wrapped(indent+"reach:  ", s.waysText(f.Ways))
+	if reach := s.reachText(f); reach != "" {
+		s.wrapped(indent+"reach:  ", reach)
 	}
 	if x := f.Exemption; x != nil && f.State == hostagent.Exempt {
 		s.wrapped(indent+"exempt: ", exemptionText(x))
@@ -233,13 +232,23 @@ func (s *screen) found(f *hostagent.Finding) {
 	s.dim = false
 }
 
-// tellsWays tells whether a finding's sentence names all the addresses that lead to its listener: of many it names a few.
-func tellsWays(f *hostagent.Finding) bool {
+// reachText says at which addresses a listener is reached that the finding's sentence does not name.
+func (s *screen) reachText(f *hostagent.Finding) string {
+	if entry, _ := catalog.Lookup(f.ID); f.State == hostagent.Mitigated && len(f.Ways) > 0 {
+		if entry.Mitigated != "" {
+			return "" // the sentence says why nobody does
+		}
+		return "closed to the network by hostagent's guard"
+	}
 	words := strings.Fields(f.Message)
 	for i := range words {
 		words[i] = strings.Trim(words[i], ",:;")
 	}
-	return !slices.ContainsFunc(f.Ways, func(w hostagent.Way) bool { return !slices.Contains(words, w.Addr.String()) })
+	rest := slices.DeleteFunc(slices.Clone(f.Ways), func(w hostagent.Way) bool { return slices.Contains(words, w.Addr.String()) })
+	if n := len(rest); n > 0 && n < len(f.Ways) {
+		return "also " + s.waysText(rest)
+	}
+	return s.waysText(rest)
 }
 
 // foundHead writes the line that leads a finding, on two where one has no room.
@@ -276,17 +285,20 @@ func (s *screen) foundHead(f *hostagent.Finding) {
 // whoText tells who holds a socket, where he belongs and since when he runs.
 func (s *screen) whoText(l *sockets.Listener, owner *sockets.Owner) string {
 	text := processText(l, owner)
-	if owner == nil {
-		return text + ", process out of sight"
-	}
-	if owner.User != "" {
-		text += ", user " + catalog.Clean(owner.User)
+	seen := owner != nil && len(owner.Processes) > 0
+	if owner != nil && owner.User != "" {
+		user := "user " + catalog.Clean(owner.User)
+		if !seen {
+			text = user
+		} else {
+			text += ", " + user
+		}
 	}
 	text += placeText(owner)
-	switch since := sinceOf(owner); {
-	case len(owner.Processes) == 0:
-		text += ", process out of sight"
-	case !since.IsZero():
+	if !seen {
+		return text + ", process out of sight"
+	}
+	if since := sinceOf(owner); !since.IsZero() {
 		text += fmt.Sprintf(", since %s (%s)", since.In(s.now.Location()).Format("2006-01-02 15:04"), lasting(s.now.Sub(since)))
 	}
 	return text
@@ -342,6 +354,9 @@ func (s *screen) command(label string, owner *sockets.Owner) {
 		return
 	}
 	args, ok := s.commandLine(owner.Processes[0])
+	for len(args) > 0 && args[len(args)-1] == "" {
+		args = args[:len(args)-1] // what a title that the process has set leaves of its arguments
+	}
 	if !ok || len(args) == 0 {
 		return
 	}
@@ -353,7 +368,7 @@ func (s *screen) command(label string, owner *sockets.Owner) {
 	words := make([]string, len(args))
 	for i, arg := range args {
 		words[i] = catalog.CleanTo(arg, most)
-		if words[i] == "" || strings.ContainsAny(words[i], " '\"") {
+		if words[i] == "" || len(args) > 1 && strings.ContainsAny(words[i], " '\"") {
 			words[i] = "'" + words[i] + "'"
 		}
 	}
@@ -411,7 +426,7 @@ func (s *screen) fine(scan *hostagent.Scan) {
 	}
 	widest := 0
 	for _, service := range shown {
-		widest = max(widest, utf8.RuneCountInString(serviceText(service.Name, service.ID)))
+		widest = max(widest, cells(serviceText(service.Name, service.ID)))
 	}
 	most := 40
 	if s.width > 0 {
@@ -427,7 +442,7 @@ func (s *screen) fine(scan *hostagent.Scan) {
 		for i := range service.Listeners {
 			where = append(where, socketText(&service.Listeners[i]))
 		}
-		pad := strings.Repeat(" ", max(widest-utf8.RuneCountInString(name), 0))
+		pad := strings.Repeat(" ", max(widest-cells(name), 0))
 		s.wrapped("  "+name+pad+"  ", cmp.Or(strings.Join(slices.Compact(where), ", "), "not listening here"))
 	}
 	if more := len(fine) - len(shown); more > 0 {
@@ -449,7 +464,7 @@ func summary(scan *hostagent.Scan) string {
 	}
 	text := fmt.Sprintf("%s; %s, %s for the network", found, plural(len(scan.Services), "mesh service"), plural(len(scan.Openings), "sidecar port"))
 	const most = 60 // runes of ports: more of them are read better in the map
-	if ports := scan.Rules.Open.String(); len(ports) <= most {
+	if ports := scan.Rules.Open.String(); len(scan.Openings) > 0 && len(ports) <= most {
 		text += ": " + ports
 	}
 	if n := scan.Looked(); len(scan.Findings) == 0 && n > 0 {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -102,7 +101,11 @@ func listenerRow(scan *hostagent.Scan, r *hostagent.Reachable) row {
 	if place == "" {
 		place = none
 	}
-	return row{socketText(l), processText(l, r.Owner), place, reach}
+	process := processText(l, r.Owner)
+	if r.Owner != nil && len(r.Owner.Processes) == 0 && r.Owner.User != "" {
+		process = "out of sight"
+	}
+	return row{socketText(l), process, place, reach}
 }
 
 const between = 2 // spaces between columns
@@ -131,7 +134,7 @@ func (s *screen) columns(rows []row) (widths [4]int, fit bool) {
 	const most = 60
 	for _, r := range rows {
 		for i, cell := range r {
-			widths[i] = min(max(widths[i], utf8.RuneCountInString(cell)), most)
+			widths[i] = min(max(widths[i], cells(cell)), most)
 		}
 	}
 	excess := 3*between - s.width
@@ -152,11 +155,11 @@ func (s *screen) columns(rows []row) (widths [4]int, fit bool) {
 
 func (s *screen) row(r row, widths [4]int) {
 	for i, cell := range r[:3] {
-		if utf8.RuneCountInString(cell) > widths[i] {
+		if cells(cell) > widths[i] {
 			cell, _, _ = strings.Cut(cell, " (pid ")
 			cell = shorten(cell, widths[i])
 		}
-		s.text.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+between))
+		s.text.WriteString(cell + strings.Repeat(" ", widths[i]-cells(cell)+between))
 	}
 	s.text.WriteString(shorten(r[3], widths[3]) + "\n")
 }

@@ -66,7 +66,7 @@ func (s *screen) rangeMap(scan *hostagent.Scan) {
 	if size <= mostDrawn {
 		s.drawn(sidecars, uses, size)
 	}
-	s.legend(uses, size)
+	s.legend(uses, size, scan.Source == hostagent.SourceFiles)
 	s.runs(uses)
 }
 
@@ -128,8 +128,8 @@ func (s *screen) tinted(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// legend counts the ports of each use.
-func (s *screen) legend(uses []hostagent.PortUse, size int) {
+// legend counts the ports of each use. Sidecars that are predicted need not be there.
+func (s *screen) legend(uses []hostagent.PortUse, size int, predicted bool) {
 	counts := map[hostagent.Use]int{"": size - len(uses)}
 	for _, u := range uses {
 		counts[u.Use]++
@@ -141,7 +141,11 @@ func (s *screen) legend(uses []hostagent.PortUse, size int) {
 			if size <= mostDrawn {
 				sign = string(m.sign) + " "
 			}
-			parts = append(parts, fmt.Sprintf("%s%d %s", sign, n, m.words))
+			words := m.words
+			if predicted && m.use == hostagent.UseSidecar {
+				words = "for a sidecar"
+			}
+			parts = append(parts, fmt.Sprintf("%s%d %s", sign, n, words))
 		}
 	}
 	s.wrapped("  ", strings.Join(parts, ", "))

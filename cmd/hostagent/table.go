@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -92,11 +91,11 @@ func (s *screen) wrapped(indent, text string) { s.wrappedAfter(0, indent, text) 
 
 // wrappedAfter is wrapped on a line on which some columns are taken.
 func (s *screen) wrappedAfter(taken int, indent, text string) {
-	taken += utf8.RuneCountInString(indent)
+	taken += cells(indent)
 	s.begin(indent)
 	column, first := taken, true
 	for word := range strings.FieldsSeq(text) {
-		length := utf8.RuneCountInString(word)
+		length := cells(word)
 		switch {
 		case first:
 		case s.width > 0 && column+1+length > s.width:
@@ -139,18 +138,11 @@ func processText(l *sockets.Listener, owner *sockets.Owner) string {
 		return fmt.Sprintf("uid %d", l.UID)
 	}
 	first := owner.Processes[0]
-	text := fmt.Sprintf("%s (pid %d)", catalog.Clean(first.Name), first.PID)
+	text := fmt.Sprintf("%s (pid %d)", catalog.Clean(first.FullName()), first.PID)
 	if more := len(owner.Processes) - 1; more > 0 {
 		text += fmt.Sprintf(" +%d", more)
 	}
 	return text
-}
-
-func shorten(text string, width int) string {
-	if utf8.RuneCountInString(text) <= width {
-		return text
-	}
-	return string([]rune(text)[:width-1]) + "…"
 }
 
 func countText(n int, severity catalog.Severity) string {

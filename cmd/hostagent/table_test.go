@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -119,8 +118,28 @@ func scans() map[string]*hostagent.Scan {
 	return map[string]*hostagent.Scan{
 		"all": scanOfAll(), "blind": blindScan(), "large": largeScan(),
 		"nothing": nothing, "clean": scanOf([]hostagent.Service{serviceOf("web", "127.0.0.1:8080")}),
-		"many": many, "hostile": hostile,
+		"many": many, "hostile": hostile, "foreign": foreignScan(),
 	}
+}
+
+// foreignScan has names of wide characters, a squatter that the guard holds and one who is out of sight.
+func foreignScan() *hostagent.Scan {
+	ways := []hostagent.Way{{Addr: netip.MustParseAddr("10.0.0.5"), Interface: "eth0"}}
+	squat := func(port uint16, owner *sockets.Owner, state hostagent.State, who string) hostagent.Finding {
+		at := fmt.Sprintf("0.0.0.0:%d", port)
+		return finding(hostagent.Finding{ID: catalog.SquattedPort, Port: port, Listener: listener(at), Owner: owner, State: state, Ways: ways},
+			"listener", "tcp "+at, "reason", "no registered sidecar explains it", "process", who, "range", "21000-21255")
+	}
+	long := process("prometheus-node")
+	long.User, long.Processes[0].Exe = "prometheus", "/usr/bin/prometheus-node-exporter"
+	s := scanOf([]hostagent.Service{serviceOf("注文管理サービス", "127.0.0.1:9090"), serviceOf("web", "127.0.0.1:8080"), serviceOf("在庫")},
+		squat(21050, long, "", "prometheus-node-exporter"), squat(21051, long, hostagent.Mitigated, "prometheus-node-exporter"),
+		squat(21052, &sockets.Owner{User: "root"}, "", "its process"))
+	s.Listeners = []hostagent.Reachable{
+		{Listener: *listener("0.0.0.0:21050"), Owner: long}, {Listener: *listener("0.0.0.0:21052"), Owner: &sockets.Owner{User: "root"}},
+		{Listener: *listener("127.0.0.1:9090"), Owner: process("注文管理")},
+	}
+	return s
 }
 
 // scanOfAll is what scan --all sees of a host with much of everything.
@@ -234,7 +253,7 @@ func checkLines(t *testing.T, text string, width int) {
 			t.Errorf("this line ends in spaces: %q", line)
 		}
 		words := strings.TrimPrefix(strings.TrimSpace(line), "remedy: ")
-		if width > 0 && utf8.RuneCountInString(line) > width && strings.Contains(words, " ") {
+		if width > 0 && cells(line) > width && strings.Contains(words, " ") {
 			t.Errorf("this line is wider than %d: %q", width, line)
 		}
 	}

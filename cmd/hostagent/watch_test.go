@@ -291,6 +291,16 @@ func TestCommandLines(t *testing.T) {
 		}
 		checkLines(t, text, 66)
 	}
+	for want, args := range map[string][]string{
+		"nginx: master process nginx -c x.conf\n": {"nginx: master process nginx -c x.conf"}, // a title, not a word with spaces
+		"redis-server 0.0.0.0:6379\n":             {"redis-server 0.0.0.0:6379", "", "", ""},
+	} {
+		s := &screen{terminal: true}
+		s.showCommandLines(0, func(sockets.Process) ([]string, bool) { return args, true })
+		if text := s.table(scanOf(nil, exposed("web", "0.0.0.0:8080", process("nginx"), ""))); !strings.Contains(text, "runs:   "+want) {
+			t.Errorf("%q is shown as\n%s", args, text)
+		}
+	}
 	s := &screen{terminal: true}
 	s.showCommandLines(0, func(sockets.Process) ([]string, bool) { return nil, false })
 	if text := s.table(scanOf(nil, exposed("web", "0.0.0.0:8080", process("nginx"), ""))); strings.Contains(text, "runs:") {
