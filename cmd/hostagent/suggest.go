@@ -31,6 +31,9 @@ func nearest(word string, candidates []string) string {
 // flagError names the flag that was meant by an unknown one. It repeats no value: pflag would, of "-token=…".
 func flagError(cmd *cobra.Command, err error) error {
 	see := fmt.Sprintf("\nsee %s --help", cmd.CommandPath())
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok && invalid.GetFlag().Value.Type() == "bool" {
+		return fmt.Errorf("--%s: %q is not one of true, false", invalid.GetFlag().Name, invalid.GetValue())
+	}
 	unknown, ok := errors.AsType[*pflag.NotExistError](err)
 	if !ok {
 		return fmt.Errorf("%w%s", err, see)

@@ -36,7 +36,7 @@ func listFiles(paths []string) (files []file, skipped []string, err error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
-			return nil, nil, fmt.Errorf("cannot read %s: it %w", strconv.Quote(path), unreadable(err))
+			return nil, nil, fmt.Errorf("cannot read %s: %w", strconv.Quote(path), reason(err))
 		}
 		if !info.IsDir() {
 			format := formatOf(path)
@@ -48,7 +48,7 @@ func listFiles(paths []string) (files []file, skipped []string, err error) {
 		}
 		entries, err := os.ReadDir(path) // sorted by name
 		if err != nil {
-			return nil, nil, fmt.Errorf("cannot read %s: it %w", strconv.Quote(path), unreadable(err))
+			return nil, nil, fmt.Errorf("cannot read %s: %w", strconv.Quote(path), reason(err))
 		}
 		for _, entry := range entries {
 			f, kind := inFolder(path, entry)
@@ -157,12 +157,15 @@ func readBounded(r io.Reader, size int64) ([]byte, error) {
 	}
 }
 
-func unreadable(err error) error {
+func unreadable(err error) error { return fmt.Errorf("cannot be read: %w", reason(err)) }
+
+// reason is err without the path, which stands beside it already, and what would help.
+func reason(err error) error {
 	remedy := ""
 	if errors.Is(err, fs.ErrPermission) {
 		remedy = "; run as root, or as the user that Consul runs as"
 	}
-	return fmt.Errorf("cannot be read: %w%s", cause(err), remedy)
+	return fmt.Errorf("%w%s", cause(err), remedy)
 }
 
 // cause is err without the path, which stands beside it already.

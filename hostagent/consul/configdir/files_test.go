@@ -78,10 +78,10 @@ func TestReadNothing(t *testing.T) {
 		path, want string
 		is         error
 	}{
-		{filepath.Join(folder, "none"), "it cannot be read: no such file or directory", fs.ErrNotExist},
-		{filepath.Join(folder, "no\nne"), `no\nne": it cannot be read`, fs.ErrNotExist},
+		{filepath.Join(folder, "none"), `none": no such file or directory`, fs.ErrNotExist},
+		{filepath.Join(folder, "no\nne"), `no\nne": no such file`, fs.ErrNotExist},
 		{filepath.Join(folder, "a.txt"), "Consul takes only names that end in .hcl or .json", nil},
-		{filepath.Join(folder, "a.hcl", "x"), "it cannot be read: not a directory", syscall.ENOTDIR},
+		{filepath.Join(folder, "a.hcl", "x"), `x": not a directory`, syscall.ENOTDIR},
 	} {
 		c, err := Read(folder, tt.path)
 		if err == nil || c != nil || !strings.HasPrefix(err.Error(), "cannot read ") || !strings.Contains(err.Error(), tt.want) {
