@@ -853,3 +853,13 @@ func TestFailedLookAtTheHostIsNoAnswer(t *testing.T) {
 		t.Errorf("told %d times", n)
 	}
 }
+
+func TestServiceCheckSaysWhoOpens(t *testing.T) {
+	s := Service{ID: "web", Name: "web", Sidecars: []Sidecar{{ID: "web-sidecar-proxy", Port: 21000, Opened: true}, {ID: "web-2", Port: 80}}}
+	for mode, wants := range map[Mode][2]string{
+		ModeGuard: {"open", "left closed"}, ModeObserve: {"guard mode would open it", "guard mode would not open it"},
+	} {
+		want(t, string(mode), "web does not listen on this host's network.\nsidecar web-sidecar-proxy: port 21000, "+wants[0]+
+			"\nsidecar web-2: port 80, "+wants[1], serviceCheck(s, nil, mode).Output)
+	}
+}

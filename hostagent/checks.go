@@ -87,7 +87,7 @@ func (a *Agent) checks(consulErr error) consul.Report {
 	ofRange, ofService := divide(a.result.Findings)
 	r.Checks = append(r.Checks, a.firewallCheck(), rangeCheck(a.result.Range, ofRange))
 	for _, s := range a.result.Services {
-		r.Checks = append(r.Checks, serviceCheck(s, ofService[s.ID]))
+		r.Checks = append(r.Checks, serviceCheck(s, ofService[s.ID], a.parts.Policy.Mode))
 	}
 	if a.listenErr == nil {
 		return r
@@ -242,7 +242,7 @@ func rangeCheck(sidecars PortRange, fs []Finding) consul.Check {
 	return c
 }
 
-func serviceCheck(s Service, fs []Finding) consul.Check {
+func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
 	c := consul.Check{
 		Key: "service:" + s.ID, Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
@@ -260,7 +260,12 @@ func serviceCheck(s Service, fs []Finding) consul.Check {
 	}
 	for _, p := range s.Sidecars {
 		state := "left closed"
-		if p.Opened {
+		switch {
+		case mode == ModeObserve && p.Opened:
+			state = "guard mode would open it"
+		case mode == ModeObserve:
+			state = "guard mode would not open it"
+		case p.Opened:
 			state = "open"
 		}
 		fmt.Fprintf(&b, "\nsidecar %s: port %d, %s", catalog.Clean(p.ID), p.Port, state)
