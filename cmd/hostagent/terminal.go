@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -74,7 +75,7 @@ func (t *terminal) enter(ctx context.Context, quit func(), redraw chan<- struct{
 				return
 			case got := <-signals:
 				if got == syscall.SIGTSTP {
-					t.stop(signals)
+					t.stop()
 				}
 				select {
 				case redraw <- struct{}{}:
@@ -118,16 +119,32 @@ func (t *terminal) giveBack() error {
 }
 
 // stop stops the process as the terminal's stop key does, with the terminal as it was, and goes on when it is continued.
-func (t *terminal) stop(signals chan<- os.Signal) {
+func (t *terminal) stop() {
 	// bash gives the terminal the settings that the job had, and does so just after it has continued the job (seen with 5.2).
 	const settled = 100 * time.Millisecond
 	_ = t.giveBack()
-	// Not SIGSTOP: where no shell could continue it, the kernel lets this one pass.
-	signal.Reset(syscall.SIGTSTP)
-	_ = unix.Kill(os.Getpid(), unix.SIGTSTP)
-	time.Sleep(settled)
-	signal.Notify(signals, syscall.SIGTSTP)
+	// Not SIGSTOP: where no shell could continue it, the kernel lets this one pass. signal.Reset would leave Go's handler in
+	// place, which swallows the signal (sigdisable in runtime/signal_unix.go, go1.26).
+	var byDefault, before signalAction
+	if setAction(unix.SIGTSTP, &byDefault, &before) == nil {
+		_ = unix.Kill(os.Getpid(), unix.SIGTSTP)
+		time.Sleep(settled)
+		_ = setAction(unix.SIGTSTP, &before, nil)
+	}
 	t.take()
+}
+
+// signalAction has room for the kernel's struct sigaction of any architecture. Zero is the default action.
+type signalAction [128]byte
+
+// setAction changes what the kernel does about a signal, and stores in before what it did.
+func setAction(number syscall.Signal, action, before *signalAction) error {
+	const setSize = 8 // of sigset_t, in bytes
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(number),
+		uintptr(unsafe.Pointer(action)), uintptr(unsafe.Pointer(before)), setSize, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // listen calls quit when somebody presses q.

@@ -334,6 +334,47 @@ func TestManyListenersPrintFast(t *testing.T) {
 	}
 }
 
+// TestWatchStopsAndGoesOn stops it as Ctrl-Z does, under a shell that continues it.
+func TestWatchStopsAndGoesOn(t *testing.T) {
+	bin := programs(t)
+	if err := serve(t.Cleanup, "127.0.0.1:8500", consulAgent("testdata/agent")); err != nil {
+		t.Fatal(err)
+	}
+	screen, control := pseudoTerminal(t, 100, 40)
+	seen := &viewer{}
+	go seen.read(control)
+	cmd := exec.Command("bash", "-mc", `"$0" scan --watch --fail-on never; echo "stopped by $?"; fg; echo "ended by $?"`, filepath.Join(bin, "hostagent"))
+	cmd.Env = append(os.Environ(), "TERM=xterm", "NO_COLOR=")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = screen, screen, screen
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(15*time.Second, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	seen.until(t, "q ends")
+	if _, err := control.WriteString("\x1a"); err != nil {
+		t.Fatal(err)
+	}
+	stopped := seen.until(t, fmt.Sprintf("stopped by %d", 128+int(unix.SIGTSTP)))
+	if !strings.Contains(stopped, leaveScreen) {
+		t.Errorf("it stops on its own screen: %q", stopped)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, since, _ := strings.Cut(seen.until(t, "stopped by"), "stopped by"); strings.Contains(since, "q ends") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it draws nothing after it was continued")
+		}
+	}
+	if _, err := control.WriteString("q"); err != nil {
+		t.Fatal(err)
+	}
+	seen.until(t, "ended by 0")
+	_ = cmd.Wait()
+}
+
 // TestWatchEndsWithTheTerminalAsItWas runs the program on a terminal of its own: a listener that comes shows by itself, and
 // what ends the program leaves the terminal as it was.
 func TestWatchEndsWithTheTerminalAsItWas(t *testing.T) {
