@@ -39,7 +39,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		Example: `  hostagent scan
   sudo hostagent scan                           also names the processes of other users
   sudo hostagent scan --all                     and every listener of the host
-  sudo hostagent scan --watch                   keeps the screen current until q is pressed
+  sudo hostagent scan --watch                   keeps the screen current until q is pressed; arrows scroll
   hostagent scan --consul-config /etc/consul.d  without an agent
   hostagent scan --probe                        also makes sure that sidecars are behind the ports of sidecars
   hostagent scan --format json | jq '.findings[].message'

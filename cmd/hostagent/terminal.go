@@ -22,7 +22,8 @@ import (
 type terminal struct {
 	in, out *os.File
 	mu      sync.Mutex
-	before  *unix.Termios // what in was like; nil: it is no terminal, or not ours
+	before  *unix.Termios     // what in was like; nil: it is no terminal, or not ours
+	pressed func(keys string) // is given what is pressed beside q, nil: nobody cares
 }
 
 // The orders of a terminal: its other screen, no cursor and no line that runs over while the picture stands.
@@ -85,7 +86,7 @@ func (t *terminal) enter(ctx context.Context, quit func(), redraw chan<- struct{
 		}
 	})
 	if t.before != nil {
-		go t.listen(quit) // ends with the process: a read of a terminal cannot be called off
+		go t.listen(quit, redraw) // ends with the process: a read of a terminal cannot be called off
 	}
 	return func() error {
 		signal.Stop(signals)
@@ -147,9 +148,9 @@ func setAction(number syscall.Signal, action, before *signalAction) error {
 	return nil
 }
 
-// listen calls quit when somebody presses q.
-func (t *terminal) listen(quit func()) {
-	var key [16]byte
+// listen calls quit when somebody presses q, and has the screen drawn anew when another key is pressed.
+func (t *terminal) listen(quit func(), redraw chan<- struct{}) {
+	var key [64]byte
 	for {
 		n, err := t.in.Read(key[:])
 		if err != nil {
@@ -160,6 +161,14 @@ func (t *terminal) listen(quit func()) {
 				quit()
 				return
 			}
+		}
+		if t.pressed == nil {
+			continue
+		}
+		t.pressed(string(key[:n]))
+		select {
+		case redraw <- struct{}{}:
+		default:
 		}
 	}
 }

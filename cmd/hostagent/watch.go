@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -153,6 +154,7 @@ func watchScan(cmd *cobra.Command, w *watching, asJSON bool, draw func(*screen, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p := &picture{terminal: t, draw: draw}
+	t.pressed = p.scroll
 	redraw := make(chan struct{}, 1)
 	w.show, w.again, w.redraw = p.show, p.again, redraw
 	leave := t.enter(ctx, cancel, redraw)
@@ -209,6 +211,55 @@ type picture struct {
 	shown    string
 	changed  time.Time // when what stands there became so
 	standing string    // the frame, to the byte
+
+	mu      sync.Mutex
+	scrolls []string // keys pressed since the last picture
+	top     int      // the first line that is shown
+}
+
+// scroll notes keys for the next picture. It may be called while one is drawn.
+func (p *picture) scroll(keys string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	const most = 100 // more than anybody presses before the next picture
+	for keys != "" && len(p.scrolls) < most {
+		key := keys[:1]
+		if key == "\x1b" {
+			key = keys[:min(len(keys), 2)] // and up to the letter or "~" that ends it
+			for len(key) < len(keys) && (len(key) == 2 || strings.Contains("0123456789;", key[len(key)-1:])) {
+				key = keys[:len(key)+1]
+			}
+		}
+		p.scrolls = append(p.scrolls, key)
+		keys = keys[len(key):]
+	}
+}
+
+// scrolled is the first line to show after keys were pressed, of a text of which room lines are shown at once.
+func (p *picture) scrolled(lines, room int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := max(lines-room, 0)
+	for _, keys := range p.scrolls {
+		switch keys {
+		case "j", "\x1b[B", "\x1bOB":
+			p.top++
+		case "k", "\x1b[A", "\x1bOA":
+			p.top--
+		case " ", "\x1b[6~":
+			p.top += room
+		case "b", "\x1b[5~":
+			p.top -= room
+		case "g", "\x1b[H", "\x1bOH", "\x1b[1~":
+			p.top = 0
+		case "G", "\x1b[F", "\x1bOF", "\x1b[4~":
+			p.top = last
+		}
+		p.top = min(max(p.top, 0), last)
+	}
+	p.scrolls = nil
+	p.top = min(p.top, last)
+	return p.top
 }
 
 func (p *picture) show(scan *hostagent.Scan, err error) error {
@@ -261,7 +312,14 @@ func (p *picture) paint(anyway bool) error {
 	}
 	width, height := p.terminal.size()
 	asOf := "as of " + p.changed.Format(time.TimeOnly)
-	frame := frameOf(text, []string{asOf + ", kept current; q ends", asOf + "; q ends", "q ends"}, width, height, s.colour)
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	feet := []string{asOf + ", kept current; q ends", asOf + "; q ends", "q ends"}
+	top := 0
+	if room := roomIn(height, len(lines)); room < len(lines) {
+		top = p.scrolled(len(lines), room)
+		feet = slices.Insert(feet, 0, asOf+", kept current; arrows scroll, q ends", asOf+"; arrows scroll, q ends")
+	}
+	frame := frameOf(lines, top, feet, width, height, s.colour)
 	if frame == p.standing && !anyway {
 		return nil
 	}
@@ -273,14 +331,25 @@ func (p *picture) paint(anyway bool) error {
 // character: the cursor stays on it.
 const overwrite = "\x1b[2K"
 
-// frameOf cuts text to a screen of that size, 0 for unknown, and makes it overwrite what stands there, with a line at the
-// foot: the first of feet that there is room for. Lines are cleared one by one: clearing the screen first would flicker.
-func frameOf(text string, feet []string, width, height int, colour bool) string {
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+// roomIn is how many of so many lines there is room for on a screen of that height, 0 for unknown, above the foot.
+func roomIn(height, lines int) int {
+	if height == 0 {
+		return lines
+	}
+	return min(max(height-1, 1), lines)
+}
+
+// frameOf cuts lines, from the top one on, to a screen of that size, 0 for unknown, and makes them overwrite what stands
+// there, with a line at the foot: the first of feet that there is room for. Lines are cleared one by one: clearing the
+// screen first would flicker.
+func frameOf(lines []string, top int, feet []string, width, height int, colour bool) string {
 	more := ""
-	if room := max(height-1, 1); height > 0 && len(lines) > room {
-		more = "… and " + plural(len(lines)-room, "more line")
-		lines = lines[:room]
+	if all, room := len(lines), roomIn(height, len(lines)); all > room {
+		lines = lines[top : top+room]
+		more = "… and " + plural(all-room, "more line")
+		if top > 0 {
+			more = fmt.Sprintf("lines %d-%d of %d", top+1, top+room, all)
+		}
 	}
 	foot := footOf(more, feet, width, colour)
 	var b strings.Builder

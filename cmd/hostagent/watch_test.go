@@ -225,7 +225,7 @@ func TestWatchWantsATerminal(t *testing.T) {
 }
 
 func TestFrames(t *testing.T) {
-	text := "one\n\x1b[31mtwo is long\x1b[0m\nthree\n"
+	lines := []string{"one", "\x1b[31mtwo is long\x1b[0m", "three"}
 	feet := []string{"a long foot", "foot"}
 	const line, end = "\x1b[2K", "\x1b[0m\r\n"
 	for _, test := range []struct {
@@ -238,14 +238,36 @@ func TestFrames(t *testing.T) {
 		{29, 1, line + "one" + end + "\x1b[J\x1b[1;1H" + line + "… and 2 more lines  foot\x1b[0m"},
 		{22, 1, line + "one" + end + "\x1b[J\x1b[1;1H" + line + "… and 2 more lines  fo\x1b[0m"},
 	} {
-		if diff := cmp.Diff("\x1b[H"+test.want, frameOf(text, feet, test.width, test.height, false)); diff != "" {
+		if diff := cmp.Diff("\x1b[H"+test.want, frameOf(lines, 0, feet, test.width, test.height, false)); diff != "" {
 			t.Errorf("%d by %d (-want +got):\n%s", test.width, test.height, diff)
 		}
 	}
 }
 
+func TestScrolling(t *testing.T) {
+	p := &picture{}
+	for _, test := range []struct {
+		keys        string
+		lines, room int
+		want        int
+	}{
+		{"k", 10, 4, 0}, {"j", 10, 4, 1}, {"\x1b[B", 10, 4, 2}, {"\x1bOA", 10, 4, 1}, {" ", 10, 4, 5}, {"\x1b[6~", 10, 4, 6},
+		{"b", 10, 4, 2}, {"G", 10, 4, 6}, {"x", 10, 4, 6}, {"", 8, 4, 4}, {"", 3, 4, 0}, {"\x1b[F", 10, 4, 6}, {"g", 10, 4, 0},
+		{"\x1b[B\x1bOB\x1b[5~j", 10, 4, 1}, {"jj\x1b", 10, 4, 3}, {"\x1b[", 10, 4, 3}, {"\x1b[4~", 10, 4, 6}, // a key that is held comes in one piece
+	} {
+		p.scroll(test.keys)
+		if got := p.scrolled(test.lines, test.room); got != test.want {
+			t.Errorf("after %q the top line of %d is %d, want %d", test.keys, test.lines, got, test.want)
+		}
+	}
+	got := frameOf([]string{"one", "two", "three", "four"}, 1, []string{"foot"}, 40, 3, false)
+	if want := "\x1b[H\x1b[2Ktwo\x1b[0m\r\n\x1b[2Kthree\x1b[0m\r\n\x1b[J\x1b[3;1H\x1b[2Klines 2-3 of 4  foot\x1b[0m"; got != want {
+		t.Errorf("scrolled, the frame is %q, want %q", got, want)
+	}
+}
+
 func TestFrameKeepsTheLastColumn(t *testing.T) {
-	frame := frameOf("exactly ten\n", []string{"q ends"}, 11, 3, false)
+	frame := frameOf([]string{"exactly ten"}, 0, []string{"q ends"}, 11, 3, false)
 	if _, after, _ := strings.Cut(frame, "exactly ten"); strings.Contains(strings.SplitN(after, "\n", 2)[0], "\x1b[K") {
 		t.Errorf("the line is cleared where the cursor stays, on its last character: %q", frame)
 	}
