@@ -23,8 +23,7 @@ func cellsOf(r rune) int {
 	case unicode.In(r, unicode.Mn, unicode.Me):
 		return 0
 	}
-	switch width.LookupRune(r).Kind() {
-	case width.EastAsianWide, width.EastAsianFullwidth:
+	if kind := width.LookupRune(r).Kind(); kind == width.EastAsianWide || kind == width.EastAsianFullwidth {
 		return 2
 	}
 	return 1

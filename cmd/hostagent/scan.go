@@ -35,7 +35,7 @@ sidecar range. A terminal shows the first of many; what is no terminal gets all.
 With --consul-config it asks no agent but reads the service definitions that one would be started with; the ports of
 sidecars are then those that it would assign. With neither it lists who listens where the network can reach it.
 
-Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look, or knows not all services.`,
+Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look, or does not know all services.`,
 		Example: `  hostagent scan
   sudo hostagent scan                           also names the processes of other users
   sudo hostagent scan --all                     and every listener of the host

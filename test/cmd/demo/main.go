@@ -235,7 +235,7 @@ func (s *show) checks() error {
 	for _, c := range checks {
 		fmt.Printf("%-8s %s\n", c.Status, c.Name)
 		for line := range strings.Lines(c.Output) {
-			fmt.Print("           ", strings.TrimRight(line, "\n"), "\n")
+			fmt.Println(strings.TrimRight("           "+line, " \n"))
 		}
 	}
 	return nil
