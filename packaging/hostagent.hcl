@@ -140,7 +140,8 @@ mode = "observe"
 # close_delay = "30s"
 
 # How often registrations and listeners are looked at, 200ms to 10s. Raise it on hosts with thousands of services. TCP
-# listeners are heard of as they appear, too, where hostagent has CAP_BPF; hostagent status says where it has not.
+# listeners are heard of as they appear, too, where hostagent has CAP_BPF and CAP_NET_ADMIN; hostagent status says where
+# it has not.
 # poll_interval = "1s"
 
 # How often the kernel's rules and sets are compared with what they should be, 1s to 10m. What somebody else changed in a
