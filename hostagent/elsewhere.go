@@ -5,6 +5,7 @@ package hostagent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -86,15 +87,26 @@ func (s *Scan) takeElsewhere(wait func() (sockets.Spaces, error), in *Input) {
 type away struct {
 	spaces    map[uint64]*sockets.Namespace
 	byPort    map[uint16][]*sockets.Listener
+	at        map[place][]*sockets.Listener
 	byAddress map[netip.Addr][]uint64
-	rules     map[uint16][]int // of Host.Published, by each port that they pass on
+}
+
+// place is a port of a namespace.
+type place struct {
+	namespace uint64
+	port      uint16
 }
 
 func newAway(in *Input) away {
-	a := away{spaces: map[uint64]*sockets.Namespace{}, byPort: map[uint16][]*sockets.Listener{}, byAddress: map[netip.Addr][]uint64{}, rules: map[uint16][]int{}}
+	a := away{
+		spaces: map[uint64]*sockets.Namespace{}, byPort: map[uint16][]*sockets.Listener{}, at: map[place][]*sockets.Listener{},
+		byAddress: map[netip.Addr][]uint64{},
+	}
 	for i := range in.Elsewhere {
 		if l := &in.Elsewhere[i]; l.Protocol == sockets.TCP {
-			a.byPort[l.Addr.Port()] = append(a.byPort[l.Addr.Port()], l)
+			at := place{l.Namespace, l.Addr.Port()}
+			a.byPort[at.port] = append(a.byPort[at.port], l)
+			a.at[at] = append(a.at[at], l)
 		}
 	}
 	for i := range in.Namespaces {
@@ -104,26 +116,22 @@ func newAway(in *Input) away {
 			a.byAddress[addr] = append(a.byAddress[addr], n.ID)
 		}
 	}
-	if in.Host != nil {
-		for i, p := range in.Host.Published {
-			for port := int(p.First); port <= int(p.Last); port++ {
-				a.rules[uint16(port)] = append(a.rules[uint16(port)], i)
-			}
-		}
-	}
 	return a
 }
 
 // reached tells whether something listens on a port of a namespace for others than itself.
 func (a *away) reached(id uint64, port uint16) bool {
-	return slices.ContainsFunc(a.byPort[port], func(l *sockets.Listener) bool { return l.Namespace == id && l.Exposed() })
+	return slices.ContainsFunc(a.at[place{id, port}], func(l *sockets.Listener) bool { return l.Exposed() })
 }
 
 // answers tells whether something listens where a port is passed on to.
 func (a *away) answers(b *PublishedPort) bool {
-	return b.Namespace != 0 && slices.ContainsFunc(a.byPort[b.at.Port()], func(l *sockets.Listener) bool {
-		return l.Namespace == b.Namespace && l.Covers(b.at.Addr())
-	})
+	return b.Namespace != 0 && a.listens(b.Namespace, b.at)
+}
+
+// listens tells whether something listens at an address of a namespace.
+func (a *away) listens(id uint64, at netip.AddrPort) bool {
+	return slices.ContainsFunc(a.at[place{id, at.Port()}], func(l *sockets.Listener) bool { return l.Covers(at.Addr()) })
 }
 
 // leads tells whether nat rules send a port to where something listens in another namespace.
@@ -131,16 +139,14 @@ func (e *evaluation) leads(port uint16) bool {
 	return slices.ContainsFunc(e.passedOn(port), func(b PublishedPort) bool { return e.away.answers(&b) })
 }
 
-// at returns the namespace that has an address; of several the one in which something listens on the port there, and 0
+// space returns the namespace that has an address; of several the one in which something listens on the port there, and 0
 // where that does not tell either.
-func (a *away) at(to netip.AddrPort) uint64 {
+func (a *away) space(to netip.AddrPort) uint64 {
 	ids := a.byAddress[to.Addr().Unmap()]
 	if len(ids) == 1 {
 		return ids[0]
 	}
-	return only(slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool {
-		return !slices.ContainsFunc(a.byPort[to.Port()], func(l *sockets.Listener) bool { return l.Namespace == id && l.Covers(to.Addr()) })
-	}))
+	return only(slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return !a.listens(id, to) }))
 }
 
 // only returns what is alone in a list, 0 where there are more or none.
@@ -157,19 +163,23 @@ func only(ids []uint64) uint64 {
 // Any user can make a namespace and listen in it on whatever port. So a listener there is not enough to take the host's own
 // out of sight: nat rules or a container runtime's proxy have to lead to it, which are root's, or the registration names
 // its address. A namespace to which neither leads is taken only where nothing in the host's own could be meant.
-func (e *evaluation) home(r *consul.Registration, proxies []*consul.Registration, calls map[uint16]addresses) uint64 {
+//
+// Any address can be given to a namespace, too: that of a load balancer in front of the host, say. So it is not sure where
+// nothing leads there, or the address alone while the host itself has a listener that may be the sidecar. What the host has
+// on the application's ports is to be judged then, too.
+func (e *evaluation) home(r *consul.Registration, proxies []*consul.Registration, calls map[uint16]addresses) (id uint64, sure bool) {
 	if len(e.in.Elsewhere) == 0 {
-		return 0
+		return 0, false
 	}
 	for _, p := range proxies {
-		if id := e.homeOf(r, p, calls); id != 0 {
-			return id
+		if id, sure := e.homeOf(r, p, calls); id != 0 {
+			return id, sure
 		}
 	}
-	return 0
+	return 0, false
 }
 
-func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresses) uint64 {
+func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresses) (id uint64, sure bool) {
 	ports := proxyPorts(p)
 	var led []uint64
 	for _, port := range ports {
@@ -179,6 +189,7 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 			}
 		}
 	}
+	sure = len(led) > 0
 	listens := func(id uint64) bool {
 		return slices.ContainsFunc(ports, func(port uint16) bool { return e.away.reached(id, port) })
 	}
@@ -190,7 +201,7 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 			}
 		}
 	}
-	var id uint64
+	sure = sure || len(led) > 0 && !e.hostListens(ports)
 	switch {
 	case len(led) > 0:
 		id = e.narrow(led, p, calls)
@@ -205,13 +216,13 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 		id = e.narrow(led, p, calls)
 	}
 	if id == 0 {
-		return 0
+		return 0, false
 	}
 	// A sidecar that calls its application at another address than its own lives apart from it.
 	if local := localService(p.Proxy); !local.Unmap().IsLoopback() && !local.IsUnspecified() && !slices.Contains(e.away.spaces[id].Addresses, local.Unmap()) {
-		return 0
+		return 0, false
 	}
-	return id
+	return id, sure
 }
 
 // narrow returns the one namespace among candidates that the registration's address or, where that does not tell, the
@@ -238,7 +249,7 @@ func (e *evaluation) narrow(ids []uint64, p *consul.Registration, calls map[uint
 // holdsOne tells whether something in a namespace listens on a port on which the application is called.
 func (e *evaluation) holdsOne(id uint64, calls map[uint16]addresses) bool {
 	for port := range calls {
-		if slices.ContainsFunc(e.away.byPort[port], func(l *sockets.Listener) bool { return l.Namespace == id }) {
+		if len(e.away.at[place{id, port}]) > 0 {
 			return true
 		}
 	}
@@ -286,9 +297,9 @@ func (e *evaluation) judgeElsewhere(r *consul.Registration, calls map[uint16]add
 	var mine []sockets.Listener
 	for _, port := range sortedPorts(calls) {
 		told := map[socketKey]bool{}
-		for _, l := range e.away.byPort[port] {
+		for _, l := range e.away.at[place{home, port}] {
 			key := socketKey{l.Protocol, l.Addr, l.UID}
-			if l.Namespace != home || told[key] {
+			if told[key] {
 				continue
 			}
 			told[key] = true
@@ -297,9 +308,34 @@ func (e *evaluation) judgeElsewhere(r *consul.Registration, calls map[uint16]add
 				e.exposedElsewhere(r, l)
 			}
 		}
-		e.exposedBehind(r, port)
 	}
 	return mine
+}
+
+// exposedFor finds where the network reaches a port of an application that lives in another network namespace: on the ports
+// of the host that are passed on to it, whatever their numbers, and on the same port where it is not known whom that is
+// passed on to.
+func (e *evaluation) exposedFor(r *consul.Registration, proxies []*consul.Registration, port uint16, home uint64) {
+	ports := map[uint16][]PublishedPort{}
+	for _, b := range e.rules.to[place{home, port}] {
+		ports[b.Port] = append(ports[b.Port], b)
+	}
+	for _, b := range e.passedOn(port) {
+		if b.Namespace == 0 {
+			ports[port] = append(ports[port], b)
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(ports)) {
+		e.exposedAt(r, host, ports[host])
+	}
+	if len(ports[port]) > 0 {
+		return
+	}
+	for _, l := range e.byPort[port] {
+		if publishes, _ := e.publishes(l); publishes && l.Protocol == sockets.TCP && l.Exposed() && e.behind(port, l) == nil && !e.repeats(l) {
+			e.exposed(r, proxies, l)
+		}
+	}
 }
 
 // exposedElsewhere finds that an application is exposed in another network namespace. hostagent's guard does not stand

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -382,4 +383,110 @@ func TestLookElsewhere(t *testing.T) {
 		pass(10 * time.Second)
 		exposed("later")
 	})
+}
+
+// TestNotHijacked: any user can make a namespace, give it any address and listen in it. That takes nothing on the host out
+// of sight.
+func TestNotHijacked(t *testing.T) {
+	const exposed = "open web listens on tcp 0.0.0.0:8080"
+	docker := sockets.Namespace{ID: 4026532009, PID: 9, Container: "0123456789ab", Runtime: "docker"}
+	for _, test := range []struct {
+		name   string
+		change func(in *Input)
+		want   string
+	}{
+		{"with the address of a load balancer that the sidecar is registered at", func(in *Input) {
+			in.Host = &Host{}
+			in.Host.Addresses = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+			in.Registrations[1].Address = "203.0.113.7"
+			inNamespace(in, bare, "203.0.113.7", "tcp 0.0.0.0:21000")
+		}, exposed + ": the network reaches it without mTLS and without intentions"},
+		{"with the host's own address, while that is not known", func(in *Input) {
+			in.Registrations[0].Address = "10.0.0.77"
+			inNamespace(in, bare, "10.0.0.77", "tcp 0.0.0.0:21000")
+		}, exposed + ": the network reaches it without mTLS and without intentions"},
+		{"while a container's sidecar is down", func(in *Input) {
+			in.Listeners = listeners("tcp 0.0.0.0:8080 uid=0")
+			in.Owners = owned("docker-proxy", "tcp 0.0.0.0:8080 uid=0")
+			for _, owner := range in.Owners {
+				owner.Processes[0].Forwards = "172.17.0.2:80"
+			}
+			inNamespace(in, docker, "172.17.0.2", "tcp [::]:80")
+			inNamespace(in, bare, "10.9.9.9", "tcp 0.0.0.0:21000")
+		}, exposed + ", passed on to 172.17.0.2:80 in container 0123456789ab (docker): the network reaches it without mTLS and without intentions"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := base()
+			in.Listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000")
+			test.change(&in)
+			if got := strings.Join(findingsOf(Evaluate(in), catalog.ExposedListener), "\n"); got != test.want {
+				t.Errorf("exposed:\n%s\nwant:\n%s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestPublishedElsewhere: an application in a container is exposed on whatever port of the host leads to its own, and on no
+// port that leads to another container.
+func TestPublishedElsewhere(t *testing.T) {
+	const all = " without mTLS and without intentions"
+	rootless := func(in *Input) {
+		in.Listeners = listeners("tcp 0.0.0.0:8080")
+		in.Owners = owned("rootlessport", "tcp 0.0.0.0:8080")
+	}
+	for _, test := range []struct {
+		name   string
+		change func(in *Input)
+		want   []string
+	}{
+		{"another port leads to it", func(in *Input) { published(in, "80 172.26.64.2:8080") },
+			[]string{"open web listens on port 80 of the host, passed on to 172.26.64.2:8080 in container 0123456789ab (nomad): the network reaches it" + all}},
+		{"its port leads to another container", func(in *Input) {
+			published(in, "8080 172.26.64.3:80")
+			inNamespace(in, other, "172.26.64.3", "tcp 0.0.0.0:80")
+		}, nil},
+		{"its port leads to nobody knows where", func(in *Input) { published(in, "8080 192.0.2.1:80") },
+			[]string{"open web listens on port 8080 of the host, passed on to 192.0.2.1:80: the network reaches it" + all}},
+		{"a program that does not say where to passes its port on", rootless,
+			[]string{"open web listens on tcp 0.0.0.0:8080: the network reaches it" + all}},
+		{"over both versions of IP, in one finding", func(in *Input) { published(in, "8080 172.26.64.2:8080", "8080 [fd00::2]:8080") },
+			[]string{"open web listens on port 8080 of the host, passed on to 172.26.64.2:8080 in container 0123456789ab (nomad) and [fd00::2]:8080: the network reaches it" + all}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := base()
+			in.Listeners = nil
+			published(&in, "21000 172.26.64.2:21000")
+			inNamespace(&in, alloc, "172.26.64.2", "tcp 127.0.0.1:8080", "tcp 0.0.0.0:21000")
+			test.change(&in)
+			if diff := cmp.Diff(test.want, findingsOf(Evaluate(in), catalog.ExposedListener)); diff != "" {
+				t.Errorf("exposed (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestRulesOfServices: on a node of Kubernetes nat rules pass on the ports of each service's own address. The host's ports
+// of the same numbers are none of theirs.
+func TestRulesOfServices(t *testing.T) {
+	in := base()
+	in.Listeners = nil
+	published(&in, "8080 10.244.1.5:8080", "21000 10.244.1.6:443", "21003 10.244.1.7:443")
+	for i := range in.Host.Published {
+		in.Host.Published[i].Destination = netip.MustParsePrefix("10.96.0.10/32")
+	}
+	in.Host.Addresses = []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("127.0.0.1")}
+	want := "warning sidecar-not-listening open \"web\": nothing listens on port 21000 that web-sidecar-proxy registered\n"
+	result := Evaluate(in)
+	if got := onlyFindings(result); got != "service web\n"+want {
+		t.Errorf("findings:\n%swant:\n%s", got, want)
+	}
+	if len(result.Published) != 0 {
+		t.Errorf("published: %v", result.Published)
+	}
+	for i := range in.Host.Published {
+		in.Host.Published[i].Destination = netip.MustParsePrefix("10.0.0.0/24")
+	}
+	if got := len(Evaluate(in).Published); got != 3 {
+		t.Errorf("%d ports are published on the host's own address, want 3", got)
+	}
 }

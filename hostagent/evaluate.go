@@ -33,19 +33,20 @@ func Evaluate(in Input) Result {
 		byPort:    make(map[uint16][]*sockets.Listener, len(in.Listeners)),
 		first:     map[uint16]map[socketKey]*sockets.Listener{},
 		shared:    map[uint16]string{},
-		claims:    map[uint16][]claim{},
+		claims:    make(map[uint16][]claim, len(in.Registrations)/2),
 		suspects:  map[uint64]sockets.Listener{},
 		told:      map[*sockets.Listener]catalog.ID{},
+		asks:      make(map[*consul.Registration]bool, len(in.Registrations)/2),
 	}
 	e.res.SSH, e.res.Devices = sshPorts(in), e.devices()
 	for i := range in.Listeners {
 		l := &in.Listeners[i]
 		e.byPort[l.Addr.Port()] = append(e.byPort[l.Addr.Port()], l)
 	}
-	if in.Host != nil {
-		e.published = publishedPorts(in.Host.Published)
-	}
+	e.nameConsulPorts()
+	e.learnAddresses()
 	e.away = newAway(&in)
+	e.learnRules()
 	e.res.Published = e.publishedElsewhere()
 	e.chooseRange()
 	e.collectClaims() // what is held counts while registrations are not known
@@ -78,22 +79,26 @@ func Evaluate(in Input) Result {
 }
 
 type evaluation struct {
-	in        Input
-	res       Result
-	protected firewall.PortSet
-	byPort    map[uint16][]*sockets.Listener
-	first     map[uint16]map[socketKey]*sockets.Listener // of the sockets that look alike, by port, where it was asked for
-	shared    map[uint16]string                          // what sharedBy answered
-	claims    map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
-	claimed   firewall.PortSet                           // that are to be open: keys of claims, and held ports
-	suspects  map[uint64]sockets.Listener
-	published firewall.PortSet // ports that nat rules send elsewhere
-	exposures []exposure       // what could be quarantined
-	proxied   firewall.PortSet // on which the kernel sends the network to a transparent proxy of who is exposed
-	exempted  exemptions
-	reached   map[wayKey][]Way                 // what ways answered
-	told      map[*sockets.Listener]catalog.ID // ways around the mesh that were found
-	away      away
+	in          Input
+	res         Result
+	protected   firewall.PortSet
+	byPort      map[uint16][]*sockets.Listener
+	first       map[uint16]map[socketKey]*sockets.Listener // of the sockets that look alike, by port, where it was asked for
+	shared      map[uint16]string                          // what sharedBy answered
+	claims      map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
+	asks        map[*consul.Registration]bool              // those of claims
+	claimed     firewall.PortSet                           // that are to be open: keys of claims, and held ports
+	suspects    map[uint64]sockets.Listener
+	addresses   map[netip.Addr]bool // of this host; empty where they are not known
+	rules       natRules
+	consulNames map[uint16]string // see consulName
+	published   firewall.PortSet  // ports that nat rules send elsewhere
+	exposures   []exposure        // what could be quarantined
+	proxied     firewall.PortSet  // on which the kernel sends the network to a transparent proxy of who is exposed
+	exempted    exemptions
+	reached     map[wayKey][]Way                 // what ways answered
+	told        map[*sockets.Listener]catalog.ID // ways around the mesh that were found
+	away        away
 }
 
 // claim is a registration that asks for its port to be open.
@@ -193,11 +198,14 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 	if f.Listener != nil && f.Listener.Exposed() && f.Ways == nil {
 		f.Ways = e.ways(f.Listener)
 	}
-	pairs = append(pairs, "ways", waysText(f.Ways), "guard", "hostagent's guard")
 	message := entry.Message
 	if f.State == Mitigated && entry.Mitigated != "" {
 		f.Severity, message = catalog.Info, entry.Mitigated
 	}
+	if strings.Contains(message, "{ways}") {
+		pairs = append(pairs, "ways", waysText(f.Ways))
+	}
+	pairs = append(pairs, "guard", "hostagent's guard")
 	f.Message = catalog.Render(message, pairs...)
 	f.Remedy = catalog.Render(entry.Remedy, pairs...)
 	if f.Listener != nil {
@@ -266,6 +274,7 @@ func (e *evaluation) collect(r *consul.Registration) {
 			fmt.Sprintf("register it on a port of the range, or add %d to extra_ports", port))
 	default:
 		e.claims[port] = append(e.claims[port], claim{reg: r, port: port})
+		e.asks[r] = true
 		e.claimed.Add(port)
 	}
 }

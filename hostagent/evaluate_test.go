@@ -662,3 +662,39 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		}
 	}
 }
+
+// TestManyInstances: thousands of instances and of sidecars that name none of them are not multiplied.
+func TestManyInstances(t *testing.T) {
+	in := base()
+	in.Registrations = nil
+	for i := range 300 {
+		instance, proxy := app("web", 8080), sidecar("web", 21000)
+		instance.ID, proxy.ID, proxy.Proxy.DestinationID = fmt.Sprint("web-", i), fmt.Sprint("proxy-", i), ""
+		in.Registrations = append(in.Registrations, instance, proxy)
+	}
+	pairs := 0
+	for _, s := range Evaluate(in).Services {
+		pairs += len(s.Sidecars)
+	}
+	if pairs != 300*mostShared {
+		t.Errorf("%d pairs, want %d", pairs, 300*mostShared)
+	}
+	in.Registrations = append(in.Registrations[:1:1], in.Registrations[1], in.Registrations[3])
+	if got := Evaluate(in).Services; len(got) != 1 || len(got[0].Sidecars) != 2 {
+		t.Errorf("services %v", got)
+	}
+}
+
+// TestManyRules: rules that pass on the same ports to many places are looked at once, in one finding for each port.
+func TestManyRules(t *testing.T) {
+	in := base()
+	in.Listeners = nil
+	in.Host = &Host{}
+	for i := range 2000 {
+		in.Host.Published = append(in.Host.Published, firewall.Published{First: 8080, Last: 8099, To: fmt.Sprintf("172.17.%d.%d:80", i/250, i%250)})
+	}
+	found := findingsOf(Evaluate(in), catalog.ExposedListener)
+	if len(found) != 1 || !strings.Contains(found[0], "172.17.0.0:80, 172.17.0.1:80, 172.17.0.2:80, 172.17.0.3:80, 172.17.0.4:80 and 1995 more:") {
+		t.Errorf("findings %q", found)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/sockets"
@@ -35,23 +36,80 @@ func (p PublishedPort) compare(other PublishedPort) int {
 	return cmp.Or(cmp.Compare(p.Port, other.Port), p.at.Compare(other.at))
 }
 
-// passedOn lists where nat rules send what comes for a port, other than to this host itself, each place once.
+// natRules are those of Host.Published that pass on what comes for addresses of this host.
+type natRules struct {
+	byPort map[uint16][]int // of those that pass on few ports
+	wide   []int            // the others
+	said   map[uint16][]PublishedPort
+	to     map[place][]PublishedPort // what is published, by where it goes
+}
+
+// learnRules sorts the nat rules by port.
+func (e *evaluation) learnRules() {
+	e.rules = natRules{byPort: map[uint16][]int{}, said: map[uint16][]PublishedPort{}, to: map[place][]PublishedPort{}}
+	if e.in.Host == nil {
+		return
+	}
+	for i := range e.in.Host.Published {
+		p := &e.in.Host.Published[i]
+		if !e.concerns(p) {
+			continue
+		}
+		e.published.AddRange(p.First, p.Last)
+		if isWide(p) {
+			e.rules.wide = append(e.rules.wide, i)
+			continue
+		}
+		for port := int(p.First); port <= int(p.Last); port++ {
+			e.rules.byPort[uint16(port)] = append(e.rules.byPort[uint16(port)], i)
+		}
+	}
+}
+
+// isWide tells whether a rule passes on ports by the thousand.
+func isWide(p *firewall.Published) bool { return p.Last-p.First >= mostPublished }
+
+// concerns tells whether a nat rule passes on what comes for an address of this host, as far as that is known. Kubernetes
+// has rules for each service's address, which is no host's.
+func (e *evaluation) concerns(p *firewall.Published) bool {
+	to := p.Destination
+	switch {
+	case !to.IsValid() || len(e.addresses) == 0 || to.Contains(e.in.Agent.Address):
+		return true
+	case to.IsSingleIP():
+		return e.addresses[to.Addr()]
+	}
+	return slices.ContainsFunc(e.in.Host.Addresses, to.Contains)
+}
+
+// passedOn lists where nat rules send what comes for a port, other than to this host itself, each place once. The list is
+// not to be changed.
 func (e *evaluation) passedOn(port uint16) []PublishedPort {
+	if all, known := e.rules.said[port]; known || !e.published.Has(port) {
+		return all
+	}
+	rules := e.rules.byPort[port]
+	if len(e.rules.wide) > 0 {
+		rules = slices.Sorted(slices.Values(slices.Concat(rules, e.rules.wide)))
+	}
 	var all []PublishedPort
-	for _, i := range e.away.rules[port] {
+	seen := map[PublishedPort]bool{}
+	for _, i := range rules {
 		p := &e.in.Host.Published[i]
 		at := destinationOf(p.To, port)
-		if own, _ := e.isOwn(at.Addr().String()); !at.IsValid() || own {
+		if own, _ := e.isOwnAddr(at.Addr()); !at.IsValid() || own || port < p.First || port > p.Last {
 			continue
 		}
 		b := e.resolve(PublishedPort{Port: port, To: p.To, at: at})
 		if b.Runtime == "" && b.Namespace != 0 {
 			b.Runtime = chainRuntime(p.Chain)
 		}
-		if !slices.Contains(all, b) {
+		if !seen[b] {
+			seen[b] = true
 			all = append(all, b)
 		}
 	}
+	e.rules.said[port] = all
 	return all
 }
 
@@ -81,7 +139,7 @@ func chainRuntime(chain string) string {
 
 // resolve fills in who has the address that a port is passed on to.
 func (e *evaluation) resolve(b PublishedPort) PublishedPort {
-	if b.Namespace = e.away.at(b.at); b.Namespace != 0 {
+	if b.Namespace = e.away.space(b.at); b.Namespace != 0 {
 		n := e.away.spaces[b.Namespace]
 		b.Container, b.Runtime, b.Unit = n.Container, n.Runtime, n.Unit
 	}
@@ -109,16 +167,8 @@ func (e *evaluation) behind(port uint16, l *sockets.Listener) *PublishedPort {
 // publishedElsewhere lists what is published, by port, but for rules that pass on ports by the thousand.
 func (e *evaluation) publishedElsewhere() []PublishedPort {
 	var all []PublishedPort
-	if e.in.Host != nil {
-		for i := range e.in.Host.Published {
-			p := &e.in.Host.Published[i]
-			if p.Last-p.First >= mostPublished {
-				continue
-			}
-			for port := int(p.First); port <= int(p.Last); port++ {
-				all = append(all, e.passedOn(uint16(port))...)
-			}
-		}
+	for port := range e.rules.byPort {
+		all = append(all, e.passedOn(port)...)
 	}
 	for i := range e.in.Listeners {
 		l := &e.in.Listeners[i]
@@ -129,7 +179,14 @@ func (e *evaluation) publishedElsewhere() []PublishedPort {
 		}
 	}
 	slices.SortStableFunc(all, PublishedPort.compare)
-	return slices.CompactFunc(all, func(a, b PublishedPort) bool { return a.compare(b) == 0 })
+	all = slices.CompactFunc(all, func(a, b PublishedPort) bool { return a.compare(b) == 0 })
+	for _, b := range all {
+		if b.Namespace != 0 {
+			at := place{b.Namespace, b.at.Port()}
+			e.rules.to[at] = append(e.rules.to[at], b)
+		}
+	}
+	return all
 }
 
 // answers tells whether a program of the host itself, or a proxy of a container runtime that is judged as such, takes what
@@ -142,16 +199,26 @@ func (e *evaluation) answers(port uint16, at addresses) bool {
 // is.
 func (e *evaluation) exposedBehind(r *consul.Registration, port uint16) bool {
 	all := e.passedOn(port)
-	for i := range all {
-		b := &all[i]
-		f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Behind: b}
-		if e.in.Enforced.Has(port) {
-			f.State = Mitigated
-		}
-		e.find(f, "service", r.Name, "listener", "port "+strconv.Itoa(int(port))+" of the host, passed on to "+e.behindText(b),
-			"who", "the network", "fix", publishFix(b))
+	if len(all) > 0 {
+		e.exposedAt(r, port, all)
 	}
 	return len(all) > 0
+}
+
+// exposedAt finds that an application is exposed on a port of the host that is passed on, to one place or, with a rule for
+// each version of IP or a choice among several, to more.
+func (e *evaluation) exposedAt(r *consul.Registration, port uint16, all []PublishedPort) {
+	f := Finding{ID: catalog.ExposedListener, Service: r.Name, ServiceID: r.ID, Port: port, Behind: &all[0]}
+	if e.in.Enforced.Has(port) {
+		f.State = Mitigated
+	}
+	texts := make([]string, len(all))
+	for i := range all {
+		texts[i] = e.behindText(&all[i])
+	}
+	const most = 115 // Render cuts at 160
+	e.find(f, "service", r.Name, "listener", "port "+strconv.Itoa(int(port))+" of the host, passed on to "+listTo(texts, most),
+		"who", "the network", "fix", publishFix(&all[0]))
 }
 
 // behindText writes where a port is passed on to: "172.17.0.2:80 in container 0123456789ab (docker)".

@@ -109,11 +109,11 @@ type quarantine struct {
 	// of loopback addresses.
 	owned map[uint16]*refusal
 	roots map[uint16]bool
-	lives map[uint16]place
+	lives map[uint16]residence
 }
 
-// place is where what answers on a port lives, as far as it is seen.
-type place struct{ elsewhere, here bool }
+// residence is where what answers on a port lives, as far as it is seen.
+type residence struct{ elsewhere, here bool }
 
 // isAroundTheMesh tells whether a finding is that the network reaches an application, or its identity, past its sidecar:
 // what quarantine can act on.
@@ -130,7 +130,7 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 	q := &quarantine{
 		evaluation: e, Quarantine: e.in.Policy.Quarantine,
 		before: map[uint16]bool{}, of: map[uint16][]string{}, refused: map[uint16]bool{},
-		unwanted: map[uint16][]string{}, owned: map[uint16]*refusal{}, roots: map[uint16]bool{}, lives: map[uint16]place{},
+		unwanted: map[uint16][]string{}, owned: map[uint16]*refusal{}, roots: map[uint16]bool{}, lives: map[uint16]residence{},
 	}
 	for _, k := range e.in.Quarantined {
 		q.before[k.Port] = true
@@ -310,19 +310,35 @@ func (q *quarantine) nameServices() {
 
 // isOwn tells whether an address in a registration is one of this host's, and whether that is known. None is the node's.
 func (e *evaluation) isOwn(text string) (own, known bool) {
-	addr, err := netip.ParseAddr(text)
-	addr = addr.Unmap().WithZone("")
-	switch {
-	case text == "" || text == "localhost":
+	if text == "" || text == "localhost" {
 		return true, true
-	case err != nil:
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
 		return false, false // a name
+	}
+	return e.isOwnAddr(addr.Unmap().WithZone(""))
+}
+
+func (e *evaluation) isOwnAddr(addr netip.Addr) (own, known bool) {
+	switch {
 	case addr.IsLoopback() || addr.IsUnspecified() || addr == e.in.Agent.Address:
 		return true, true
-	case e.in.Host == nil || len(e.in.Host.Addresses) == 0:
+	case len(e.addresses) == 0:
 		return false, false
 	}
-	return slices.Contains(e.in.Host.Addresses, addr), true
+	return e.addresses[addr], true
+}
+
+// learnAddresses notes the addresses of this host.
+func (e *evaluation) learnAddresses() {
+	if e.in.Host == nil {
+		return
+	}
+	e.addresses = make(map[netip.Addr]bool, len(e.in.Host.Addresses))
+	for _, addr := range e.in.Host.Addresses {
+		e.addresses[addr] = true
+	}
 }
 
 // refuseOwners looks for somebody else who listens on the port, on whatever address: web may listen on 10.0.0.1:8080, and
@@ -455,17 +471,17 @@ func (q *quarantine) refuseProxy(p *consul.Registration, application uint16) *re
 		if port < 1 || port > 65535 {
 			continue
 		}
-		if once(q.lives, uint16(port), q.place).elsewhere {
+		if once(q.lives, uint16(port), q.residence).elsewhere {
 			return &refusal{fmt.Sprintf("sidecar %s, whose port %d is published for a container, does not call it over loopback", id, port), fix}
 		}
 	}
 	return nil
 }
 
-// place tells where what answers on a port lives. A listener that merely stands beside another says nothing: any user can
+// residence tells where what answers on a port lives. A listener that merely stands beside another says nothing: any user can
 // bind some loopback address.
-func (q *quarantine) place(port uint16) place {
-	var p place
+func (q *quarantine) residence(port uint16) residence {
+	var p residence
 	for _, l := range q.byPort[port] {
 		if l.Protocol != sockets.TCP {
 			continue
@@ -498,7 +514,7 @@ func (q *quarantine) findAgent() {
 	}
 	seen := false
 	for _, port := range ports {
-		lives := once(q.lives, port, q.place)
+		lives := once(q.lives, port, q.residence)
 		if lives.elsewhere {
 			q.agent, q.unseen = &refusal{"the Consul agent lives in a container: its checks come over a bridge", fix}, false
 			return

@@ -83,15 +83,22 @@ func (e *evaluation) protectedBy(ports firewall.PortSet) string {
 
 // consulName is Consul's word for what it listens on at port, "" for nothing that is known.
 func (e *evaluation) consulName(port uint16) string {
-	for _, name := range slices.Sorted(maps.Keys(e.in.Agent.Ports)) {
-		if e.in.Agent.Ports[name] == port {
-			return name
+	return e.consulNames[port]
+}
+
+// nameConsulPorts notes what consulName says.
+func (e *evaluation) nameConsulPorts() {
+	e.consulNames = map[uint16]string{}
+	for name, port := range e.in.Agent.Ports {
+		if before, known := e.consulNames[port]; !known || name < before {
+			e.consulNames[port] = name
 		}
 	}
-	if ports := consulPorts(); len(e.in.Agent.Ports) == 0 && ports.Has(port) {
-		return "own"
+	if ports := consulPorts(); len(e.in.Agent.Ports) == 0 {
+		for port := range ports.All() {
+			e.consulNames[port] = "own"
+		}
 	}
-	return ""
 }
 
 // judgeRange finds who else sits in the sidecar range.
@@ -221,8 +228,12 @@ func (e *evaluation) judgeSharing(h *Host, sidecars firewall.PortSet) {
 		}
 	}
 	var told firewall.PortSet
-	for _, p := range h.Published {
-		ports := publishedPorts([]firewall.Published{p}).Intersect(sidecars).Minus(told)
+	for i := range h.Published {
+		p := &h.Published[i]
+		if p.Last < e.res.Range.First || p.First > e.res.Range.Last || !e.concerns(p) {
+			continue
+		}
+		ports := publishedPorts([]firewall.Published{*p}).Intersect(sidecars).Minus(told)
 		for port := range ports.All() {
 			told.Add(port)
 			if len(e.claims[port]) > 0 && e.leads(port) {

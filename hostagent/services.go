@@ -14,7 +14,7 @@ import (
 // judgeServices looks at the applications: which listeners are theirs, and whether the network reaches them.
 func (e *evaluation) judgeServices() {
 	proxies := e.proxies()
-	var apps []application
+	apps := make([]application, 0, len(proxies))
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
 		if !e.in.Policy.isApplication(r) || r.Name == e.in.Policy.OwnService {
@@ -34,8 +34,12 @@ func (e *evaluation) judgeServices() {
 	e.judgeAround(apps)
 }
 
+// mostShared is how many sidecars of a service that name none of its instances are taken for those of each.
+const mostShared = 16
+
 // proxies finds the sidecars of each application, by the application's id. A sidecar that names only a service is one
-// for each instance of it. One that names a service and the id of another one's instance is nobody's: Consul asks who
+// for each instance of it, where it is one of the first mostShared: else thousands of each, which anybody may register, would
+// be millions. One that names a service and the id of another one's instance is nobody's: Consul asks who
 // registers it for rights on the service only, and any text will do for the id.
 func (e *evaluation) proxies() map[string][]*consul.Registration {
 	byName, nameOf := map[string][]string{}, map[string]string{}
@@ -45,7 +49,7 @@ func (e *evaluation) proxies() map[string][]*consul.Registration {
 			nameOf[r.ID] = r.Name
 		}
 	}
-	found := map[string][]*consul.Registration{}
+	found, shared := map[string][]*consul.Registration{}, map[string]int{}
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
 		if r.Kind != consul.KindConnectProxy || r.Proxy == nil {
@@ -57,6 +61,8 @@ func (e *evaluation) proxies() map[string][]*consul.Registration {
 				continue
 			}
 			ids = []string{id}
+		} else if shared[r.Proxy.DestinationName]++; len(ids) > 1 && shared[r.Proxy.DestinationName] > mostShared {
+			continue
 		}
 		for _, id := range ids {
 			found[id] = append(found[id], r)
@@ -70,12 +76,17 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 	var own []*sockets.Listener
 	s := Service{ID: r.ID, Name: r.Name}
 	for _, p := range proxies {
-		opened := p.Port > 0 && p.Port <= 65535 && slices.ContainsFunc(e.claims[uint16(p.Port)], func(c claim) bool { return c.reg == p })
-		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: opened, Predicted: p.Predicted})
+		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: e.asks[p], Predicted: p.Predicted})
 	}
 	calls := e.calls(r, proxies)
-	if home := e.home(r, proxies, calls); home != 0 {
+	home, sure := e.home(r, proxies, calls)
+	if home != 0 {
 		s.Listeners = e.judgeElsewhere(r, calls, home)
+	}
+	if sure {
+		for _, port := range sortedPorts(calls) {
+			e.exposedFor(r, proxies, port, home)
+		}
 		return s, nil
 	}
 	for _, port := range sortedPorts(calls) {

@@ -110,8 +110,7 @@ func (e *evaluation) explains(p *consul.Registration, port uint16) bool {
 // exposeSidecar lets a listener of a sidecar be quarantined: where it was seen to be the sidecar's, of a sidecar that has
 // the port it asks for, and outside the sidecar range, which the guard holds anyway.
 func (a *around) exposeSidecar(id catalog.ID, app *application, p *consul.Registration, l *sockets.Listener, seen bool) {
-	if !seen || a.res.Range.Contains(l.Addr.Port()) || p.Port < 1 || p.Port > 65535 ||
-		!slices.ContainsFunc(a.claims[uint16(p.Port)], func(c claim) bool { return c.reg == p }) {
+	if !seen || a.res.Range.Contains(l.Addr.Port()) || !a.asks[p] {
 		return
 	}
 	a.expose(id, app.reg, app.proxies, l)

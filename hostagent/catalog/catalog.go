@@ -8,6 +8,7 @@ package catalog
 import (
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // ID names a kind of finding. Ids are API: they appear in configuration, JSON and alerts, and never change meaning.
@@ -292,13 +293,18 @@ func Entries() []Entry {
 
 // Lookup returns the entry of id.
 func Lookup(id ID) (Entry, bool) {
-	for _, e := range Entries() {
-		if e.ID == id {
-			return e, true
-		}
-	}
-	return Entry{}, false
+	e, ok := byID()[id]
+	return e, ok
 }
+
+// byID returns all entries, which nobody changes.
+var byID = sync.OnceValue(func() map[ID]Entry {
+	entries := map[ID]Entry{}
+	for _, e := range Entries() {
+		entries[e.ID] = e
+	}
+	return entries
+})
 
 // maxCommand is the length in runes to which Render cuts what people paste or follow: half of a command is none, and a
 // check's output of 4,096 bytes has room for a whole one.
@@ -306,18 +312,39 @@ const maxCommand = 1000
 
 // Render fills the placeholders of a template from pairs of name and value. Values are untrusted: each goes through
 // Clean, those of commands ({fix}, {reserved}, {sysctl}) with more room. An unknown placeholder stays as it is, so that a
-// missing value is seen.
+// missing value is seen. Of two values of one name the first counts, and placeholders in values stay as they are.
 func Render(template string, pairs ...string) string {
-	replace := make([]string, 0, len(pairs))
-	for i := 0; i+1 < len(pairs); i += 2 {
-		runes := maxName
-		switch pairs[i] {
-		case "fix", "reserved", "sysctl":
-			runes = maxCommand
+	var b strings.Builder
+	for {
+		text, rest, found := strings.Cut(template, "{")
+		b.WriteString(text)
+		if !found {
+			return b.String()
 		}
-		replace = append(replace, "{"+pairs[i]+"}", CleanTo(pairs[i+1], runes))
+		name, behind, _ := strings.Cut(rest, "}")
+		if value, known := valueOf(name, pairs); known {
+			b.WriteString(value)
+			template = behind
+		} else {
+			b.WriteString("{")
+			template = rest
+		}
 	}
-	return strings.NewReplacer(replace...).Replace(template)
+}
+
+// valueOf returns the value of a placeholder, clean.
+func valueOf(name string, pairs []string) (value string, known bool) {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i] != name {
+			continue
+		}
+		switch name {
+		case "fix", "reserved", "sysctl":
+			return CleanTo(pairs[i+1], maxCommand), true
+		}
+		return CleanTo(pairs[i+1], maxName), true
+	}
+	return "", false
 }
 
 // maxName is the length in runes to which Clean cuts: names may have 300 characters and a sentence holds several.

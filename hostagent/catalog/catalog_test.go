@@ -103,3 +103,15 @@ func TestRenderCutsNoCommand(t *testing.T) {
 		t.Errorf("Render of too much has %d runes", len([]rune(got)))
 	}
 }
+
+func TestRenderAsWritten(t *testing.T) {
+	for _, test := range []struct{ template, want string }{
+		{"{a} and {b}", "1 and {a}"},
+		{"ports { {a} } {unknown} {", "ports { 1 } {unknown} {"},
+		{"{{a}}", "{1}"},
+	} {
+		if got := Render(test.template, "a", "1", "b", "{a}", "a", "2"); got != test.want {
+			t.Errorf("%q is %q, want %q", test.template, got, test.want)
+		}
+	}
+}
