@@ -76,6 +76,9 @@ func stopMeans(mode Mode) string {
 	return "it had no rules"
 }
 
+// stale stands before what was found in listeners that cannot be listed now.
+const stale = "The listeners cannot be listed now; this is what was seen last.\n"
+
 // checks is what Consul shows of the last pass. Every output is sorted and free of times, pids and counters: a steady
 // host says the same at every pass, and so writes nothing to the servers.
 func (a *Agent) checks(consulErr error) consul.Report {
@@ -94,7 +97,7 @@ func (a *Agent) checks(consulErr error) consul.Report {
 	}
 	for i := range r.Checks[1:] { // all but the firewall's, which does not speak of listeners
 		c := &r.Checks[1+i]
-		c.Output = "The listeners cannot be listed now; this is what was seen last.\n" + c.Output
+		c.Output = stale + c.Output
 		if c.Status == consul.Passing {
 			c.Status = consul.Warning
 		}
@@ -235,7 +238,7 @@ func rangeCheck(sidecars PortRange, fs []Finding) consul.Check {
 		Key: "sidecar-range", Name: "Sidecar range",
 		Notes: "Who holds ports of the sidecar range, and registrations whose port stays closed.",
 	}
-	c.Status, c.Output = findingsText(fs)
+	c.Status, c.Output = findingsText(fs, consul.MaxOutput-len(stale))
 	if len(fs) == 0 {
 		c.Output = fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", sidecars)
 	}
@@ -247,8 +250,9 @@ func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
 		Key: "service:" + s.ID, Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
 	}
+	sidecars := sidecarsText(s.Sidecars)
 	var text string
-	c.Status, text = findingsText(fs)
+	c.Status, text = findingsText(fs, consul.MaxOutput-len(stale)-len(sidecars))
 	var b strings.Builder
 	b.WriteString(text)
 	if len(fs) == 0 {
@@ -258,7 +262,16 @@ func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
 			fmt.Fprintf(&b, "%s listens on loopback only: %s.", catalog.Clean(s.Name), listenersText(s))
 		}
 	}
-	for _, p := range s.Sidecars {
+	b.WriteString(sidecars)
+	c.Output = b.String()
+	return c
+}
+
+// sidecarsText is a line for each of the first sidecars.
+func sidecarsText(sidecars []Sidecar) string {
+	const most = 8
+	var b strings.Builder
+	for _, p := range sidecars[:min(len(sidecars), most)] {
 		state := "left closed"
 		switch {
 		case mode == ModeObserve && p.Opened:
@@ -268,10 +281,12 @@ func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
 		case p.Opened:
 			state = "open"
 		}
-		fmt.Fprintf(&b, "\nsidecar %s: port %d, %s", catalog.Clean(p.ID), p.Port, state)
+		fmt.Fprintf(&b, "\nsidecar %s: port %d, %s", catalog.CleanTo(p.ID, 80), p.Port, state)
 	}
-	c.Output = b.String()
-	return c
+	if more := len(sidecars) - most; more > 0 {
+		fmt.Fprintf(&b, "\nand %d more sidecars", more)
+	}
+	return b.String()
 }
 
 func listenersText(s Service) string {
@@ -283,10 +298,13 @@ func listenersText(s Service) string {
 	return list(slices.Compact(texts))
 }
 
-// findingsText shows findings one after the other, and the status of the worst. Info alone still passes.
-func findingsText(fs []Finding) (consul.Status, string) {
+// findingsText shows findings one after the other, as far as they fit into that many bytes, and the status of the worst of
+// all. Info alone still passes.
+func findingsText(fs []Finding, room int) (consul.Status, string) {
+	const more = "and %d more: see hostagent scan\n"
 	status := consul.Passing
 	var b strings.Builder
+	left := len(fs)
 	for i, f := range fs {
 		switch {
 		case f.Severity == catalog.Critical:
@@ -294,9 +312,8 @@ func findingsText(fs []Finding) (consul.Status, string) {
 		case f.Severity == catalog.Warning && status == consul.Passing:
 			status = consul.Warning
 		}
-		if b.Len() > consul.MaxOutput-600 {
-			fmt.Fprintf(&b, "and %d more: see hostagent scan\n", len(fs)-i)
-			break
+		if left > len(fs)-i {
+			continue // no room
 		}
 		state := ""
 		if f.State != Open {
@@ -306,7 +323,15 @@ func findingsText(fs []Finding) (consul.Status, string) {
 		if f.State == Exempt {
 			last = wrap("  exempt: ", f.Exemption.String())
 		}
-		fmt.Fprintf(&b, "%s%s\n%s%s", f.ID, state, wrap("  ", f.Message), last)
+		text := fmt.Sprintf("%s%s\n%s%s", f.ID, state, wrap("  ", f.Message), last)
+		if b.Len()+len(text)+len(more)+4 > room {
+			continue
+		}
+		b.WriteString(text)
+		left--
+	}
+	if left > 0 {
+		fmt.Fprintf(&b, more, left)
 	}
 	return status, b.String()
 }
