@@ -250,7 +250,7 @@ func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
 		Key: "service:" + s.ID, Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
 	}
-	sidecars := sidecarsText(s.Sidecars)
+	sidecars := sidecarsText(s.Sidecars, mode)
 	var text string
 	c.Status, text = findingsText(fs, consul.MaxOutput-len(stale)-len(sidecars))
 	var b strings.Builder
@@ -268,7 +268,7 @@ func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
 }
 
 // sidecarsText is a line for each of the first sidecars.
-func sidecarsText(sidecars []Sidecar) string {
+func sidecarsText(sidecars []Sidecar, mode Mode) string {
 	const most = 8
 	var b strings.Builder
 	for _, p := range sidecars[:min(len(sidecars), most)] {

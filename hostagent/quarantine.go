@@ -139,6 +139,12 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 		q.nameServices()
 		q.findAgent()
 	}
+	type telling struct {
+		reg    *consul.Registration
+		port   uint16
+		reason string
+	}
+	told := map[telling]bool{} // once, whatever ways around the mesh a port has
 	for _, x := range e.exposures {
 		if !slices.Contains(q.Findings, x.id) {
 			if x.where == "" {
@@ -151,6 +157,10 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 		}
 		if r := q.refuse(x); r != nil {
 			q.refused[x.port] = q.refused[x.port] || x.where == "" // the port of another namespace is none of the host's
+			if told[telling{x.reg, x.port, r.reason}] {
+				continue
+			}
+			told[telling{x.reg, x.port, r.reason}] = true
 			port := strconv.Itoa(int(x.port))
 			e.find(Finding{ID: catalog.QuarantineRefused, Service: x.reg.Name, ServiceID: x.reg.ID, Port: x.port},
 				"port", port, "service", x.reg.Name, "reason", r.reason, "fix", r.fix)

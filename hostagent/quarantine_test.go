@@ -628,3 +628,22 @@ func TestRedirectEndsQuarantine(t *testing.T) {
 	in.Policy.Quarantine.Services, in.Registrations = nil, nil
 	want(t, "without registrations", strings.ReplaceAll(closed8080, "false", "true"), quarantineDump(Evaluate(in)))
 }
+
+// TestRefusedOnce: an application may be exposed on one port as what it is registered as and as its own sibling, over the
+// other version of IP. That the port is not closed is one finding.
+func TestRefusedOnce(t *testing.T) {
+	in := settled()
+	in.Listeners = nil
+	const nginx = " | 7 nginx /usr/sbin/nginx nginx.service"
+	inhabit(&in, sidecarAlone, "tcp 0.0.0.0:8080 uid=0 cg=5"+nginx, "tcp [::]:8080 uid=0 cg=5 v6only"+nginx)
+	in.Policy.Quarantine = &Quarantine{
+		Ports: ports(PortRange{First: 8080, Last: 8080}), Findings: []catalog.ID{catalog.ExposedListener, catalog.ExposedSibling},
+	}
+	result := Evaluate(in)
+	if len(findingsOf(result, catalog.ExposedListener)) != 1 || len(findingsOf(result, catalog.ExposedSibling)) != 1 {
+		t.Fatalf("it is not exposed twice:\n%s", dump(result))
+	}
+	if got := findingsOf(result, catalog.QuarantineRefused); len(got) != 1 {
+		t.Errorf("refused %q", got)
+	}
+}
