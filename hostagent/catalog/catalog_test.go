@@ -94,6 +94,26 @@ func TestRender(t *testing.T) {
 	}
 }
 
+func TestRenderTemplates(t *testing.T) {
+	for template, want := range map[string]string{
+		"":              "",
+		"plain":         "plain",
+		"{a}{b}":        "12",
+		"x {a} y":       "x 1 y",
+		"{a":            "{a",
+		"a}":            "a}",
+		"{{a}}":         "{1}",
+		"{x{a}":         "{x1",
+		"{x} {a} {":     "{x} 1 {",
+		"{} {A} {b}":    "{} {A} 2",
+		"proxy { }{b}}": "proxy { }2}",
+	} {
+		if got := Render(template, "a", "1", "b", "2", "a", "the first counts", "odd"); got != want {
+			t.Errorf("Render(%q) = %q, want %q", template, got, want)
+		}
+	}
+}
+
 func TestRenderCutsNoCommand(t *testing.T) {
 	command := strings.Repeat("iptables -I INPUT -p tcp --dport 8443 -j ACCEPT && ", 8)
 	if got := Render("{fix}", "fix", command); got != command {
