@@ -136,6 +136,8 @@ type Agent struct {
 	looked    bool      // the listeners were listed at least once
 	sources   sources   // who may connect
 	input     Input     // that result was made of, without owners
+	suspects  []sockets.Listener
+	owners    map[uint64]sockets.Owner // of suspects
 	result    Result
 	shown     *Result // a copy of result for readers, made when it changes
 	resultAt  time.Time
@@ -437,8 +439,34 @@ func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
 }
 
 // evaluate brings the result up to date and tells whether it looked at anything anew: Evaluate is pure, so on a host
-// where nothing happens its result stands for a while.
+// where nothing happens its result stands for a while, and after it as long as the owners are the same.
 func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bool {
+	in := a.collect(now, consulErr)
+	same := !a.resultAt.IsZero() && in.equal(&a.input)
+	if same && now.Sub(a.resultAt) < afreshEvery {
+		return false
+	}
+	a.news.tellEnded(a.parts.Log, in.Policy.Exemptions, in.Today)
+	if !same {
+		a.suspects = suspects(in)
+	}
+	var owners map[uint64]sockets.Owner
+	owners, a.incomplete = lookup(ctx, a.parts.Owners, a.suspects)
+	a.input, a.resultAt = in, now
+	if same && reflect.DeepEqual(owners, a.owners) {
+		return true
+	}
+	a.owners, in.Owners = owners, owners
+	a.result = Evaluate(in)
+	shown := a.result
+	a.shown = &shown
+	a.ssh = a.result.SSH
+	a.ranged = a.ranged || a.result.RangeTaken
+	return true
+}
+
+// collect returns what there is to judge, without owners.
+func (a *Agent) collect(now time.Time, consulErr error) Input {
 	a.drifted = a.drift.standing(now, a.drifted)
 	in := Input{
 		Registrations: a.regs,
@@ -470,17 +498,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	case errors.Is(consulErr, errWaiting):
 		in.Filtered = a.filteredBefore()
 	}
-	if now.Sub(a.resultAt) < afreshEvery && in.equal(&a.input) {
-		return false
-	}
-	a.news.tellEnded(a.parts.Log, in.Policy.Exemptions, in.Today)
-	a.result, a.incomplete = evaluateWithOwners(ctx, in, a.parts.Owners)
-	a.input, a.resultAt = in, now
-	shown := a.result
-	a.shown = &shown
-	a.ssh = a.result.SSH
-	a.ranged = a.ranged || a.result.RangeTaken
-	return true
+	return in
 }
 
 // source tells whether the agent has ever given a whole answer.
@@ -499,14 +517,12 @@ func (a *Agent) filteredBefore() string {
 	return ""
 }
 
-// evaluateWithOwners evaluates, looks up the owners that would help, and evaluates again with them. Who cannot be seen
-// is a normal value; incomplete says what kept owners out of sight.
+// evaluateWithOwners looks up the owners that would help, and evaluates with them. Who cannot be seen is a normal value;
+// incomplete says what kept owners out of sight.
 func evaluateWithOwners(ctx context.Context, in Input, owners owners) (result Result, incomplete string) {
-	result = Evaluate(in)
-	if len(result.Suspects) == 0 || owners == nil {
-		return result, ""
+	if owners != nil {
+		in.Owners, incomplete = lookup(ctx, owners, suspects(in))
 	}
-	in.Owners, incomplete = lookup(ctx, owners, result.Suspects)
 	return Evaluate(in), incomplete
 }
 

@@ -26,9 +26,15 @@ import (
 //
 // Result.Suspects names the sockets whose owners would make the result better; a caller that can looks them up and
 // evaluates again with Input.Owners.
-func Evaluate(in Input) Result {
+func Evaluate(in Input) Result { return evaluate(in, false) }
+
+// suspects are what Evaluate would return as Result.Suspects. That takes no sentence, and they are most of the work.
+func suspects(in Input) []sockets.Listener { return evaluate(in, true).Suspects }
+
+func evaluate(in Input, wordless bool) Result {
 	e := &evaluation{
 		in:        in,
+		wordless:  wordless,
 		protected: protectedPorts(in),
 		byPort:    make(map[uint16][]*sockets.Listener, len(in.Listeners)),
 		first:     map[uint16]map[socketKey]*sockets.Listener{},
@@ -80,6 +86,7 @@ func Evaluate(in Input) Result {
 
 type evaluation struct {
 	in          Input
+	wordless    bool // findings need no sentences
 	res         Result
 	protected   firewall.PortSet
 	byPort      map[uint16][]*sockets.Listener
@@ -195,6 +202,13 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 	if f.Severity = entry.Severity; f.State == "" {
 		f.State = Open
 	}
+	if f.Listener != nil {
+		e.suspects[f.Listener.Cookie] = *f.Listener
+	}
+	if e.wordless {
+		e.res.Findings = append(e.res.Findings, f)
+		return
+	}
 	if f.Listener != nil && f.Listener.Exposed() && f.Ways == nil {
 		f.Ways = e.ways(f.Listener)
 	}
@@ -208,9 +222,6 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 	pairs = append(pairs, "guard", "hostagent's guard")
 	f.Message = catalog.Render(message, pairs...)
 	f.Remedy = catalog.Render(entry.Remedy, pairs...)
-	if f.Listener != nil {
-		e.suspects[f.Listener.Cookie] = *f.Listener
-	}
 	e.res.Findings = append(e.res.Findings, f)
 }
 

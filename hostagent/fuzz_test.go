@@ -192,6 +192,9 @@ func FuzzEvaluate(f *testing.F) {
 		s := &source{data: data}
 		in := s.input()
 		res := Evaluate(in)
+		if without := suspects(in); !slices.Equal(without, res.Suspects) {
+			t.Errorf("without sentences the suspects are %v, with them %v", without, res.Suspects)
+		}
 
 		protected := in.Policy.Protected
 		protected.Add(0)

@@ -71,6 +71,40 @@ func TestSteadyHostIsLeftAlone(t *testing.T) {
 	})
 }
 
+// TestOwnersAreWhatIsNew: a look at owners that finds the same ones leaves the result, and one that finds others does not.
+func TestOwnersAreWhatIsNew(t *testing.T) {
+	h := newFakeHost()
+	h.listeners = listeners("tcp 0.0.0.0:8080 uid=0", "tcp [::]:21000 uid=0")
+	parts := h.parts(ModeGuard)
+	user := "alice"
+	parts.Owners = ownersFunc(func([]sockets.Listener) sockets.Result {
+		return sockets.Result{ByCookie: map[uint64]sockets.Owner{h.listeners[0].Cookie: {User: user, Processes: []sockets.Process{{PID: 9, Name: "web"}}}}}
+	})
+	h.runAgent(t, parts, func(a *Agent, _ chan<- Parts) {
+		pass(10 * time.Second)
+		handOver()
+		before := a.view.Load().result
+		pass(time.Minute)
+		if after := a.view.Load().result; after != before {
+			t.Error("a steady host is judged anew")
+		}
+		user = "bob"
+		pass(afreshEvery + time.Second)
+		for _, f := range a.view.Load().result.Findings {
+			if f.Owner != nil && f.Owner.User == "bob" {
+				return
+			}
+		}
+		t.Error("another owner is not seen")
+	})
+}
+
+type ownersFunc func([]sockets.Listener) sockets.Result
+
+func (f ownersFunc) Lookup(_ context.Context, ls []sockets.Listener) (sockets.Result, error) {
+	return f(ls), nil
+}
+
 func TestReloadCountsAtOnce(t *testing.T) {
 	h := newFakeHost()
 	h.run(t, ModeGuard, func(reload chan<- Parts) {
