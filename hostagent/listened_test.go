@@ -31,6 +31,7 @@ func hearingHost(listens func(list int)) (*hearing, Parts) {
 	parts.Registry, parts.Owners = h, h
 	list := parts.Listen
 	parts.Listen = func(ctx context.Context) ([]sockets.Listener, error) {
+		handOver() // a pass that a listener woke asks nobody else
 		h.lists++
 		if listens != nil {
 			listens(h.lists)
