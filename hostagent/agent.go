@@ -160,6 +160,7 @@ type Agent struct {
 	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
 	inbox     *inbox
 	ears      *ears
+	beside    beside
 	consulErr error          // of the last question to the agent
 	said      *consul.Report // the last report, nil where it could not be written
 	drift     driftMemory
@@ -251,18 +252,21 @@ func (a *Agent) replace(parts Parts) {
 // up, but a change of the firewall is never cut off half-way. One that a listener woke is as light as it can be: the agent's
 // last answer stands, and only what is new is reported.
 func (a *Agent) pass(ctx context.Context, woken bool) {
-	stopped := ctx.Err
-	ctx, cancel := context.WithTimeout(ctx, passDeadline)
+	stopped, all := ctx.Err, ctx
+	ctx, cancel := context.WithTimeout(all, passDeadline)
 	defer cancel()
 	start := time.Now()
-	a.takeForeign(start)
+	if !a.beside.busy {
+		a.beside.until = start.Add(passDeadline)
+		a.takeForeign(start)
+	}
 	heard := a.ears.take()
 	if !woken {
-		a.consulErr = a.askConsul(ctx, start)
+		a.consulErr = a.askConsul(all, start)
 		if !errors.Is(a.consulErr, errWaiting) {
 			a.stepped("consul", start)
 		}
-		a.askSources(ctx, start)
+		a.askSources(all, start)
 	}
 	consulErr := a.consulErr
 	listing := time.Now()
@@ -271,8 +275,8 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	if heard.Elsewhere > 0 {
 		a.lookElsewhereSoon()
 	}
-	if !woken || heard.Here == 0 { // what listens here is not kept waiting for hundreds of other namespaces
-		a.lookElsewhere(ctx, start)
+	if !a.beside.busy && (!woken || heard.Here == 0) { // what listens here is not kept waiting for hundreds of other namespaces
+		a.lookElsewhere(all, start)
 	}
 	if stopped() != nil {
 		return
@@ -283,8 +287,8 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
 	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
 	a.news.trouble(a.parts.Log, start, "probes", a.prober.trouble())
-	if a.host == nil {
-		a.lookAtHost(ctx, start) // the first time before anything is judged: a container runtime's ports look like squatters
+	if a.host == nil && !a.beside.busy {
+		a.lookAtHost(all, start) // the first time before anything is judged: a container runtime's ports look like squatters
 	}
 	changed := false
 	if a.looked { // a host without any listener would be half a view
@@ -295,9 +299,13 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	if woken {
 		reportErr = errWaiting
 	}
-	if calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil; changed || !woken && (!calm || !a.steady) {
+	calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil
+	if a.beside.busy {
+		a.beside.owed = a.beside.owed || changed
+	} else if changed || a.beside.owed || !woken && (!calm || !a.steady) {
+		a.beside.owed = false
 		reporting := time.Now()
-		written, err := a.report(ctx, consulErr, woken)
+		written, err := a.report(all, consulErr, woken)
 		a.stepped("report", reporting)
 		if stopped() == nil {
 			a.news.trouble(a.parts.Log, start, "report", err)
@@ -306,9 +314,13 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		a.steady = calm && err == nil && written == 0
 	}
 	if !woken {
-		a.lookAtBlocked(ctx, start)
-		a.lookAtHost(ctx, start) // later for the next pass: no port waits for it
+		a.lookAtBlocked(all, start)
+		a.lookAtHost(all, start) // later for the next pass: no port waits for it
 	}
+	if a.beside.owed && !a.beside.busy {
+		signal(a.ears.wake)
+	}
+	a.remind(time.Now())
 	a.stepped("pass", start)
 	a.publish(start, consulErr, reportErr)
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "heard", heard.Here, "heard_elsewhere", heard.Elsewhere, "services", len(a.result.Services),
@@ -360,7 +372,9 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	if now.Before(a.nextTry) {
 		return errWaiting
 	}
-	answer, err := a.parts.Registry.Services(ctx)
+	var answer consul.Answer
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) { answer, err = a.parts.Registry.Services(ctx) })
 	if err != nil {
 		a.consulFailed(ctx, err)
 		a.memory.miss()
@@ -394,7 +408,9 @@ func (a *Agent) askFacts(ctx context.Context, now time.Time) {
 	if now.Before(a.factsNext) {
 		return
 	}
-	facts, err := a.parts.Registry.Agent(ctx)
+	var facts consul.Agent
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) { facts, err = a.parts.Registry.Agent(ctx) })
 	a.consulFailed(ctx, err)
 	switch {
 	case err == nil:
@@ -424,9 +440,12 @@ func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
 	if a.parts.Host == nil || now.Before(a.hostNext) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, hostDeadline)
-	defer cancel()
-	host := a.parts.Host(ctx)
+	var host *Host
+	a.meanwhile(ctx, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, hostDeadline)
+		defer cancel()
+		host = a.parts.Host(ctx)
+	})
 	host.keep(a.host)
 	if !reflect.DeepEqual(host, a.host) {
 		a.news.tellNotes(a.parts.Log, host.Notes)

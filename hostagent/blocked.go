@@ -51,9 +51,13 @@ func (a *Agent) lookAtBlocked(ctx context.Context, now time.Time) {
 	if !due && slices.Equal(probes, a.blocks.probes) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, hostDeadline)
-	defer cancel()
-	found, err := a.parts.Blocked(ctx, probes)
+	var found []firewall.Block
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, hostDeadline)
+		defer cancel()
+		found, err = a.parts.Blocked(ctx, probes)
+	})
 	if err == nil {
 		a.blocks.found = found
 	}

@@ -29,7 +29,8 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 	}
 	if a.reported != "" && (!a.parts.Report || a.reported != a.parts.Policy.OwnService) {
 		// A reload switched reports off, or gave the service another name: what stands under the old one goes.
-		if err := a.parts.Registry.Withdraw(ctx, a.reported); err != nil {
+		a.meanwhile(ctx, func(ctx context.Context) { err = a.parts.Registry.Withdraw(ctx, a.reported) })
+		if err != nil {
 			return 0, fmt.Errorf("cannot take reports away: %w", err)
 		}
 		a.reported = ""
@@ -42,7 +43,7 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 		return 0, errWaiting
 	}
 	a.reported, a.said = report.Service, nil
-	written, err = a.parts.Registry.Report(ctx, report)
+	a.meanwhile(ctx, func(ctx context.Context) { written, err = a.parts.Registry.Report(ctx, report) })
 	if written > 0 {
 		a.parts.Log.Debug("checks written", "count", written)
 	}

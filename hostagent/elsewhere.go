@@ -29,6 +29,8 @@ type elsewhere struct {
 	looked time.Time // the last time
 	soon   bool      // they are looked at again as soon as elsewhereRest is over, and otherwise after afreshEvery
 	err    error     // of the last look
+
+	reminder time.Time // when a pass is woken for it, or was
 }
 
 // lookElsewhere brings what listens in other network namespaces up to date, now and then; a failure keeps the last list.
@@ -42,7 +44,9 @@ func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
 	}
 	a.elsewhere.looked, a.elsewhere.soon = now, false
 	looking := time.Now()
-	spaces, err := a.parts.lookElsewhere(ctx)
+	var spaces sockets.Spaces
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) { spaces, err = a.parts.lookElsewhere(ctx) })
 	if a.elsewhere.err = err; err == nil {
 		a.elsewhere.Spaces = spaces
 	}
@@ -51,6 +55,16 @@ func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
 
 // lookElsewhereSoon has one of the next passes look at other network namespaces: something has begun to listen in one.
 func (a *Agent) lookElsewhereSoon() { a.elsewhere.soon = true }
+
+// remind has a pass look at other network namespaces, where that is wanted, as soon as elsewhereRest is over: the next one
+// may be as late as poll_interval.
+func (a *Agent) remind(now time.Time) {
+	if a.beside.busy || !a.elsewhere.soon || a.parts.Elsewhere == nil || now.Before(a.elsewhere.reminder) {
+		return
+	}
+	a.elsewhere.reminder = a.elsewhere.looked.Add(elsewhereRest)
+	time.AfterFunc(a.elsewhere.reminder.Sub(now), func() { signal(a.ears.wake) })
+}
 
 // degradations are what is not known of other network namespaces.
 func (e *elsewhere) degradations() []string {

@@ -49,7 +49,9 @@ func (a *Agent) askMembers(ctx context.Context, now time.Time) {
 	case now.Before(s.membersNext):
 		return
 	}
-	members, err := a.parts.members(ctx, a.facts.Datacenter)
+	var members []netip.Addr
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) { members, err = a.parts.members(ctx, a.facts.Datacenter) })
 	if s.membersErr = err; err != nil {
 		a.consulFailed(ctx, err)
 		s.members.miss()
@@ -90,9 +92,13 @@ func (a *Agent) lookAtNetworks(ctx context.Context, now time.Time) {
 	case now.Before(s.networksNext):
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, hostDeadline)
-	defer cancel()
-	networks, err := a.parts.Networks(ctx)
+	var networks facts.Networks
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, hostDeadline)
+		defer cancel()
+		networks, err = a.parts.Networks(ctx)
+	})
 	s.networksErr, s.networksNext = err, now.Add(networksEvery)
 	if err == nil {
 		s.networks, s.networksRead = networks, true
