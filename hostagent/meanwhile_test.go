@@ -38,6 +38,7 @@ func (s *slow) Report(ctx context.Context, r consul.Report) (int, error) {
 
 func wait(ctx context.Context, d time.Duration) error {
 	sleep(ctx, d)
+	handOver()
 	return ctx.Err()
 }
 
@@ -50,11 +51,12 @@ func slowHost() (*slow, Parts, Input) {
 	parts.Policy.Quarantine = quarantining.Policy.Quarantine
 	parts.Registry = s
 	parts.Host = func(ctx context.Context) *Host {
-		sleep(ctx, s.host)
+		_ = wait(ctx, s.host)
 		return quarantining.Host
 	}
 	parts.Elsewhere = func(ctx context.Context) (sockets.Spaces, error) { return sockets.Spaces{}, wait(ctx, s.elsewhere) }
 	parts.Blocked = func(ctx context.Context, _ []firewall.Probe) ([]firewall.Block, error) {
+		handOver()
 		s.blocking = true
 		defer func() { s.blocking = false }()
 		return nil, wait(ctx, s.blocked)
