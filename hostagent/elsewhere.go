@@ -219,7 +219,7 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 	switch {
 	case len(led) > 0:
 		id = e.narrow(led, p, calls)
-	case !e.hostListens(ports) && !e.hostListens(sortedPorts(calls)):
+	case e.unseenRules() && !e.hostListens(ports) && !e.hostListens(sortedPorts(calls)):
 		for _, port := range ports {
 			for _, l := range e.away.byPort[port] {
 				if l.Exposed() {
@@ -291,18 +291,28 @@ func proxyPorts(p *consul.Registration) []uint16 {
 	return ports
 }
 
-// servedElsewhere tells whether a sidecar's port is served in another namespace: because something there listens on one of
-// its ports, or on the port that nat rules send it to. Where these rules lead to is not always to be seen: then it is
-// taken for served.
-func (e *evaluation) servedElsewhere(registered uint16, ports []uint16) bool {
-	for _, b := range e.passedOn(registered) {
+// servedElsewhere tells whether a sidecar's port is served in another namespace: because something listens where nat rules
+// send it to, or in the namespace that has its registration's address. Where the rules lead to is not always to be seen: then
+// it is taken for served.
+func (e *evaluation) servedElsewhere(c claim) bool {
+	for _, b := range e.passedOn(c.port) {
 		if b.Namespace == 0 || e.away.answers(&b) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(ports, func(port uint16) bool {
-		return slices.ContainsFunc(e.away.byPort[port], func(l *sockets.Listener) bool { return l.Exposed() })
+	addr, _ := netip.ParseAddr(c.reg.Address)
+	there := e.away.byAddress[addr.Unmap()]
+	return slices.ContainsFunc(c.ports(), func(port uint16) bool {
+		return slices.ContainsFunc(e.away.byPort[port], func(l *sockets.Listener) bool {
+			return l.Exposed() && (e.unseenRules() || slices.Contains(there, l.Namespace))
+		})
 	})
+}
+
+// unseenRules tells whether nat rules may lead to other namespaces that are not known. Where all are, whatever listens in a
+// namespace to which none leads is no matter of the host's ports: any user can make one.
+func (e *evaluation) unseenRules() bool {
+	return e.in.Host == nil || e.in.Host.Partial || e.in.Host.ForeignNAT
 }
 
 // judgeElsewhere looks at an application that lives in another network namespace, and returns its listeners there. What

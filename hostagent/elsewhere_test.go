@@ -106,6 +106,18 @@ func TestElsewhere(t *testing.T) {
 		{"no rule is seen, and the host has nothing", func(in *Input) {
 			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
 		}, within},
+		{"all rules are seen, and none leads there", func(in *Input) {
+			in.Host = &Host{}
+			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+		}, silent + "service web\n"},
+		{"some rules cannot be read", func(in *Input) {
+			in.Host = &Host{Partial: true}
+			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+		}, within},
+		{"rules of another kind stand", func(in *Input) {
+			in.Host = &Host{ForeignNAT: true}
+			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+		}, within},
 		{"no rule is seen, and the host has the application", func(in *Input) {
 			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
 			in.Listeners = listeners("tcp 0.0.0.0:8080")

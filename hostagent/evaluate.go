@@ -321,10 +321,9 @@ func (e *evaluation) judgeClaims() {
 }
 
 func (e *evaluation) served(c claim) bool {
-	ports := c.ports()
-	return slices.ContainsFunc(ports, func(port uint16) bool {
+	return slices.ContainsFunc(c.ports(), func(port uint16) bool {
 		return slices.ContainsFunc(e.byPort[port], func(l *sockets.Listener) bool { return l.Protocol == sockets.TCP })
-	}) || e.servedElsewhere(c.port, ports)
+	}) || e.servedElsewhere(c)
 }
 
 // ports are those on which what is claimed may listen: a proxy's configuration may name another one than was registered.

@@ -164,6 +164,8 @@ type Host struct {
 	facts.Facts
 	Published []firewall.Published // ports that nat rules send elsewhere
 	Partial   bool                 // some of Published could not be read
+	// ForeignNAT tells that rules which Published does not know lead somewhere, too.
+	ForeignNAT bool
 	// Redirects are what transparent proxies live by. What could not be read is not among them, and RedirectsKnown false then:
 	// they are the reason to call something safe, so that what stood before does not count.
 	Redirects      []firewall.Redirect

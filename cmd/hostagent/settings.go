@@ -116,6 +116,7 @@ func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
 		}
 		host.Redirects, err = fw.Redirects(ctx) // reads the same, and says the same of it
 		host.RedirectsKnown = err == nil
+		host.ForeignNAT = fw.ForeignNAT()
 		return host
 	}
 }
