@@ -315,6 +315,9 @@ func TestStateWriter(t *testing.T) {
 		if err := SaveState(dir, both[i%2]); err != nil {
 			t.Fatal(err)
 		}
+		if i == 0 {
+			fmt.Println("saving")
+		}
 	}
 }
 
@@ -325,13 +328,21 @@ func TestKilledWriterTearsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	halves := map[bool]int{}
-	for range 200 {
+	var left []string
+	for i := 0; i < 200 || i < 2000 && (halves[false] == 0 || len(left) == 0); i++ {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestStateWriter$")
 		cmd.Env = append(os.Environ(), writerEnv+"="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5*time.Millisecond + rand.N(10*time.Millisecond))
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(rand.N(5 * time.Millisecond))
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -341,8 +352,8 @@ func TestKilledWriterTearsNothing(t *testing.T) {
 			t.Fatalf("after kill -9: %v", err)
 		}
 		halves[got.equal(both[0])]++
+		left, _ = filepath.Glob(filepath.Join(dir, stateFile+".*"))
 	}
-	left, _ := filepath.Glob(filepath.Join(dir, stateFile+".*"))
 	t.Logf("found the one %d times, the other %d times; %d writers were killed half-way", halves[true], halves[false], len(left))
 	if halves[false] == 0 || len(left) == 0 {
 		t.Error("no writer was killed while it wrote, so nothing was proven")
