@@ -164,24 +164,6 @@ func TestNamespaceMounts(t *testing.T) {
 	}
 }
 
-func TestRuntimeOf(t *testing.T) {
-	id := strings.Repeat("0a", 32)
-	for text, want := range map[string]string{
-		"0::/system.slice/docker-" + id + ".scope":  "docker",
-		"0::/docker/" + id:                          "docker",
-		"0::/machine.slice/libpod-" + id + ".scope": "podman",
-		"0::/kubepods/besteffort/podx/" + id:        "kubernetes",
-		"0::/system.slice/crio-" + id + ".scope":    "cri-o",
-		"0::/custom/" + id:                          "",
-		"0::/system.slice/docker.service":           "",
-		"0::/x/cri-containerd-" + id + ".scope":     "containerd",
-	} {
-		if got := parseProcCgroup(text + "\n").runtime; got != want {
-			t.Errorf("%s: got %q, want %q", text, got, want)
-		}
-	}
-}
-
 // FuzzReadTable: whatever a table holds, it is read to an end, and what is taken for a listener has the marks of one.
 func FuzzReadTable(f *testing.F) {
 	f.Add(tableLine("127.0.0.1", 8080, "0A", 1)+tableLine("2001:db8::1", 80, "0A", 2), false)
