@@ -120,10 +120,10 @@ func (c *crowd) disperse() {
 		w.in.Close()
 	}
 	for _, w := range c.workers {
-		w.cmd.Wait() //nolint:errcheck // it was told to end
-		os.Remove(w.group)
+		w.cmd.Wait()       //nolint:errcheck // it was told to end
+		os.Remove(w.group) //nolint:errcheck // an empty cgroup left behind harms nobody
 	}
-	os.Remove(c.folder)
+	os.Remove(c.folder) //nolint:errcheck // likewise
 }
 
 // cgroupRoot is where cgroup2 is mounted.
