@@ -51,8 +51,10 @@ func nameDevices(names map[uint32]string, findings []DocumentFinding) {
 
 func (d *Document) nameDevices(names map[uint32]string) {
 	nameDevices(names, d.Findings)
-	for i := range d.Network {
-		nameDevice(names, &d.Network[i].Listener)
+	for _, sockets := range [][]DocumentSocket{d.Network, d.Listeners} {
+		for i := range sockets {
+			nameDevice(names, &sockets[i].Listener)
+		}
 	}
 	for i := range d.Services {
 		for j := range d.Services[i].Listeners {

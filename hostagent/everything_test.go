@@ -11,6 +11,7 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -82,6 +83,33 @@ func TestLookListsEverything(t *testing.T) {
 `, listing(scan.Network))
 	if owners.asked != 2 {
 		t.Errorf("owners were looked up %d times", owners.asked)
+	}
+}
+
+// TestDevicesAreNamed: wherever JSON shows a socket, it names the interface that it is bound to; an index of another network
+// namespace is another interface.
+func TestDevicesAreNamed(t *testing.T) {
+	in := base()
+	in.Host = &Host{}
+	in.Host.Interfaces = []facts.Interface{{Index: 3, Name: "eth0"}}
+	in.Listeners = listeners("tcp 0.0.0.0:8080 dev=3", "tcp [::]:21000")
+	away := listener("tcp 0.0.0.0:9090 dev=3")
+	away.Namespace = 7
+	in.Elsewhere = []sockets.Listener{away}
+	scan := &Scan{}
+	scan.evaluate(t.Context(), Parts{All: true, Owners: &everybody{}}, &in)
+	scan.Network = scan.withOwners(in.Listeners[:1], nil)
+	d := scan.Document("1.0.0")
+	for where, got := range map[string]string{
+		"finding": d.Findings[0].Listener.Device, "service": d.Services[0].Listeners[0].Device,
+		"network": d.Network[0].Listener.Device, "listeners": d.Listeners[0].Listener.Device,
+	} {
+		if got != "eth0" {
+			t.Errorf("%s: the interface is %q", where, got)
+		}
+	}
+	if l := d.Listeners[2].Listener; l.Namespace != 7 || l.Device != "" {
+		t.Errorf("elsewhere: %+v", l)
 	}
 }
 
