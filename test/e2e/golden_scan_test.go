@@ -24,6 +24,7 @@ type allListeners struct {
 			Device   string `json:"device"`
 			Port     uint16 `json:"port"`
 			UID      uint32 `json:"uid"`
+			Space    uint64 `json:"network_namespace"`
 		} `json:"listener"`
 		Processes []struct {
 			PID int32 `json:"pid"`
@@ -31,7 +32,7 @@ type allListeners struct {
 	} `json:"listeners"`
 }
 
-// scanAll lists what the built program sees.
+// scanAll lists what the built program sees in the host's own network namespace: ss looks into no other.
 func (w *world) scanAll() ([]string, error) {
 	w.t.Helper()
 	binary, err := host.Binary(w.ctx, host.HostagentProgram)
@@ -53,6 +54,9 @@ func (w *world) scanAll() ([]string, error) {
 	}
 	var all []string
 	for _, l := range *document.Listeners {
+		if l.Listener.Space != 0 {
+			continue
+		}
 		address, device, _ := strings.Cut(l.Listener.Address, "%")
 		if device == "" {
 			device = l.Listener.Device
