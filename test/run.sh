@@ -32,7 +32,7 @@ chmod 755 "$open"
 cp "$build/hostagent" "$build/app" "$open/"
 ln -L "$CONSUL_BIN" "$open/consul" 2>/dev/null || cp "$CONSUL_BIN" "$open/consul"
 status=0
-for package in cmd/hostagent firewall sockets hostagent/facts hostagent/consul/configdir test/host test/e2e; do
+for package in cmd/hostagent firewall sockets hostagent/facts hostagent/probe hostagent/consul/configdir test/host test/exposure test/e2e; do
   name=$(basename $package)
   go test -c -o "$open/$name.test" "./$package"
   install -d -o nobody "$open/home-$name"
