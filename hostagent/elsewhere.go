@@ -176,7 +176,8 @@ func only(ids []uint64) uint64 {
 //
 // Any user can make a namespace and listen in it on whatever port. So a listener there is not enough to take the host's own
 // out of sight: nat rules or a container runtime's proxy have to lead to it, which are root's, or the registration names
-// its address. A namespace to which neither leads is taken only where nothing in the host's own could be meant.
+// its address. A namespace to which neither leads is taken only where nothing in the host's own could be meant, and the
+// application's own port is published from there, or from nowhere and rules may lead there that are not known.
 //
 // Any address can be given to a namespace, too: that of a load balancer in front of the host, say. So it is not sure where
 // nothing leads there, or the address alone while the host itself has a listener that may be the sidecar. What the host has
@@ -219,10 +220,11 @@ func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresse
 	switch {
 	case len(led) > 0:
 		id = e.narrow(led, p, calls)
-	case e.unseenRules() && !e.hostListens(ports) && !e.hostListens(sortedPorts(calls)):
+	case !e.hostListens(ports) && !e.hostListens(sortedPorts(calls)):
+		behind, published := e.behindAny(calls)
 		for _, port := range ports {
 			for _, l := range e.away.byPort[port] {
-				if l.Exposed() {
+				if l.Exposed() && (slices.Contains(behind, l.Namespace) || !published && e.unseenRules()) {
 					led = append(led, l.Namespace)
 				}
 			}
@@ -278,6 +280,26 @@ func (e *evaluation) hostListens(ports []uint16) bool {
 			return l.Protocol == sockets.TCP && !publishes
 		})
 	})
+}
+
+// behindAny lists the namespaces, 0 for unknown ones, to which nat rules or a container runtime's proxy pass on the ports on
+// which an application is called, and tells whether any are passed on.
+func (e *evaluation) behindAny(calls map[uint16]addresses) (spaces []uint64, published bool) {
+	for port := range calls {
+		for _, b := range e.passedOn(port) {
+			spaces, published = append(spaces, b.Namespace), true
+		}
+		for _, l := range e.byPort[port] {
+			if publishes, _ := e.publishes(l); !publishes || l.Protocol != sockets.TCP {
+				continue
+			}
+			published = true
+			if b := e.behind(port, l); b != nil {
+				spaces = append(spaces, b.Namespace)
+			}
+		}
+	}
+	return spaces, published
 }
 
 // proxyPorts are the ports on which a sidecar may listen: what it registered, and what its proxy is told to bind.

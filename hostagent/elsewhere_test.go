@@ -173,6 +173,11 @@ func TestElsewhere(t *testing.T) {
 		{"in a namespace of which nothing is known", func(in *Input) {
 			inNamespace(in, bare, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
 		}, strings.ReplaceAll(within, "container 0123456789ab (nomad)", "another network namespace")},
+		{"only its own port is published, and the sidecar is there", func(in *Input) {
+			published(in, "8080 172.26.64.2:8080")
+			inNamespace(in, alloc, "172.26.64.2", "tcp 127.0.0.1:8080", "tcp 0.0.0.0:21000")
+			inNamespace(in, other, "172.26.64.3", "tcp 127.0.0.1:8080", "tcp 0.0.0.0:21000")
+		}, fine + "warning exposed-listener open \"web\": web listens on port 8080 of the host, passed on to 172.26.64.2:8080 in container 0123456789ab (nomad): the network reaches it without mTLS and without intentions\n" + silent},
 		{"its own port is published, too", func(in *Input) {
 			published(in, "21000 172.26.64.2:21000", "8080 172.26.64.2:8080")
 			inNamespace(in, alloc, "172.26.64.2", "tcp 127.0.0.1:8080", "tcp 0.0.0.0:21000")
@@ -312,6 +317,16 @@ func TestQuarantineElsewhere(t *testing.T) {
 		{"only a nat rule has the port", func(in *Input) {
 			in.Listeners = slices.DeleteFunc(in.Listeners, func(l sockets.Listener) bool { return l.Addr.Port() == 8080 })
 			published(in, "8080 172.17.0.2:80")
+		}, closed8080},
+		{"somebody's namespace lifts nothing of a nat rule", func(in *Input) {
+			in.Listeners = listeners("tcp 10.0.0.1:8301 uid=100")
+			published(in, "8080 172.17.0.2:80")
+			inNamespace(in, bare, "10.200.0.1", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+		}, closed8080},
+		{"nor of a container runtime's proxy", func(in *Input) {
+			in.Listeners = listeners("tcp 0.0.0.0:8080 uid=0", "tcp 10.0.0.1:8301 uid=100")
+			in.Owners = owned("docker-proxy", "tcp 0.0.0.0:8080 uid=0")
+			inNamespace(in, bare, "10.200.0.1", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
 		}, closed8080},
 		{"nat rules send it to several places", func(in *Input) {
 			in.Listeners = slices.DeleteFunc(in.Listeners, func(l sockets.Listener) bool { return l.Addr.Port() == 8080 })
