@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // TestWaysAroundTheMesh has an application with a second port, and the built-in proxy with an upstream and its profiles on
@@ -102,7 +103,11 @@ func TestTransparentProxyIsToldApart(t *testing.T) {
 
 	consul, err := host.ConsulBinary(w.ctx, io.Discard)
 	w.must(err)
-	redirect := w.Command(context.Background(), consul, "connect", "redirect-traffic", "-proxy-uid", "1234", "-proxy-inbound-port", "21000")
+	user := "1234"
+	if netns.Rootless() {
+		user = "0" // there is no other
+	}
+	redirect := w.Command(context.Background(), consul, "connect", "redirect-traffic", "-proxy-uid", user, "-proxy-inbound-port", "21000")
 	redirect.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+host.ConsulAddress)
 	if out, err := redirect.CombinedOutput(); err != nil {
 		t.Fatalf("consul connect redirect-traffic: %v\n%s", err, out)
