@@ -134,6 +134,11 @@ func TestElsewhere(t *testing.T) {
 			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
 			in.Listeners = listeners("tcp 0.0.0.0:8080")
 		}, within},
+		{"registered at the host's own address, which somebody took there, too", func(in *Input) {
+			in.Registrations[1].Address = "10.0.0.1"
+			inNamespace(in, bare, "10.0.0.1", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
+			in.Listeners = listeners("tcp 0.0.0.0:8080")
+		}, onHost},
 		{"several, told apart by address", func(in *Input) {
 			in.Registrations[1].Address = "172.26.64.2"
 			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")

@@ -74,6 +74,11 @@ func TestLookListsEverything(t *testing.T) {
 	}
 
 	h.fails = &consul.Error{Kind: consul.KindUnreachable}
+	parts.Elsewhere = func(context.Context) (sockets.Spaces, error) {
+		away := listener("tcp 0.0.0.0:80")
+		away.Namespace = 7
+		return sockets.Spaces{Listeners: []sockets.Listener{away}}, nil
+	}
 	if scan, err = Look(t.Context(), parts); err != nil {
 		t.Fatal(err)
 	}

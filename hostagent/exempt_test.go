@@ -216,6 +216,9 @@ func TestExemptQuarantine(t *testing.T) {
 			in.Policy.Quarantine.Services = []string{"web"}
 		}},
 		{"for a program that is not seen", "exposed-listener /usr/bin/web", refused8080(doubt, asRoot), func(in *Input) { in.Owners = nil }},
+		{"for a program of which only the pid is seen", "exposed-listener /usr/bin/web", refused8080(doubt, asRoot), func(in *Input) {
+			holders(in, exes("/usr/bin/web", ""))
+		}},
 		{"for a program that is not seen any more", "exposed-listener /usr/bin/web", closed8080, func(in *Input) {
 			in.Owners, in.Quarantined = nil, before
 		}},

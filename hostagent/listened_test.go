@@ -93,6 +93,35 @@ func TestListenerWakesTheLoop(t *testing.T) {
 	want(t, "watches after the end", "0", fmt.Sprint(h.watching))
 }
 
+// TestListenerElsewhereIsLookedAtOnce: what begins to listen in another network namespace has the loop look there, and then
+// no more often than before.
+func TestListenerElsewhereIsLookedAtOnce(t *testing.T) {
+	h, parts := hearingHost(nil)
+	looks := 0
+	parts.Elsewhere = func(context.Context) (sockets.Spaces, error) {
+		looks++
+		return sockets.Spaces{}, nil
+	}
+	h.runParts(t, parts, func(chan<- Parts) {
+		pass(3 * afreshEvery / 2)
+		before := looks
+		h.tell(sockets.Heard{Here: 1, Elsewhere: 1})
+		pass(0)
+		want(t, "looks before a listener here is judged", "0", fmt.Sprint(looks-before))
+		pass(parts.PollInterval)
+		want(t, "looks after that", "1", fmt.Sprint(looks-before))
+		pass(elsewhereRest)
+		before = looks
+		h.tell(sockets.Heard{Elsewhere: 3})
+		pass(0)
+		want(t, "looks after a listener elsewhere", "1", fmt.Sprint(looks-before))
+		pass(4 * afreshEvery)
+		if later := looks - before - 1; later > 4 {
+			t.Errorf("%d looks in the %v after, want one every %v", later, 4*afreshEvery, afreshEvery)
+		}
+	})
+}
+
 // TestStormIsBounded: a process that listens without pause, on ever other ports of loopback, costs twenty passes a second
 // and no question to Consul beside the usual ones; nothing of what it hides in is found much later.
 func TestStormIsBounded(t *testing.T) {
