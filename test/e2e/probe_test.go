@@ -17,8 +17,8 @@ import (
 // each who it is. Being asked again and again keeps the sidecar from nothing.
 func TestProbe(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
-	// Not the first of the range, as in most worlds beside this one: what listens on it in another namespace may be the sidecar.
-	port := w.register("web", 8080, 21200)
+	// A port of no world beside this one: what listens on it in another namespace may be the sidecar.
+	port := w.register("web", 8080, 21233)
 	app, err := w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"127.0.0.1:8080"}})
 	w.must(err)
 	impostor, err := w.StartApp(w.ctx, host.App{Name: "impostor", Listen: []string{at("::", port)}})
