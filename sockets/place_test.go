@@ -65,7 +65,6 @@ func TestParseCgroup(t *testing.T) {
 		{"/nomad/share/" + allocation + ".web", place{"", "8d7cbb5e", "nomad"}},
 		{"/nomad.slice/share.slice/" + testID, place{"", short, "nomad"}},
 		{"/nomad.slice/share.slice/docker-" + testID + ".scope", place{"docker-" + testID + ".scope", short, "docker"}},
-		{"/nomad.slice/share.slice/" + testID, place{"", short, ""}},
 		{"/user.slice/" + allocation + ".web.scope", unit(allocation + ".web.scope")},
 		{"/system.slice/nomad.service", unit("nomad.service")},
 

@@ -294,7 +294,7 @@ func TestScanAsAnotherUser(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("scan ended with %v", err)
 	}
-	for _, want := range []string{"exposed-listener", "uid 0", "note: ", "root"} {
+	for _, want := range []string{"exposed-listener", "user root, process out of sight", "note: ", "root"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("scan lacks %q:\n%s", want, out)
 		}
