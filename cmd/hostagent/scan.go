@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -80,6 +81,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		if *watch {
 			scan, err = watchScan(cmd, &watching{parts: parts, look: look, changes: edges().changes}, format.json(), drawScan)
 		} else {
+			debug.SetGCPercent(oneShotGC)
 			scan, err = scanOnce(cmd, look, format)
 		}
 		if err != nil || scan == nil {
@@ -144,6 +146,10 @@ func verdict(scan *hostagent.Scan, threshold catalog.Severity) error {
 	}
 	return nil
 }
+
+// oneShotGC has the garbage of a single look collected at its end, with the process: a tenth of its time, for 4 MB with
+// --all and thousands of listeners.
+const oneShotGC = 400
 
 // never is above every severity.
 const never = catalog.Critical + 1
