@@ -321,8 +321,8 @@ func Render(template string, pairs ...string) string {
 		if !found {
 			return b.String()
 		}
-		name, behind, _ := strings.Cut(rest, "}")
-		if value, known := valueOf(name, pairs); known {
+		name, behind, closed := strings.Cut(rest, "}")
+		if value, known := valueOf(name, pairs); known && closed {
 			b.WriteString(value)
 			template = behind
 		} else {
