@@ -25,7 +25,7 @@ const consulRedirect = `
 	$T -t nat -N CONSUL_PROXY_OUTPUT; $T -t nat -N CONSUL_PROXY_REDIRECT
 	$T -t nat -A CONSUL_PROXY_REDIRECT -p tcp -j REDIRECT --to-port 15001
 	$T -t nat -A OUTPUT -p tcp -j CONSUL_PROXY_OUTPUT
-	$T -t nat -A CONSUL_PROXY_OUTPUT -m owner --uid-owner 1234 -j RETURN
+	$T -t nat -A CONSUL_PROXY_OUTPUT -m owner --uid-owner 0 -j RETURN
 	$T -t nat -A CONSUL_PROXY_OUTPUT -d 127.0.0.1/32 -j RETURN
 	$T -t nat -A CONSUL_PROXY_OUTPUT -j CONSUL_PROXY_REDIRECT
 	$T -t nat -A CONSUL_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-port 20000
