@@ -5,6 +5,7 @@ package sockets
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -20,10 +21,10 @@ func kernelIterator(t testing.TB) *fileIterator {
 	t.Helper()
 	netns.RequireRoot(t, "loads a BPF program")
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		t.Skipf("this kernel does not describe its types: %v", err)
+		netns.Lacking(t, fmt.Sprintf("a kernel that describes its types: %v", err))
 	}
 	if namespace, err := os.Readlink("/proc/self/ns/pid"); err != nil || namespace != initPIDNamespace {
-		t.Skipf("these tests run in a PID namespace: %s, %v", namespace, err)
+		netns.Lacking(t, fmt.Sprintf("the first PID namespace: these tests run in %s, %v", namespace, err))
 	}
 	files, err := newFileIterator()
 	check(t, err)

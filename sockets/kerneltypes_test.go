@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // describeTypes builds a description of types as the kernel does, with a name section in which "first" is the first name.
@@ -99,7 +101,7 @@ func TestParseTypes(t *testing.T) {
 func TestKernelTypes(t *testing.T) {
 	types, err := kernelTypes()
 	if errors.Is(err, fs.ErrNotExist) {
-		t.Skip("this kernel does not describe its types")
+		netns.Lacking(t, "a kernel that describes its types")
 	}
 	check(t, err)
 	if !types.whole() || types.sockState == types.sockFamily || types.socketSock == types.socketState {

@@ -38,7 +38,7 @@ func Main(m *testing.M) {
 	Enter()
 	code := m.Run()
 	if len(skipped) > 0 {
-		fmt.Fprintf(os.Stderr, "root-only tests not run as an ordinary user:\n  %s\n", strings.Join(skipped, "\n  "))
+		fmt.Fprintf(os.Stderr, "tests not run here:\n  %s\n", strings.Join(skipped, "\n  "))
 	}
 	os.Exit(code)
 }
@@ -65,13 +65,27 @@ func Rootless() bool { return os.Getenv(insideEnv) == "user" }
 // RequireRoot skips t where the tests run as an ordinary user; Main prints the names of all tests skipped so.
 func RequireRoot(t testing.TB, reason string) {
 	t.Helper()
-	if !Rootless() {
-		return
+	if Rootless() {
+		skip(t, "root-only: "+reason)
 	}
+}
+
+// Lacking ends t because the machine lacks what it needs: with a failure where CI is set, which says that everything has to be
+// there, and elsewhere as RequireRoot does.
+func Lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("this machine lacks %s, and CI is set", what)
+	}
+	skip(t, "this machine lacks "+what)
+}
+
+func skip(t testing.TB, reason string) {
+	t.Helper()
 	skippedMu.Lock()
 	skipped = append(skipped, t.Name()+": "+reason)
 	skippedMu.Unlock()
-	t.Skip("root-only: " + reason)
+	t.Skip(reason)
 }
 
 func enter(files []*os.File) int {
