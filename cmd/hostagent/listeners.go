@@ -105,7 +105,20 @@ func listenerRow(scan *hostagent.Scan, r *hostagent.Reachable) row {
 	if r.Owner != nil && len(r.Owner.Processes) == 0 && r.Owner.User != "" {
 		process = "out of sight"
 	}
-	return row{socketText(l), process, place, reach}
+	return row{socketText(l) + deviceText(scan, l), process, place, reach}
+}
+
+// deviceText names the interface that a socket is bound to, " on eth0", or its number where it is in another namespace: a
+// link-local address says little without.
+func deviceText(scan *hostagent.Scan, l *sockets.Listener) string {
+	name := scan.Devices[l.Device]
+	switch {
+	case l.Device == 0:
+		return ""
+	case l.Namespace != 0 || name == "":
+		return fmt.Sprintf(" on interface %d", l.Device)
+	}
+	return " on " + catalog.CleanTo(name, 15)
 }
 
 const between = 2 // spaces between columns
@@ -122,7 +135,7 @@ func (s *screen) rows(rows []row) {
 			s.row(r, widths)
 			continue
 		}
-		s.text.WriteString(r[0] + "\n")
+		s.wrapped("", r[0])
 		known := slices.DeleteFunc(slices.Clone(r[1:]), func(cell string) bool { return cell == none })
 		s.wrapped("  ", strings.Join(known, ", "))
 	}

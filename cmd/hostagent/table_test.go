@@ -172,11 +172,12 @@ func scanOfAll() *hostagent.Scan {
 		{Listener: *listener("[::]:8080"), Owner: master},
 		{Listener: *listener("0.0.0.0:9102"), Owner: boxed, Guarded: true},
 		{Listener: *listener("0.0.0.0:21009"), Owner: process("nc")},
-		{Listener: sockets.Listener{Protocol: sockets.UDP, Addr: netip.MustParseAddrPort("[fe80::1234:5678:9abc:def0]:546")}},
+		{Listener: sockets.Listener{Protocol: sockets.UDP, Addr: netip.MustParseAddrPort("[fe80::1234:5678:9abc:def0]:546"), Device: 2}},
 	}
+	s.Devices = map[uint32]string{2: "eth0"}
 	for i, id := range []uint64{4026532001, 4026532001, 4026532002, 4026532003, 4026532004, 4026532005} {
 		l := *listener(fmt.Sprintf("0.0.0.0:%d", 7000+i))
-		l.Namespace = id
+		l.Namespace, l.Device = id, uint32(i/5)*2 // the last one's is of its own namespace
 		s.Listeners = append(s.Listeners, hostagent.Reachable{Listener: l})
 	}
 	s.Namespaces = []sockets.Namespace{
