@@ -97,8 +97,8 @@ func (e *evaluation) guessedAPI(api consulAPI) []*sockets.Listener {
 		if l.Protocol != sockets.TCP || !l.Exposed() {
 			continue
 		}
-		e.suspects[l.Cookie] = *l
-		if owner := e.owner(l); owner != nil && slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return p.Name == "consul" }) {
+		e.suspect(l)
+		if owner := e.owner(l); owner != nil && isNamed(owner, "consul") {
 			found = append(found, l)
 		}
 	}

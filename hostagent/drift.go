@@ -130,10 +130,7 @@ func (b *inbox) put(changes firewall.Changes, err error) {
 	}
 	b.err, b.told = err, true
 	b.mu.Unlock()
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
+	signal(b.wake)
 }
 
 // take empties b. The error is that of the last repair; told is false where nothing came since.
@@ -155,25 +152,15 @@ func (a *Agent) watch(ctx context.Context) (stop func()) {
 	if foreign == nil {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
 	log := a.parts.Log
-	go func() {
-		defer close(done)
+	return aside(ctx, func(ctx context.Context) {
 		for ctx.Err() == nil {
 			if err := foreign(ctx, a.inbox.put); err != nil && ctx.Err() == nil {
 				log.Warn("degraded", "reason", "changes that others make to the firewall are seen at check_interval only", "error", err)
 			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(watchAgain):
-			}
+			sleep(ctx, watchAgain)
 		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
+	})
 }
 
 // takeForeign takes over what the watch saw and did, and makes the next look at everything that others may have touched.

@@ -3,99 +3,14 @@
 package hostagent
 
 import (
-	"context"
-	"errors"
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/sockets"
 )
-
-const (
-	// elsewhereDeadline bounds a look into other network namespaces.
-	elsewhereDeadline = 3 * time.Second
-	// elsewhereRest is the least time between two looks: with hundreds of namespaces one takes a tenth of a second, and
-	// containers may come and go without pause.
-	elsewhereRest = time.Second
-)
-
-// elsewhere is what the loop knows of other network namespaces.
-type elsewhere struct {
-	sockets.Spaces
-	looked time.Time // the last time
-	soon   bool      // they are looked at again as soon as elsewhereRest is over, and otherwise after afreshEvery
-	err    error     // of the last look
-
-	reminder time.Time // when a pass is woken for it, or was
-}
-
-// lookElsewhere brings what listens in other network namespaces up to date, now and then; a failure keeps the last list.
-func (a *Agent) lookElsewhere(ctx context.Context, now time.Time) {
-	rest := afreshEvery
-	if a.elsewhere.soon {
-		rest = elsewhereRest
-	}
-	if a.parts.Elsewhere == nil || !a.elsewhere.looked.IsZero() && now.Sub(a.elsewhere.looked) < rest {
-		return
-	}
-	a.elsewhere.looked, a.elsewhere.soon = now, false
-	looking := time.Now()
-	var spaces sockets.Spaces
-	var err error
-	a.meanwhile(ctx, func(ctx context.Context) { spaces, err = a.parts.lookElsewhere(ctx) })
-	if a.elsewhere.err = err; err == nil {
-		a.elsewhere.Spaces = spaces
-	}
-	a.stepped("namespaces", looking)
-}
-
-// lookElsewhereSoon has one of the next passes look at other network namespaces: something has begun to listen in one.
-func (a *Agent) lookElsewhereSoon() { a.elsewhere.soon = true }
-
-// remind has a pass look at other network namespaces, where that is wanted, as soon as elsewhereRest is over: the next one
-// may be as late as poll_interval.
-func (a *Agent) remind(now time.Time) {
-	if a.beside.busy || !a.elsewhere.soon || a.parts.Elsewhere == nil || now.Before(a.elsewhere.reminder) {
-		return
-	}
-	a.elsewhere.reminder = a.elsewhere.looked.Add(elsewhereRest)
-	time.AfterFunc(a.elsewhere.reminder.Sub(now), func() { signal(a.ears.wake) })
-}
-
-// degradations are what is not known of other network namespaces.
-func (e *elsewhere) degradations() []string {
-	texts := slices.Clone(e.Incomplete)
-	if e.err != nil {
-		texts = append(texts, e.err.Error())
-	}
-	return texts
-}
-
-// lookElsewhere lists what listens in other network namespaces, where that can be done.
-func (p *Parts) lookElsewhere(ctx context.Context) (sockets.Spaces, error) {
-	if p.Elsewhere == nil {
-		return sockets.Spaces{}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, elsewhereDeadline)
-	defer cancel()
-	return p.Elsewhere(ctx)
-}
-
-// takeElsewhere takes over what a look into other network namespaces saw.
-func (s *Scan) takeElsewhere(wait func() (sockets.Spaces, error), in *Input) {
-	spaces, err := wait()
-	if err != nil && !errors.Is(err, context.Canceled) {
-		s.note("%v", err)
-	}
-	in.Elsewhere, in.Namespaces = spaces.Listeners, spaces.Namespaces
-	for _, text := range spaces.Incomplete {
-		s.note("%s", text)
-	}
-}
 
 // away is what is known of other network namespaces, and of what leads there.
 type away struct {
@@ -171,7 +86,7 @@ func only(ids []uint64) uint64 {
 	return ids[0]
 }
 
-// home returns the other network namespace in which an application and its sidecars live, 0 for the host's own and where it
+// namespaceOf returns the other network namespace in which an application and its sidecars live, 0 for the host's own and where it
 // is not plain.
 //
 // Any user can make a namespace and listen in it on whatever port. So a listener there is not enough to take the host's own
@@ -182,20 +97,20 @@ func only(ids []uint64) uint64 {
 // Any address can be given to a namespace, too: that of a load balancer in front of the host, say. So it is not sure where
 // nothing leads there, or the address alone while the host itself has a listener that may be the sidecar. What the host has
 // on the application's ports is to be judged then, too.
-func (e *evaluation) home(r *consul.Registration, proxies []*consul.Registration, calls map[uint16]addresses) (id uint64, sure bool) {
+func (e *evaluation) namespaceOf(r *consul.Registration, proxies []*consul.Registration, calls map[uint16]addresses) (id uint64, sure bool) {
 	if len(e.in.Elsewhere) == 0 {
 		return 0, false
 	}
 	for _, p := range proxies {
-		if id, sure := e.homeOf(r, p, calls); id != 0 {
+		if id, sure := e.namespaceBy(r, p, calls); id != 0 {
 			return id, sure
 		}
 	}
 	return 0, false
 }
 
-func (e *evaluation) homeOf(r, p *consul.Registration, calls map[uint16]addresses) (id uint64, sure bool) {
-	ports := proxyPorts(p)
+func (e *evaluation) namespaceBy(r, p *consul.Registration, calls map[uint16]addresses) (id uint64, sure bool) {
+	ports := listenPorts(p)
 	var led []uint64
 	for _, port := range ports {
 		for _, b := range e.passedOn(port) {
@@ -300,17 +215,6 @@ func (e *evaluation) behindAny(calls map[uint16]addresses) (spaces []uint64, pub
 		}
 	}
 	return spaces, published
-}
-
-// proxyPorts are the ports on which a sidecar may listen: what it registered, and what its proxy is told to bind.
-func proxyPorts(p *consul.Registration) []uint16 {
-	var ports []uint16
-	for _, port := range []int{p.Port, p.Proxy.BindPort} {
-		if port > 0 && port <= 65535 {
-			ports = append(ports, uint16(port))
-		}
-	}
-	return ports
 }
 
 // servedElsewhere tells whether a sidecar's port is served in another namespace: because something listens where nat rules

@@ -58,7 +58,7 @@ func evaluate(in Input, wordless bool) Result {
 	e.collectClaims() // what is held counts while registrations are not known
 	if in.Source != SourceNone {
 		e.judgeClaims()
-		e.judgeSidecars()
+		e.judgeLoopbackOnly()
 		e.judgeServices()
 		e.judgeRange()
 		e.judgeProbes()
@@ -203,7 +203,7 @@ func (e *evaluation) find(f Finding, pairs ...string) {
 		f.State = Open
 	}
 	if f.Listener != nil {
-		e.suspects[f.Listener.Cookie] = *f.Listener
+		e.suspect(f.Listener)
 	}
 	if e.wordless {
 		e.res.Findings = append(e.res.Findings, f)
@@ -326,11 +326,21 @@ func (e *evaluation) served(c claim) bool {
 	}) || e.servedElsewhere(c)
 }
 
-// ports are those on which what is claimed may listen: a proxy's configuration may name another one than was registered.
-func (c claim) ports() []uint16 {
-	ports := []uint16{c.port}
-	if p := c.reg.Proxy; p != nil && p.BindPort > 0 && p.BindPort <= 65535 {
-		ports = append(ports, uint16(p.BindPort))
+// ports are those on which what is claimed may listen.
+func (c claim) ports() []uint16 { return listenPorts(c.reg) }
+
+// listenPorts are those on which a sidecar or gateway may listen: a proxy's configuration may name another one than was
+// registered.
+func listenPorts(r *consul.Registration) []uint16 {
+	registered := []int{r.Port}
+	if r.Proxy != nil {
+		registered = append(registered, r.Proxy.BindPort)
+	}
+	var ports []uint16
+	for _, port := range registered {
+		if port > 0 && port <= 65535 {
+			ports = append(ports, uint16(port))
+		}
 	}
 	return ports
 }
@@ -379,7 +389,7 @@ func (e *evaluation) rootSuspects() {
 	for i := range e.in.Listeners {
 		l := &e.in.Listeners[i]
 		if l.UID == 0 && l.Protocol == sockets.TCP && candidates.Has(l.Addr.Port()) {
-			e.suspects[l.Cookie] = *l
+			e.suspect(l)
 		}
 	}
 }

@@ -3,7 +3,6 @@
 package hostagent
 
 import (
-	"cmp"
 	"context"
 	"slices"
 
@@ -16,12 +15,8 @@ func (s *Scan) evaluate(ctx context.Context, parts Parts, in *Input) (incomplete
 		s.Result, incomplete = evaluateWithOwners(ctx, *in, parts.Owners)
 		return incomplete
 	}
-	elsewhere := slices.Clone(in.Elsewhere)
-	slices.SortStableFunc(elsewhere, func(a, b sockets.Listener) int { return cmp.Compare(a.Namespace, b.Namespace) })
-	all := slices.Concat(in.Listeners, elsewhere)
-	// A socket without a cookie was read from a file of /proc: nothing tells whose it is but its namespace.
-	asked := slices.DeleteFunc(slices.Clone(all), func(l sockets.Listener) bool { return l.Cookie == 0 })
-	in.Owners, incomplete = lookup(ctx, parts.Owners, asked)
+	all := slices.Concat(in.Listeners, in.Elsewhere) // by namespace already
+	in.Owners, incomplete = lookup(ctx, parts.Owners, all)
 	s.Result = Evaluate(*in)
 	s.Namespaces = in.Namespaces
 	s.Listeners = s.withOwners(all, in.Owners)
@@ -33,7 +28,7 @@ func (s *Scan) withOwners(listeners []sockets.Listener, owners map[uint64]socket
 	out := make([]Reachable, len(listeners))
 	for i, l := range listeners {
 		out[i] = Reachable{Listener: l, Guarded: s.guards(&l)}
-		if owner, ok := owners[l.Cookie]; ok && l.Cookie != 0 {
+		if owner, ok := owners[l.Cookie]; ok {
 			out[i].Owner = &owner
 		}
 	}

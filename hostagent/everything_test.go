@@ -120,12 +120,12 @@ func TestDevicesAreNamed(t *testing.T) {
 
 func TestListenersElsewhere(t *testing.T) {
 	in := base()
-	elsewhere := listeners("tcp 0.0.0.0:80", "tcp 0.0.0.0:81", "tcp 0.0.0.0:82", "tcp 0.0.0.0:21000")
-	for i, namespace := range []uint64{8, 7, 8, 7} {
+	elsewhere := listeners("tcp 0.0.0.0:81", "tcp 0.0.0.0:21000", "tcp 0.0.0.0:80", "tcp 0.0.0.0:82")
+	for i, namespace := range []uint64{7, 7, 8, 8} {
 		elsewhere[i].Namespace = namespace
 		elsewhere[i].Cookie += 1000
 	}
-	elsewhere[2].Cookie, elsewhere[2].Partial = 0, true
+	elsewhere[3].Cookie, elsewhere[3].Partial = 1<<63|1, true // as one that was read from /proc
 	in.Elsewhere, in.Namespaces = elsewhere, []sockets.Namespace{{ID: 7, Name: "blue"}}
 	in.Enforced = firewall.Ports(81)
 	scan := &Scan{standing: standing{enforced: in.Enforced}}
@@ -136,9 +136,9 @@ func TestListenersElsewhere(t *testing.T) {
 7 tcp 0.0.0.0:81 user of 81 guarded false
 7 tcp 0.0.0.0:21000 user of 21000 guarded false
 8 tcp 0.0.0.0:80 user of 80 guarded false
-8 tcp 0.0.0.0:82 guarded false
+8 tcp 0.0.0.0:82 user of 82 guarded false
 `, listing(scan.Listeners))
-	if len(scan.Namespaces) != 1 || in.Elsewhere[0].Namespace != 8 {
+	if len(scan.Namespaces) != 1 || in.Elsewhere[0].Namespace != 7 {
 		t.Errorf("the namespaces are %v, and the input now begins with %v", scan.Namespaces, in.Elsewhere[0])
 	}
 	for _, l := range owners.of {

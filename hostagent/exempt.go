@@ -19,8 +19,10 @@ const maxReason = 200
 // dayOf is the day in UTC that t falls on, as Input.Today wants it.
 func dayOf(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
 
-// Ended tells whether today, a midnight in UTC, is later than the last day of x. Nothing ends on an unknown day.
-func (x *Exemption) Ended(today time.Time) bool { return !x.Expires.IsZero() && today.After(x.Expires) }
+// Ended tells whether the day in UTC that now falls on is later than the last day of x. Nothing ends at an unknown time.
+func (x *Exemption) Ended(now time.Time) bool {
+	return !x.Expires.IsZero() && dayOf(now).After(x.Expires)
+}
 
 // What names what x exempts, safe to show: `exposed-listener, service "web", port 8080`.
 func (x *Exemption) What() string {

@@ -35,10 +35,7 @@ func (e *ears) put(heard sockets.Heard) {
 	e.heard.Here += heard.Here
 	e.heard.Elsewhere += heard.Elsewhere
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	signal(e.wake)
 }
 
 // take returns what was heard since the last call.
@@ -72,19 +69,16 @@ func (a *Agent) listen(ctx context.Context) (stop func()) {
 	if listened == nil {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
 	log := a.parts.Log
 	var pace pace
-	told := func(heard sockets.Heard) {
-		if a.ears.set(true, nil) {
-			log.Info("listeners are heard of as they appear")
+	return aside(ctx, func(ctx context.Context) {
+		told := func(heard sockets.Heard) {
+			if a.ears.set(true, nil) {
+				log.Info("listeners are heard of as they appear")
+			}
+			sleep(ctx, pace.next(time.Now()))
+			a.ears.put(heard)
 		}
-		sleep(ctx, pace.next(time.Now()))
-		a.ears.put(heard)
-	}
-	go func() {
-		defer close(done)
 		for ctx.Err() == nil {
 			if err := listened(ctx, told); err != nil && ctx.Err() == nil {
 				err = fmt.Errorf("listeners are found at poll_interval only: %w", err)
@@ -94,24 +88,7 @@ func (a *Agent) listen(ctx context.Context) (stop func()) {
 			}
 			sleep(ctx, watchAgain)
 		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
-// sleep waits for d or the end of ctx.
-func sleep(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
+	})
 }
 
 // pace lets a burst of passes through, and then one in wokenEvery. Its zero value is ready.

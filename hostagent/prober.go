@@ -46,13 +46,6 @@ func newProber() *prober {
 	return &prober{wake: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 }
 
-func signal(token chan<- struct{}) {
-	select {
-	case token <- struct{}{}:
-	default:
-	}
-}
-
 // want tells whom to ask from now on, and of whom to ask again, whatever they have shown.
 func (p *prober) want(targets, accused []ProbeTarget) {
 	p.mu.Lock()
@@ -103,20 +96,11 @@ func (a *Agent) startProbes(ctx context.Context) (stop func()) {
 		a.prober.tell(nil, nil)
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
 	work := &probing{prober: a.prober, roots: a.parts.Roots, ask: a.parts.Ask, asked: map[ProbeTarget]*inquiry{}}
 	for _, known := range a.prober.shown() { // before a reload; it stands until they are asked anew
 		work.asked[known.ProbeTarget] = &inquiry{shown: known}
 	}
-	go func() {
-		defer close(done)
-		work.run(ctx)
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
+	return aside(ctx, work.run)
 }
 
 // probing is the work of the goroutine.

@@ -79,7 +79,7 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: e.asks[p], Predicted: p.Predicted})
 	}
 	calls := e.calls(r, proxies)
-	home, sure := e.home(r, proxies, calls)
+	home, sure := e.namespaceOf(r, proxies, calls)
 	if home != 0 {
 		s.Listeners = e.judgeElsewhere(r, calls, home)
 	}

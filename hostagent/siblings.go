@@ -47,11 +47,7 @@ func (k *kin) relative(l *sockets.Listener, owner *sockets.Owner) (app *applicat
 	case h == nil || h.shared:
 		return nil, ""
 	case at.container:
-		unit = "container " + at.name
-		if owner.Runtime != "" {
-			unit += " (" + catalog.CleanTo(owner.Runtime, 24) + ")"
-		}
-		return h.app, unit
+		return h.app, containerText(at.name, owner.Runtime)
 	case h.uids[l.UID] || slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return p.Exe != "" && h.exes[executable(p)] }):
 		return h.app, "unit " + at.name
 	}

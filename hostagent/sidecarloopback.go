@@ -14,10 +14,10 @@ import (
 	"github.com/hostagent/hostagent/sockets"
 )
 
-// judgeSidecars finds sidecars that Consul sends other hosts to and that only this one can call.
+// judgeLoopbackOnly finds sidecars that Consul sends other hosts to and that only this one can call.
 //
 // That nothing passes connections on to the sidecar is said only where the nat rules could be read.
-func (e *evaluation) judgeSidecars() {
+func (e *evaluation) judgeLoopbackOnly() {
 	if e.in.Source == SourceFiles || e.in.Host == nil || e.in.Host.Partial {
 		return // what no agent has registered need not listen
 	}

@@ -68,10 +68,7 @@ func (a *around) judgeAdmin(l *sockets.Listener, owner *sockets.Owner, sidecars 
 		return
 	}
 	app := a.appOf[sidecars[0]]
-	at := fmt.Sprintf("%s:%d", loopback(l), port)
-	if l.V6Only {
-		at = fmt.Sprintf("[%s]:%d", loopback(l), port)
-	}
+	at := netip.AddrPortFrom(loopback(l), port).String()
 	does, unexplained, fix := "also listens on", ", which no registration explains", ""
 	switch {
 	case isNamed(owner, "envoy"):

@@ -6,16 +6,17 @@ import (
 	"time"
 
 	"github.com/hostagent/hostagent/hostagent"
-	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/config"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
 )
 
 // ending writes what is to be done about a finding, or why nothing is.
-func (s *screen) ending(state, exemption, remedy string) {
+func (s *screen) ending(indent, state, exemption, remedy string) {
 	if state == string(hostagent.Exempt) {
-		s.wrapped("  exempt: ", exemption)
+		s.wrapped(indent+"exempt: ", exemption)
 	} else {
-		s.wrapped("  remedy: ", remedy)
+		s.wrapped(indent+"remedy: ", remedy)
 	}
 }
 
@@ -34,7 +35,7 @@ func exemptionsText(c *config.Config, now time.Time) string {
 	text := ""
 	for _, x := range exemptions(c) {
 		text += "exempt: " + x.What() + ": " + x.String()
-		if x.Ended(now.UTC().Truncate(24 * time.Hour)) {
+		if x.Ended(now) {
 			text += ", which is over"
 		}
 		text += "\n"

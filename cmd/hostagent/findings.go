@@ -224,11 +224,7 @@ func (s *screen) found(f *hostagent.Finding) {
 	if reach := s.reachText(f); reach != "" {
 		s.wrapped(indent+"reach:  ", reach)
 	}
-	if x := f.Exemption; x != nil && f.State == hostagent.Exempt {
-		s.wrapped(indent+"exempt: ", exemptionText(x))
-	} else {
-		s.wrapped(indent+"remedy: ", f.Remedy)
-	}
+	s.ending(indent, string(f.State), f.Exemption.String(), f.Remedy)
 	s.dim = false
 }
 
@@ -392,14 +388,6 @@ func (s *screen) waysText(ways []hostagent.Way) string {
 		words = append(words, word)
 	}
 	return strings.Join(words, ", ")
-}
-
-func exemptionText(x *hostagent.Exemption) string {
-	text := cmp.Or(catalog.CleanTo(x.Reason, 300), "no reason given")
-	if !x.Expires.IsZero() {
-		text += " (until " + x.Expires.Format(time.DateOnly) + ")"
-	}
-	return text
 }
 
 // fine lists the services about which nothing was found, and where they listen.

@@ -57,7 +57,7 @@ func (s *screen) gap() {
 func (s *screen) finding(severity catalog.Severity, id, state, message, exemption, remedy string) {
 	s.text.WriteString(s.paint(severity, findingText(severity, id, state)) + "\n")
 	s.wrapped("  ", message)
-	s.ending(state, exemption, remedy)
+	s.ending("  ", state, exemption, remedy)
 }
 
 // findingText is "warning squatted-port (mitigated)".

@@ -66,6 +66,11 @@ func readAddresses(ctx context.Context) ([]netip.Addr, error) {
 	for _, o := range owns {
 		all = append(all, o.prefix.Addr())
 	}
+	return distinct(all), err
+}
+
+// distinct sorts addresses and keeps one of each.
+func distinct(all []netip.Addr) []netip.Addr {
 	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all), err
+	return slices.Compact(all)
 }

@@ -169,6 +169,5 @@ func addressesOf(interfaces []Interface) []netip.Addr {
 			all = append(all, p.Addr())
 		}
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
+	return distinct(all)
 }

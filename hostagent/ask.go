@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"time"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+// errWaiting stands for a try that is put off after failures.
+var errWaiting = errors.New("waiting before the next try")
+
+// askConsul brings registrations and the agent's facts up to date. After failures it waits, longer each time, with
+// jitter so that a thousand hosts do not come back in step.
+func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
+	if now.Before(a.nextTry) {
+		return errWaiting
+	}
+	var answer consul.Answer
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) { answer, err = a.parts.Registry.Services(ctx) })
+	if err != nil {
+		a.consulFailed(ctx, err)
+		a.memory.miss()
+		wait := min(a.parts.PollInterval<<min(a.failures, 6), maxBackoff)
+		a.nextTry = now.Add(wait/2 + rand.N(wait/2+1))
+		a.failures++
+		a.factsNext = time.Time{} // it may come back as another agent with another range
+		return err
+	}
+	a.failures = 0
+	a.askFacts(ctx, now)
+	if a.factsErr != nil && !a.facts.RangeKnown {
+		a.memory.miss()
+		return a.factsErr
+	}
+	a.regs, a.answerAt = answer.Registrations, now
+	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay, 2*a.parts.PollInterval)
+	return a.factsErr
+}
+
+// consulFailed tells the watcher of a request that brought no whole answer, unless hostagent itself is ending.
+func (a *Agent) consulFailed(ctx context.Context, err error) {
+	if kind := consul.KindOf(err); a.parts.Watch != nil && kind != "" && ctx.Err() == nil {
+		a.parts.Watch.ConsulFailed(kind)
+	}
+}
+
+// askFacts asks the agent about itself now and then. What it told before stands when it does not answer; where the
+// operator names the range, it need not.
+func (a *Agent) askFacts(ctx context.Context, now time.Time) {
+	if now.Before(a.factsNext) {
+		return
+	}
+	var facts consul.Agent
+	var err error
+	a.meanwhile(ctx, func(ctx context.Context) { facts, err = a.parts.Registry.Agent(ctx) })
+	a.consulFailed(ctx, err)
+	switch {
+	case err == nil:
+		a.facts, a.factsErr, a.factsNext = facts, nil, now.Add(factsEvery)
+		return
+	case a.parts.Policy.SidecarRange != nil:
+		a.factsErr = nil
+	default:
+		a.factsErr = fmt.Errorf("cannot learn the sidecar range: %w; the token needs agent:read on this node, or set sidecar_range", err)
+	}
+	a.factsNext = now.Add(maxBackoff)
+}
+
+// look lists the listeners; a failure keeps the last list.
+func (a *Agent) look(ctx context.Context) error {
+	listeners, err := a.parts.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	a.listeners, a.looked = listeners, true
+	return nil
+}
+
+// lookAtHost brings what else bears on the range up to date, now and then. What is as before keeps its place in memory, so
+// that nothing is evaluated anew for it.
+func (a *Agent) lookAtHost(ctx context.Context, now time.Time) {
+	if a.parts.Host == nil || now.Before(a.hostNext) {
+		return
+	}
+	var host *Host
+	a.meanwhile(ctx, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, hostDeadline)
+		defer cancel()
+		host = a.parts.Host(ctx)
+	})
+	host.keep(a.host)
+	if !reflect.DeepEqual(host, a.host) {
+		a.news.tellNotes(a.parts.Log, host.Notes)
+		a.host = host
+	}
+	a.hostNext = now.Add(hostEvery)
+	if len(host.Redirects) > 0 {
+		a.hostNext = now.Add(afreshEvery) // others' rules keep listeners safe: they may go
+	}
+}
