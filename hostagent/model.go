@@ -76,7 +76,15 @@ type Policy struct {
 	Accept       firewall.Accept
 	PublishSet   firewall.SetName // kept equal to the open ports; zero: none
 	Exemptions   []Exemption
-	Probe        bool // what listens on a sidecar's port is asked for its certificate
+	// ExposedPathsFrom and ExposedPathsCluster may connect to what sidecars let through without mTLS; neither: nobody.
+	ExposedPathsFrom    []netip.Prefix
+	ExposedPathsCluster bool
+	AllowRemoteAgent    bool // the agent may be another host's
+	// ReportOnService has an application's results stand on its own service, with the status that it has for its name,
+	// "" for any other's; nil where they stand on OwnService.
+	ReportOnService map[string]consul.Status
+	CountsOnly      bool // checks tell how many findings there are, and no more
+	Probe           bool // what listens on a sidecar's port is asked for its certificate
 }
 
 // Quarantine is what the operator lets exposed listeners be closed for.

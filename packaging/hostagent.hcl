@@ -54,6 +54,11 @@ mode = "observe"
 
 # ---- Services -------------------------------------------------------------------------------------------------------
 
+# Who may connect to the ports on which sidecars let paths of their application through without mTLS (expose { paths } of a
+# registration, and the statistics of Envoy): networks or "cluster", as in allow_from. Such a port opens only inside the
+# sidecar range or on extra_ports. Empty opens none.
+# exposed_paths_from = []
+
 # Names of the gateway services of this host (mesh, ingress, terminating, API). A registration that calls itself a gateway
 # counts as one only when its name is here.
 # gateways = []
@@ -217,6 +222,17 @@ mode = "observe"
 #   namespace = ""
 #   partition = ""
 
+# User that the agent runs as, a name or a number: hostagent sends its token only to a process of this user, of root or of
+# its own, unless TLS proves the agent. Empty is "consul", where that user exists.
+#   user = ""
+
+# Allows an agent of another host. Its registrations would then decide about the ports of this one.
+#   allow_remote_agent = false
+
+# Whether changes of the catalog wake hostagent, so that a new sidecar's port opens at once instead of at the next look. It
+# costs one waiting request. Needs "node:read" and "service:read"; without them, or without servers, poll_interval counts.
+#   catalog_wakeup = true
+
 # How long one request may take, 100ms to 20s. Raise it on hosts that are slow under load.
 #   timeout = "5s"
 # }
@@ -231,6 +247,20 @@ mode = "observe"
 
 # Name of the service, a DNS label. The token needs "service:write" on it, and on nothing else.
 #   service_name = "hostagent"
+
+# Which service holds the results of an application: "hostagent" is its own, and no application is touched. "service" is the
+# application's: a warning there takes it out of the mesh traffic of Consul's built-in proxy, and a critical one out of
+# discovery. The token needs "service:write" on each of them then, which is the right to be that service in the mesh.
+#   on = "hostagent"
+
+# Status that a result on an application's own service takes while something is wrong there, "warning" or "critical", and
+# applications that take the other one, by name.
+#   status = "warning"
+#   warning_services = []
+#   critical_services = []
+
+# How much the checks tell to whoever may read them in Consul: "full", or "counts" for the number of findings alone.
+#   detail = "full"
 # }
 
 

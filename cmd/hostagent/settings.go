@@ -123,26 +123,44 @@ func lookAtHost(fw *firewall.Firewall) func(context.Context) *hostagent.Host {
 
 func policy(c *config.Config) hostagent.Policy {
 	p := hostagent.Policy{
-		Exemptions:   exemptions(c),
-		Mode:         hostagent.Mode(c.Mode),
-		ExtraPorts:   portSet(c.ExtraPorts),
-		GuardPorts:   portSet(c.GuardPorts),
-		Protected:    portSet(c.ProtectedPorts),
-		AllowBridges: c.AllowLocalBridges,
-		CutOnClose:   c.CutOnClose,
-		Gateways:     c.Gateways,
-		Native:       c.NativeServices,
-		AllServices:  c.Scope == config.ScopeAll,
-		Probe:        c.Probe,
-		OwnService:   c.Report.ServiceName,
-		Accept:       firewall.Accept(c.Firewall.Accept),
-		PublishSet:   firewall.SetName(c.Firewall.PublishSet),
+		Exemptions:       exemptions(c),
+		AllowRemoteAgent: c.Consul.AllowRemoteAgent,
+		CountsOnly:       c.Report.Detail == config.ReportCounts,
+		Mode:             hostagent.Mode(c.Mode),
+		ExtraPorts:       portSet(c.ExtraPorts),
+		GuardPorts:       portSet(c.GuardPorts),
+		Protected:        portSet(c.ProtectedPorts),
+		AllowBridges:     c.AllowLocalBridges,
+		CutOnClose:       c.CutOnClose,
+		Gateways:         c.Gateways,
+		Native:           c.NativeServices,
+		AllServices:      c.Scope == config.ScopeAll,
+		Probe:            c.Probe,
+		OwnService:       c.Report.ServiceName,
+		Accept:           firewall.Accept(c.Firewall.Accept),
+		PublishSet:       firewall.SetName(c.Firewall.PublishSet),
 	}
 	for _, source := range c.AllowFrom {
 		if source.Cluster {
 			p.AllowCluster = true
 		} else {
 			p.AllowFrom = append(p.AllowFrom, source.Network)
+		}
+	}
+	for _, source := range c.ExposedPathsFrom {
+		if source.Cluster {
+			p.ExposedPathsCluster = true
+		} else {
+			p.ExposedPathsFrom = append(p.ExposedPathsFrom, source.Network)
+		}
+	}
+	if c.Report.On == config.ReportOnService {
+		p.ReportOnService = map[string]consul.Status{"": consul.Status(c.Report.Status)}
+		for _, name := range c.Report.WarningServices {
+			p.ReportOnService[name] = consul.Warning
+		}
+		for _, name := range c.Report.CriticalServices {
+			p.ReportOnService[name] = consul.Critical
 		}
 	}
 	if c.Enforce == config.EnforceQuarantine {

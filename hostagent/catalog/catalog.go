@@ -39,6 +39,8 @@ const (
 	ExposedConsulAPI      ID = "exposed-consul-api"
 	NotASidecar           ID = "not-a-sidecar"
 	SidecarLoopbackOnly   ID = "sidecar-loopback-only"
+	AgentImpostor         ID = "agent-impostor"
+	AgentNotLocal         ID = "agent-not-local"
 )
 
 // Severity says how much a finding matters. The zero value is Info; a higher one is worse.
@@ -195,6 +197,22 @@ func Entries() []Entry {
 			Remedy:  `give hostagent a token with service_prefix "" { policy = "read" }, in consul { token_file } or CONSUL_HTTP_TOKEN_FILE`,
 			Why: "An agent answers a token without service:read with status 200 and fewer services. Acting on it would close " +
 				"the ports of running sidecars.",
+		},
+		{
+			ID: AgentImpostor, Severity: Critical,
+			Title:   "somebody else answers at the Consul agent's address",
+			Message: "hostagent has sent nothing to what answers at the Consul agent's address: {reason}; the last whole answer stands",
+			Remedy:  "{fix}",
+			Why: "Any user of the host can listen on the agent's port while the agent is down. Whoever does would be sent " +
+				"hostagent's token, and could invent registrations that open and close ports.",
+		},
+		{
+			ID: AgentNotLocal, Severity: Critical,
+			Title:   "the Consul agent is another host's",
+			Message: "the Consul agent is not this host's: {reason}; the last whole answer stands",
+			Remedy:  "{fix}",
+			Why: "Registrations with an agent say which ports its own host needs. Those of another host would open ports here that " +
+				"nobody uses, and close those of running sidecars.",
 		},
 		{
 			ID: FirewallDrift, Severity: Warning,

@@ -30,7 +30,7 @@ consul_timeout = "5s"
 10.hcl:6: unknown key "consul.adress"; did you mean "address"?
 10.hcl:7: unknown key "consul.scope"; it stands outside the blocks
 10.hcl:8: unknown key "consul.enabled"; it belongs into the block "report"
-10.hcl:10: unknown key "consul_timeout"
+10.hcl:10: unknown key "consul_timeout"; write consul { timeout = … }
 `},
 		{"unknown blocks", `
 firewal {
@@ -524,6 +524,9 @@ consul {
 10.hcl:1: Unterminated template string: No closing marker was found for the string.
 20.hcl:1: mode: unknown value "gaurd"; did you mean "guard"?
 30.hcl:1: Unclosed configuration block: There is no closing brace for this block before the end of the file. This may be caused by incorrect brace nesting elsewhere in this file.
+`},
+		{"one service, two statuses", "report {\n  warning_services = [\"a\", \"b\"]\n  critical_services = [\"c\", \"b\"]\n}\n", `
+10.hcl:3: report.critical_services: "b" stands in report.warning_services too; keep one of them (line 2)
 `},
 		{"syntax in a line that could hold a token", "consul {\n  token = \"a\\qb\"\n  namespace = \"a\\qb\"\n}\n", `
 10.hcl:2: Invalid escape sequence

@@ -73,6 +73,33 @@ const (
 	IptablesLegacy IptablesVariant = "legacy"
 )
 
+// ReportOn is the service whose checks tell what is wrong with an application.
+type ReportOn string
+
+// The services that can hold results.
+const (
+	ReportOnHostagent ReportOn = "hostagent" // hostagent's own: no application is touched
+	ReportOnService   ReportOn = "service"   // the application's: discovery and its mesh traffic follow the result
+)
+
+// ReportStatus is the status that a result on an application's own service takes while something is wrong.
+type ReportStatus string
+
+// The statuses.
+const (
+	ReportWarning  ReportStatus = "warning"
+	ReportCritical ReportStatus = "critical"
+)
+
+// ReportDetail is how much the checks tell to whoever may read them in Consul.
+type ReportDetail string
+
+// The details.
+const (
+	ReportFull   ReportDetail = "full"
+	ReportCounts ReportDetail = "counts" // how many findings there are of each severity, and of what kind
+)
+
 // LogFormat is how log lines are written.
 type LogFormat string
 
@@ -127,10 +154,12 @@ type Config struct {
 	AllowFrom      []Source // empty: everybody
 	// AllowLocalBridges lets the networks of this host's bridges connect where AllowFrom limits who may.
 	AllowLocalBridges bool
-	Gateways          []string
-	NativeServices    []string
-	Scope             Scope
-	Probe             bool // what listens on a sidecar's port is asked for its certificate
+	// ExposedPathsFrom may connect to the ports on which sidecars let paths through without mTLS; empty: nobody.
+	ExposedPathsFrom []Source
+	Gateways         []string
+	NativeServices   []string
+	Scope            Scope
+	Probe            bool // what listens on a sidecar's port is asked for its certificate
 	// Enforce and the Quarantine lists say which exposed listeners are closed to the network. Empty services are all.
 	Enforce            Enforce
 	QuarantinePorts    []PortRange
@@ -185,6 +214,9 @@ type Consul struct {
 	InsecureSkipVerify bool
 	Namespace          string // empty: not sent
 	Partition          string // empty: not sent
+	User               string // name or number of the user that the agent may run as, beside root; empty: "consul"
+	AllowRemoteAgent   bool   // the agent may be another host's
+	CatalogWakeup      bool   // changes of the catalog wake the loop
 	Timeout            time.Duration
 }
 
@@ -192,6 +224,12 @@ type Consul struct {
 type Report struct {
 	Enabled     bool
 	ServiceName string
+	On          ReportOn
+	Status      ReportStatus // of results on an application's service, unless it is named below
+	// WarningServices and CriticalServices name applications whose status differs from Status.
+	WarningServices  []string
+	CriticalServices []string
+	Detail           ReportDetail
 }
 
 // Metrics is the block "metrics".
@@ -217,7 +255,7 @@ func Default() *Config {
 		LogFormat:          LogText,
 		StateDir:           DefaultStateDir,
 		Firewall:           Firewall{Backend: BackendAuto, IptablesVariant: IptablesAuto},
-		Consul:             Consul{Address: "http://127.0.0.1:8500", Timeout: 5 * time.Second},
-		Report:             Report{Enabled: true, ServiceName: "hostagent"},
+		Consul:             Consul{Address: "http://127.0.0.1:8500", CatalogWakeup: true, Timeout: 5 * time.Second},
+		Report:             Report{Enabled: true, ServiceName: "hostagent", On: ReportOnHostagent, Status: ReportWarning, Detail: ReportFull},
 	}
 }

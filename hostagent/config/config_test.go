@@ -86,6 +86,7 @@ cut_on_close = true
 state_dir = "/srv/hostagent"
 gateways        = ["edge", "edge"]
 native_services = ["billing"]
+exposed_paths_from = ["192.0.2.9", "cluster"]
 scope           = "all"
 probe           = true
 close_delay     = "1m"
@@ -110,11 +111,19 @@ consul {
   insecure_skip_verify = true
   namespace            = "team"
   partition            = "east"
+  user                 = "1500"
+  allow_remote_agent   = true
+  catalog_wakeup       = false
   timeout              = "20s"
 }
 report {
   enabled      = false
   service_name = "hostagent-2"
+  on           = "service"
+  status       = "critical"
+  detail       = "counts"
+  warning_services  = ["web"]
+  critical_services = ["db", "db"]
 }
 metrics {
   address       = "192.0.2.1:9521"
@@ -131,6 +140,7 @@ metrics {
 		ProtectedPorts:     []PortRange{{22, 22}, {8300, 8302}},
 		GuardPorts:         []PortRange{{8443, 8443}, {8080, 8080}},
 		AllowFrom:          sources,
+		ExposedPathsFrom:   []Source{network("192.0.2.9/32"), {Cluster: true}},
 		Enforce:            EnforceQuarantine,
 		QuarantinePorts:    []PortRange{{8080, 8099}, {9090, 9090}},
 		QuarantineFindings: []string{"exposed-listener", "exposed-sibling", "exposed-upstream", "exposed-admin"},
@@ -153,9 +163,10 @@ metrics {
 		Consul: Consul{
 			Address: "https://[::1]:8501", TokenFile: "/etc/hostagent/token", CAFile: "ca.pem", CAPath: "/etc/ssl/consul",
 			CertFile: "c.pem", KeyFile: "k.pem", TLSServerName: "client.dc1.consul", InsecureSkipVerify: true,
-			Namespace: "team", Partition: "east", Timeout: 20 * time.Second,
+			Namespace: "team", Partition: "east", User: "1500", AllowRemoteAgent: true, Timeout: 20 * time.Second,
 		},
-		Report:  Report{ServiceName: "hostagent-2"},
+		Report: Report{ServiceName: "hostagent-2", On: ReportOnService, Status: ReportCritical, Detail: ReportCounts,
+			WarningServices: []string{"web"}, CriticalServices: []string{"db"}},
 		Metrics: Metrics{Address: netip.MustParseAddrPort("192.0.2.1:9521"), AllowNetwork: true},
 	}
 	if diff := cmp.Diff(want, got, values); diff != "" {

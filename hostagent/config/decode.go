@@ -193,6 +193,8 @@ func unknownKey(prefix, name string, known map[string]setting) string {
 			block, leaf = key[:dot+1], key[dot+1:]
 		}
 		switch {
+		case prefix == "" && block+leaf == strings.Replace(name, "_", ".", 1):
+			return message + fmt.Sprintf("; write %s { %s = … }", strings.TrimSuffix(block, "."), leaf)
 		case block == prefix:
 			here = append(here, leaf)
 		case leaf == name:

@@ -48,6 +48,7 @@ func exemptible() []string {
 func aboutHost() []string {
 	return []string{
 		"range-refused", "range-ephemeral-overlap", "range-nearly-full", "route-localnet", "registrations-filtered",
+		"agent-impostor", "agent-not-local",
 		"firewall-drift", "opening-blocked", "saved-rules",
 	}
 }

@@ -42,7 +42,7 @@ consul {
 		}, func(c *Consul) {
 			*c = Consul{Address: "https://127.0.0.1:9500", Token: "t", CAFile: "ca", CAPath: "path", CertFile: "c",
 				KeyFile: "k", TLSServerName: "name", InsecureSkipVerify: true, Namespace: "ns", Partition: "p",
-				Timeout: 5 * time.Second}
+				CatalogWakeup: true, Timeout: 5 * time.Second}
 		}},
 		{"over the file", file, map[string]string{
 			"CONSUL_HTTP_ADDR": "unix:///run/c.sock", "CONSUL_CACERT": "env", "CONSUL_HTTP_SSL_VERIFY": "1",
@@ -198,6 +198,9 @@ firewall.accept: accept is both none and chain "X"
 firewall.iptables_variant: unknown value ""; write one of "auto", "nft", "legacy"
 consul.timeout: "0s" is out of bounds (100ms to 20s)
 report.service_name: "" is not a DNS label (1 to 63 letters, digits and "-", neither first nor last "-")
+report.on: unknown value ""; write one of "hostagent", "service"
+report.status: unknown value ""; write one of "warning", "critical"
+report.detail: unknown value ""; write one of "full", "counts"
 extra_ports: port "80" overlaps "80"`
 	if diff := cmp.Diff(want, fmt.Sprint(c.Validate())); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -150,6 +150,13 @@ func (c *Config) contradictionsInConsul() Errors {
 	if c.Consul.KeyFile != "" && c.Consul.CertFile == "" {
 		blame("consul.key_file", "needs consul.cert_file too", "")
 	}
+	for i, name := range c.Report.CriticalServices {
+		if j := slices.Index(c.Report.WarningServices, name); j >= 0 {
+			from := c.where("report.critical_services", i)
+			problems = append(problems, from.problem("report.critical_services",
+				quote(name)+" stands in report.warning_services too; keep one of them"+c.where("report.warning_services", j).seenFrom(from)))
+		}
+	}
 	if c.wantTLS && strings.HasPrefix(c.Consul.Address, "unix://") {
 		blame("consul.address", fmt.Sprintf("%s is a unix socket, but CONSUL_HTTP_SSL asks for TLS", quote(c.Consul.Address)), "")
 	}

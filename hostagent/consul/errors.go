@@ -33,6 +33,8 @@ const (
 	KindFiltered    Kind = "filtered"    // 200, but ACLs may have taken services out of the answer
 	KindMalformed   Kind = "malformed"   // not what an agent answers: half, too long, no JSON
 	KindTooOld      Kind = "too-old"     // the agent sends none of the headers that the whole-answer rule needs
+	KindImpostor    Kind = "impostor"    // what listens at the agent's address is another user's
+	KindNotLocal    Kind = "not-local"   // the agent is another host's
 )
 
 // Error is a request that brought no whole answer. Its text names the remedy where there is one and never a token, and
