@@ -69,7 +69,7 @@ func (a *Agent) askFacts(ctx context.Context, now time.Time) {
 	case a.parts.Policy.SidecarRange != nil:
 		a.factsErr = nil
 	default:
-		a.factsErr = fmt.Errorf("cannot learn the sidecar range: %w; the token needs agent:read on this node, or set sidecar_range", err)
+		a.factsErr = fmt.Errorf("cannot learn the sidecar range: %w; or set sidecar_range", err)
 	}
 	a.factsNext = now.Add(maxBackoff)
 }

@@ -108,6 +108,7 @@ func (d *daemon) assemble() (*built, error) {
 			b.parts.Degradations = append(b.parts.Degradations, fmt.Sprintf("nothing is saved for the next start of this host: %v", err))
 		}
 	}
+	b.parts.Degradations = append(slices.Clip(b.parts.Degradations), p.Notes...)
 	for _, reason := range b.parts.Degradations {
 		log.Warn("degraded", "reason", reason)
 	}

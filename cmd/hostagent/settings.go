@@ -40,11 +40,13 @@ func addSettings(cmd *cobra.Command, keys map[string]string) *settings {
 	return s
 }
 
+const tokenFileFlag = "consul-token-file"
+
 // consulKeys are the flags of commands that talk to Consul.
 func consulKeys() map[string]string {
 	return map[string]string{
-		"consul-address":    "`address` of the local Consul agent, over CONSUL_HTTP_ADDR",
-		"consul-token-file": "`file` that holds the ACL token, over CONSUL_HTTP_TOKEN_FILE",
+		"consul-address": "`address` of the local Consul agent, over CONSUL_HTTP_ADDR",
+		tokenFileFlag:    "`file` that holds the ACL token, over CONSUL_HTTP_TOKEN_FILE",
 	}
 }
 
@@ -69,16 +71,24 @@ func (s *settings) load() (*config.Config, error) {
 	return c, c.Validate()
 }
 
-// parts builds everything but the firewall, which only some commands may touch.
-func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
-	p := partsWithoutConsul(c, log)
-	options := consul.Config{
+// consulOptions tells how to reach the agent.
+func consulOptions(c *config.Config) consul.Config {
+	return consul.Config{
 		Address: c.Consul.Address, Token: c.Consul.Token.Reveal(), TokenFile: c.Consul.TokenFile,
 		CAFile: c.Consul.CAFile, CAPath: c.Consul.CAPath, CertFile: c.Consul.CertFile, KeyFile: c.Consul.KeyFile,
 		ServerName: c.Consul.TLSServerName, InsecureSkipVerify: c.Consul.InsecureSkipVerify,
 		Namespace: c.Consul.Namespace, Partition: c.Consul.Partition, Timeout: c.Consul.Timeout,
 		UserAgent: "hostagent/" + version(),
 	}
+}
+
+// parts builds everything but the firewall, which only some commands may touch.
+func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
+	p := partsWithoutConsul(c, log)
+	if text := consul.ExposedTokenFile(c.Consul.TokenFile); text != "" {
+		p.Notes = append(p.Notes, text)
+	}
+	options := consulOptions(c)
 	client, err := consul.New(options)
 	if err != nil {
 		return hostagent.Parts{}, err

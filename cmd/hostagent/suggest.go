@@ -43,6 +43,10 @@ func flagError(cmd *cobra.Command, err error) error {
 		dashes = "-"
 		word, _, _ = strings.Cut(short, "=")
 	}
+	if named := cmd.Flags().Lookup(tokenFileFlag); named != nil && strings.HasSuffix(word, "token") {
+		return fmt.Errorf("unknown flag %q: a token on a command line is seen by every user of this host, in the list of processes; "+
+			"put it in a file for --%s, or in CONSUL_HTTP_TOKEN", dashes+word, tokenFileFlag)
+	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	if near := nearest(word, names); near != "" {

@@ -183,7 +183,7 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return nil, concealError(err, token)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, t.config.maxBody+1))
@@ -193,20 +193,27 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 	if int64(len(body)) > t.config.maxBody {
 		return nil, fmt.Errorf("%w: it has more than %d bytes", errTooLong, t.config.maxBody)
 	}
+	if resp.StatusCode == http.StatusOK && isJSON(body) {
+		body = concealWhole(body, token)
+	} else { // it is shown, or its beginning
+		body = []byte(conceal(string(body[:min(len(body), maxShown)]), token))
+	}
 	if want, ok := req.Context().Value(answerKey{}).(*answer); ok {
 		*want = answer{header: resp.Header, body: body, token: token != ""}
 	}
 	// api.Client decodes into something that nobody reads; the caller decodes the answer's body, once.
 	left := []byte("null")
 	if resp.StatusCode != http.StatusOK {
-		left = body
-		if token != "" { // what answers may be a proxy that shows the request
-			left = bytes.ReplaceAll(body, []byte(token), []byte("(token)"))
-		}
-		left = left[:min(len(left), maxErrorBody)]
+		left = body[:min(len(body), maxErrorBody)]
 	}
 	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(left)), int64(len(left))
 	return resp, nil
+}
+
+// isJSON tells whether body begins as every answer of an agent does that is decoded here.
+func isJSON(body []byte) bool {
+	trimmed := bytes.TrimLeft(body, " \t\r\n")
+	return len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[')
 }
 
 // put sets a header or query parameter, or takes away what stands there.
@@ -269,6 +276,12 @@ func (t *tap) token() (string, error) {
 		}
 		return t.config.Token, nil
 	}
+	if isTokenShaped(t.config.TokenFile) {
+		return "", &Error{Kind: KindToken, Err: errors.New(
+			"cannot use the Consul token file: what is given looks like a token and not like the path of a file (not shown)")}
+	}
+	// Never an older token where the file cannot be used: taking it away is how an operator takes hostagent's rights away.
+	// A writer that is caught half-way costs one try.
 	raw, err := readRegular(t.config.TokenFile, maxTokenFile)
 	if err != nil {
 		return "", &Error{Kind: KindToken, Err: fmt.Errorf("cannot read the Consul token: %w; hostagent must be able to read token_file", err)}

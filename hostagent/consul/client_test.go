@@ -98,8 +98,8 @@ func TestWholeAnswer(t *testing.T) {
 		{"no policy without token", "", reply(200, `{}`), KindTooOld, "upgrade Consul"},
 
 		{"forbidden", secret, reply(403, `Permission denied: token with AccessorID '0f61edca' lacks permission 'agent:read' on "host-1"`), KindDenied,
-			`status 403: Permission denied: token with AccessorID '0f61edca' lacks permission 'agent:read' on "host-1"; give hostagent a token with agent "<node>" read`},
-		{"unauthorized", secret, reply(401, ``), KindDenied, `service "hostagent" write`},
+			`status 403: Permission denied: token with AccessorID '0f61edca' lacks permission 'agent:read' on "host-1"; add this rule to a policy of the token: agent "host-1" { policy = "read" }`},
+		{"unauthorized", secret, reply(401, ``), KindDenied, `compare the policy of the token with what "hostagent acl-policy" prints`},
 		{"throttled", secret, reply(429, `Your IP is issuing too many concurrent connections`), KindThrottled, "tries again"},
 		{"server error", secret, reply(500, "rpc error: No cluster leader"), KindStatus, "status 500: rpc error: No cluster leader"},
 		{"bad gateway", secret, reply(502, "<html>\x1b[2Jbad gateway</html>"), KindStatus, `status 502: <html>\x1b[2Jbad gateway</html>`},
@@ -219,7 +219,7 @@ func TestAgent(t *testing.T) {
 	}
 	answer = reply(403, `Permission denied: token with AccessorID '0f61edca' lacks permission 'agent:read' on "host-1"`)
 	_, err := c.Agent(t.Context())
-	checkError(t, err, KindDenied, `lacks permission 'agent:read' on "host-1"; give hostagent a token`)
+	checkError(t, err, KindDenied, `lacks permission 'agent:read' on "host-1"; add this rule`)
 }
 
 func TestAgentErrors(t *testing.T) {

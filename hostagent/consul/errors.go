@@ -75,7 +75,7 @@ func (c *Client) failure(verb string, err error) error {
 	kind, remedy := KindUnreachable, "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
 	var network net.Error
 	if status, ok := errors.AsType[api.StatusError](err); ok {
-		kind, remedy = statusKind(status.Code)
+		kind, remedy = statusKind(status.Code, status.Body)
 		err = fmt.Errorf("status %d: %s", status.Code, status.Body)
 	} else if isTLS(err) {
 		kind, remedy = KindTLS, "; compare the address's scheme, ca_file, cert_file and tls_server_name with the agent's configuration"
@@ -93,10 +93,10 @@ func (c *Client) malformed(what string, err error) error {
 	return &Error{Kind: KindMalformed, Err: fmt.Errorf("cannot read the %s of the Consul agent %s: %w", what, c.address, err)}
 }
 
-func statusKind(code int) (kind Kind, remedy string) {
+func statusKind(code int, body string) (kind Kind, remedy string) {
 	switch {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		return KindDenied, `; give hostagent a token with agent "<node>" read, node "<node>" read, service_prefix "" read and service "hostagent" write`
+		return KindDenied, deniedRemedy(body)
 	case code == http.StatusTooManyRequests:
 		return KindThrottled, "; hostagent tries again"
 	case code >= 300 && code < 400:

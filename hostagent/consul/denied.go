@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// lack is a right that a token does not have, as Consul names it.
+type lack struct{ resource, level, name string }
+
+// rule is the line of a policy that would give it.
+func (l lack) rule() string { return rule(l.resource, l.name, l.level) }
+
+// lackOf reads which right is missing out of the text of a refusal. The text is whoever's who answered: what could not stand
+// in a rule is not read.
+func lackOf(text string) (l lack, ok bool) {
+	// Consul 1.21: Permission denied: token with AccessorID '…' lacks permission 'agent:read' on "host"
+	found := regexp.MustCompile(`lacks permission '(agent|node|service):(read|write)' on "([^"]*)"`).FindStringSubmatch(text)
+	if found == nil || !isRuleName(found[3]) {
+		return lack{}, false
+	}
+	return lack{found[1], found[2], found[3]}, true
+}
+
+// deniedRemedy says what mends a refusal, by the text that came with it (all seen with Consul 1.21).
+func deniedRemedy(body string) string {
+	const tokenFrom = "consul { token_file } or CONSUL_HTTP_TOKEN_FILE"
+	missing, named := lackOf(body)
+	switch {
+	case strings.Contains(body, "ACL not found"):
+		return "; Consul does not know this token, or no longer: it was deleted, or has expired; put a valid one in " + tokenFrom
+	case strings.Contains(body, "primary-dc-down"):
+		return "; the agent reaches no Consul server and has not kept what this token may do; it mends itself when a server is back"
+	case strings.Contains(body, "blocked by agent configuration"):
+		return "; take the endpoint out of the agent's http_config { block_endpoints }"
+	case strings.Contains(body, "anonymous token") && named:
+		return "; no token was sent: give one in " + tokenFrom + ", with this rule: " + missing.rule()
+	case named:
+		return "; add this rule to a policy of the token: " + missing.rule()
+	}
+	return `; compare the policy of the token with what "hostagent acl-policy" prints`
+}
+
+// FilteredNode is the failure to see node in the catalog: an answer from /v1/catalog/node-services that has no node in it,
+// because Consul leaves out what a token may not see where one would expect a refusal (Consul 1.21).
+func FilteredNode(node string) *Error {
+	remedy := `compare the policy of the token with what "hostagent acl-policy" prints`
+	if isRuleName(node) {
+		remedy = "add this rule to a policy of the token: " + rule("node", node, "read")
+	}
+	return &Error{Kind: KindFiltered, Err: fmt.Errorf(
+		"cannot watch this node in the catalog: Consul left it out, because the token lacks node:read on it; %s", remedy)}
+}
