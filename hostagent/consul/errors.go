@@ -76,7 +76,7 @@ func (c *Client) failure(verb string, err error) error {
 	var network net.Error
 	if status, ok := errors.AsType[api.StatusError](err); ok {
 		kind, remedy = statusKind(status.Code, status.Body)
-		err = fmt.Errorf("status %d: %s", status.Code, status.Body)
+		err = fmt.Errorf("status %d: %s", status.Code, strings.TrimRight(status.Body, ".\r\n "))
 	} else if isTLS(err) {
 		kind, remedy = KindTLS, "; compare the address's scheme, ca_file, cert_file and tls_server_name with the agent's configuration"
 	} else if errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded) ||

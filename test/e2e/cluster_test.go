@@ -200,21 +200,13 @@ func TestClusterWithoutConsul(t *testing.T) {
 // TestClusterNeedsNodeRead: without the right to see members nothing is decided, and the error names the rule; with it
 // everything works; and when it is taken away, the last state stands.
 func TestClusterNeedsNodeRead(t *testing.T) {
-	const management = "11111111-2222-3333-4444-555555555555"
-	w := newWorld(t, host.ConsulOptions{
-		Token: management,
-		Config: fmt.Sprintf(`acl {
-  enabled = true
-  default_policy = "deny"
-  tokens {
-    initial_management = %q
-    agent = %[1]q
-  }
-}`, management),
-	})
+	w := newWorld(t, defaultDeny())
 	_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
 	b := w.members("b")[0]
 	acl := w.consul.API().ACL()
+	dir, err := w.Configure(quick)
+	w.must(err)
+	policy := w.policyOf(dir) // for everybody, not the cluster
 	rights, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: policy}, nil)
 	w.must(err)
 	token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "hostagent"}}}, nil)
