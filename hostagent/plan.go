@@ -96,8 +96,10 @@ func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 	}
 	switch {
 	case scan.RangeTaken:
+	case scan.factsErr != nil:
+		return nil, fmt.Errorf("cannot plan without the sidecar range: %w; or set sidecar_range", scan.factsErr)
 	case !scan.Agent.RangeKnown:
-		return nil, errors.New("cannot plan without the sidecar range, which the Consul agent did not tell; the token needs agent:read on this node, or set sidecar_range")
+		return nil, errors.New("cannot plan without the sidecar range, which the Consul agent did not tell; set sidecar_range")
 	case scan.standing.guard.Len() > 0:
 		return nil, errors.New("cannot plan: the agent's sidecar range is refused, so the rules of an earlier run stand; set sidecar_range")
 	}

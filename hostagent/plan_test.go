@@ -230,7 +230,7 @@ func TestNoPlanFromHalfAView(t *testing.T) {
 func TestNoPlanWithoutARange(t *testing.T) {
 	h, parts := crowded()
 	h.factsFail, h.facts = errors.New("no agent:read"), consul.Agent{}
-	if _, err := LookAhead(t.Context(), parts); err == nil || !strings.Contains(err.Error(), "set sidecar_range") {
+	if _, err := LookAhead(t.Context(), parts); err == nil || !strings.Contains(err.Error(), "no agent:read; or set sidecar_range") {
 		t.Errorf("without a range: %v", err)
 	}
 	parts.Policy.SidecarRange = &PortRange{First: 21000, Last: 21255}

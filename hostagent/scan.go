@@ -39,6 +39,7 @@ type Scan struct {
 	published  []firewall.Published
 	standing   standing
 	unmatched  []Exemption // of the policy
+	factsErr   error       // why the agent's facts are not known
 	membersErr error       // why the members are not known, though the operator lets them in
 	bridgesErr error       // why the host's bridges are not known, though the operator lets them in
 }
@@ -142,6 +143,7 @@ func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 	in.Registrations = answer.Registrations
 	if in.Agent, err = parts.Registry.Agent(ctx); err != nil && in.Source != SourceNone && in.Policy.SidecarRange == nil {
 		s.note("the sidecar range is assumed: %v", err)
+		s.factsErr = err
 	}
 	s.Agent = in.Agent
 }

@@ -197,7 +197,8 @@ mode = "observe"
 # ACL token (CONSUL_HTTP_TOKEN). Prefer token_file: this file is easily copied. Only one of the two may be set.
 #   token = ""
 
-# File that holds the token (CONSUL_HTTP_TOKEN_FILE). Let only root read it.
+# File that holds the token (CONSUL_HTTP_TOKEN_FILE). Let only root read it. It is read anew for every request, so a token
+# put there counts at once. "hostagent acl-policy" prints the policy that the token needs.
 #   token_file = ""
 
 # Certificate authority that signed the agent's certificate, one file (CONSUL_CACERT) or a folder (CONSUL_CAPATH). Empty

@@ -35,6 +35,7 @@ Exit status: 0 printed, 2 not.`,
 	delete(keys, tokenFileFlag)
 	s := addSettings(cmd, keys)
 	node := cmd.Flags().String("node", "", "`name` of the node, as its agent spells it")
+	completeFlag(cmd, "node") // with nothing: no file is meant
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := s.load()
 		if err != nil {

@@ -121,7 +121,7 @@ func whole(got answer) error {
 			"cannot tell whether the Consul agent's answer is whole: it sends no X-Consul-Default-ACL-Policy header; upgrade Consul (hostagent is tested with 1.21), or give hostagent a token")}
 	case policy != "allow" && !got.token:
 		return &Error{Kind: KindFiltered, Err: errors.New(
-			"cannot use an answer to nobody: Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }")}
+			"cannot use an answer to nobody: Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }; \"hostagent acl-policy\" prints what the token needs")}
 	}
 	return nil
 }
