@@ -860,6 +860,6 @@ func TestServiceCheckSaysWhoOpens(t *testing.T) {
 		ModeGuard: {"open", "left closed"}, ModeObserve: {"guard mode would open it", "guard mode would not open it"},
 	} {
 		want(t, string(mode), "web does not listen on this host's network.\nsidecar web-sidecar-proxy: port 21000, "+wants[0]+
-			"\nsidecar web-2: port 80, "+wants[1], serviceCheck(s, nil, mode).Output)
+			"\nsidecar web-2: port 80, "+wants[1], telling{mode: mode}.serviceCheck(s, nil).Output)
 	}
 }

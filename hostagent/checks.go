@@ -89,40 +89,72 @@ func (a *Agent) checks(consulErr error) consul.Report {
 		return r
 	}
 	ofRange, ofService := divide(a.result.Findings)
-	r.Checks = append(r.Checks, a.firewallCheck(), rangeCheck(a.result.Range, ofRange))
+	told := telling{mode: a.parts.Policy.Mode, counts: a.parts.Policy.CountsOnly, stale: a.listenErr != nil}
+	r.Checks = append(r.Checks, a.firewallCheck(), told.rangeCheck(a.result.Range, ofRange))
 	for _, s := range a.result.Services {
-		r.Checks = append(r.Checks, serviceCheck(s, ofService[s.ID], a.parts.Policy.Mode))
+		fs := ofService[s.ID]
+		r.Checks = append(r.Checks, a.parts.Policy.placed(s, fs, told.serviceCheck(s, fs)))
 	}
-	if a.listenErr == nil {
-		return r
+	return r
+}
+
+// telling is how checks tell of findings.
+type telling struct {
+	mode   Mode
+	counts bool // how many there are, and no more
+	stale  bool // the listeners cannot be listed now
+}
+
+// check completes c with what it tells of findings: passing is what it says where there are none, and beside is said in
+// any case. A check may not pass while nobody can look.
+func (t telling) check(c consul.Check, fs []Finding, passing, beside string) consul.Check {
+	var text string
+	if t.counts {
+		c.Status, text = countsText(fs)
+		passing, beside = noFindings, ""
+	} else {
+		c.Status, text = findingsText(fs, consul.MaxOutput-len(stale)-len(beside))
 	}
-	for i := range r.Checks[1:] { // all but the firewall's, which does not speak of listeners
-		c := &r.Checks[1+i]
+	if len(fs) == 0 {
+		text = passing
+	}
+	c.Output = text + beside
+	c.Notes = notesOf(c.Notes, fs, t.counts)
+	if t.stale {
 		c.Output = stale + c.Output
 		if c.Status == consul.Passing {
 			c.Status = consul.Warning
 		}
 	}
-	return r
+	return c
 }
 
 func (a *Agent) lifeCheck(consulErr error) consul.Check {
 	c := consul.Check{
-		Key: "alive", Name: "hostagent alive", Status: consul.Passing,
-		Notes:  "Turns critical when hostagent stops. Its other results stand until it runs again, or vanish with it after three days.",
+		Key: "alive", Name: "hostagent alive", Status: consul.Passing, Notes: a.parts.Policy.lifeNotes(),
 		Output: fmt.Sprintf("hostagent %s runs in %s mode.", a.parts.Version, a.parts.Policy.Mode),
 	}
-	if consulErr != nil {
-		c.Status = consul.Warning
-		c.Output += "\nThe last whole answer of Consul stands:\n" + wrap("  ", catalog.CleanTo(consulErr.Error(), maxNote))
+	if a.parts.Policy.CountsOnly {
+		c.Output = fmt.Sprintf("hostagent runs in %s mode.", a.parts.Policy.Mode)
 	}
-	if err := a.sources.membersErr; err != nil {
+	for _, trouble := range []struct {
+		text string
+		err  error
+	}{
+		{"The last whole answer of Consul stands", consulErr},
+		{"Who is a member is not known; who was let in last still is", a.sources.membersErr},
+		{"The listeners of this host cannot be listed", a.listenErr},
+	} {
+		if trouble.err == nil {
+			continue
+		}
 		c.Status = consul.Warning
-		c.Output += "\nWho is a member is not known; who was let in last still is:\n" + wrap("  ", catalog.CleanTo(err.Error(), maxNote))
-	}
-	if a.listenErr != nil {
-		c.Status = consul.Warning
-		c.Output += "\nThe listeners of this host cannot be listed:\n" + wrap("  ", catalog.CleanTo(a.listenErr.Error(), maxNote))
+		c.Output += "\n" + trouble.text
+		if a.parts.Policy.CountsOnly { // errors name addresses, files and services
+			c.Output += ".\n"
+		} else {
+			c.Output += ":\n" + wrap("  ", catalog.CleanTo(trouble.err.Error(), maxNote))
+		}
 	}
 	return c
 }
@@ -132,14 +164,17 @@ func (a *Agent) firewallCheck() consul.Check {
 		Key: "firewall", Name: "Firewall", Status: consul.Passing,
 		Notes: "Only registered sidecar ports are open to the network; the rest of the range is closed.",
 	}
+	if a.parts.Policy.CountsOnly {
+		return a.firewallCounts(c)
+	}
 	var b strings.Builder
 	res := &a.result
 	switch {
 	case a.applyErr != nil:
-		c.Status = consul.Critical
+		c.Status, c.Notes = consul.Critical, notesFirewall
 		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", wrap("  ", catalog.CleanTo(a.applyErr.Error(), maxNote)))
 	case a.parts.Policy.Mode == ModeObserve && a.parts.Firewall == nil:
-		c.Status = consul.Warning
+		c.Status, c.Notes = consul.Warning, notesNoFirewall
 		b.WriteString("Observe mode: nothing is enforced, but the firewall cannot be looked at.\nRules of an earlier guard run may stand.\n")
 	case a.parts.Policy.Mode == ModeObserve:
 		fmt.Fprintf(&b, "Observe mode: nothing is enforced. Guard mode would\nclose: %s\nopen:  %s\n", res.Rules.Guard, res.Rules.Open)
@@ -234,38 +269,22 @@ func divide(fs []Finding) (ofRange []Finding, ofService map[string][]Finding) {
 	return ofRange, ofService
 }
 
-func rangeCheck(sidecars PortRange, fs []Finding) consul.Check {
-	c := consul.Check{
+func (t telling) rangeCheck(sidecars PortRange, fs []Finding) consul.Check {
+	return t.check(consul.Check{
 		Key: "sidecar-range", Name: "Sidecar range",
 		Notes: "Who holds ports of the sidecar range, and registrations whose port stays closed.",
-	}
-	c.Status, c.Output = findingsText(fs, consul.MaxOutput-len(stale))
-	if len(fs) == 0 {
-		c.Output = fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", sidecars)
-	}
-	return c
+	}, fs, fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", sidecars), "")
 }
 
-func serviceCheck(s Service, fs []Finding, mode Mode) consul.Check {
-	c := consul.Check{
-		Key: "service:" + s.ID, Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
+func (t telling) serviceCheck(s Service, fs []Finding) consul.Check {
+	passing := catalog.Clean(s.Name) + " does not listen on this host's network."
+	if len(s.Listeners) > 0 {
+		passing = fmt.Sprintf("%s listens on loopback only: %s.", catalog.Clean(s.Name), listenersText(s))
+	}
+	return t.check(consul.Check{
+		Key: consul.ResultKey(s.ID), Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
-	}
-	sidecars := sidecarsText(s.Sidecars, mode)
-	var text string
-	c.Status, text = findingsText(fs, consul.MaxOutput-len(stale)-len(sidecars))
-	var b strings.Builder
-	b.WriteString(text)
-	if len(fs) == 0 {
-		if len(s.Listeners) == 0 {
-			fmt.Fprintf(&b, "%s does not listen on this host's network.", catalog.Clean(s.Name))
-		} else {
-			fmt.Fprintf(&b, "%s listens on loopback only: %s.", catalog.Clean(s.Name), listenersText(s))
-		}
-	}
-	b.WriteString(sidecars)
-	c.Output = b.String()
-	return c
+	}, fs, passing, sidecarsText(s.Sidecars, t.mode))
 }
 
 // sidecarsText is a line for each of the first sidecars.

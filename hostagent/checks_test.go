@@ -14,6 +14,7 @@ import (
 // TestOutputFits: what Consul would cut off is left out as a whole, and counted.
 func TestOutputFits(t *testing.T) {
 	long := func(words int) string { return strings.Repeat("word ", words) }
+	told := telling{mode: ModeGuard}
 	for words := range 200 {
 		var fs []Finding
 		for range 60 {
@@ -23,7 +24,7 @@ func TestOutputFits(t *testing.T) {
 		for i := range 50 {
 			s.Sidecars = append(s.Sidecars, Sidecar{ID: strings.Repeat("x", 200), Port: 21000 + i, Opened: true})
 		}
-		for _, c := range []consul.Check{serviceCheck(s, fs, ModeGuard), rangeCheck(DefaultSidecarRange(), fs)} {
+		for _, c := range []consul.Check{told.serviceCheck(s, fs), told.rangeCheck(DefaultSidecarRange(), fs)} {
 			told := strings.Count(c.Output, "exposed-listener\n")
 			if len(c.Output)+len(stale) > consul.MaxOutput || told == 0 || !strings.Contains(c.Output, fmt.Sprintf("\nand %d more: see hostagent scan\n", 60-told)) {
 				t.Fatalf("%d words: %d bytes, %d findings:\n%s", words, len(c.Output), told, c.Output)

@@ -17,7 +17,7 @@ func (e *evaluation) judgeServices() {
 	apps := make([]application, 0, len(proxies))
 	for i := range e.in.Registrations {
 		r := &e.in.Registrations[i]
-		if !e.in.Policy.isApplication(r) || r.Name == e.in.Policy.OwnService {
+		if !e.in.Policy.isApplication(r) || e.in.Policy.isOwn(r) {
 			continue
 		}
 		mine := proxies[r.ID]

@@ -85,7 +85,7 @@ health checks in Consul.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), configCommand(), aclPolicyCommand(), versionCommand())
+	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), versionCommand())
 	explainDefaults(root)
 	return root
 }

@@ -66,6 +66,7 @@ type Client struct {
 
 	lifeRefreshed time.Time              // when this client last refreshed the TTL of the life check
 	sent          map[string]*sentOutput // by check id: outputs that the agent has not been seen to store as they are
+	refused       map[string]refusal     // by id: services that take no checks of ours
 }
 
 // New prepares a client; it sends nothing. Errors are unreadable certificates or token files and malformed addresses.
@@ -114,6 +115,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	return &Client{
 		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{},
+		refused: map[string]refusal{},
 	}, nil
 }
 

@@ -3,6 +3,7 @@
 package consul
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -19,17 +20,19 @@ import (
 type fakeAgent struct {
 	mu        sync.Mutex
 	services  map[string]bool
+	foreign   map[string]*api.AgentService // what those of services are that are not as plain as ours
 	checks    map[string]*api.AgentCheck
 	outputMax int                                // check_output_max_size
 	discard   bool                               // discard_check_output
 	refuse    func(request string) (int, string) // status 0: as usual
+	vet       func(service string) (int, string) // may it be written on, nil: all may
 	requests  []string                           // since the last call of log
 }
 
 // newFakeAgent starts an agent that has the recorded checks of other services.
 func newFakeAgent(t testing.TB) (*fakeAgent, *Client) {
 	t.Helper()
-	a := &fakeAgent{services: map[string]bool{}, outputMax: MaxOutput, refuse: func(string) (int, string) { return 0, "" }}
+	a := &fakeAgent{services: map[string]bool{}, foreign: map[string]*api.AgentService{}, outputMax: MaxOutput, refuse: func(string) (int, string) { return 0, "" }}
 	if err := json.Unmarshal(recorded(t, "checks.json"), &a.checks); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +74,7 @@ func (a *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (a *fakeAgent) answer(request string, r *http.Request) (status int, text string) {
 	verb, id := request, ""
-	if i := strings.LastIndex(request, "/"); strings.Count(request, "/") == 2 {
+	if i := strings.LastIndex(request, "/"); strings.Count(request, "/") == 2 || strings.HasPrefix(request, "GET service/") {
 		verb, id = request[:i], request[i+1:]
 	}
 	var service api.AgentServiceRegistration
@@ -84,6 +87,18 @@ func (a *fakeAgent) answer(request string, r *http.Request) (status int, text st
 		}
 	}
 	switch verb {
+	case "GET service":
+		return a.describe(id)
+	case "GET services":
+		services := map[string]*api.AgentService{}
+		for id := range a.services {
+			services[id] = cmp.Or(a.foreign[id], &api.AgentService{ID: id, Service: id})
+		}
+		encoded, err := json.Marshal(services)
+		if err != nil {
+			return http.StatusInternalServerError, err.Error()
+		}
+		return http.StatusOK, string(encoded)
 	case "GET checks":
 		return a.list(r.URL.Query().Get("filter"))
 	case "PUT service/register":
@@ -95,7 +110,10 @@ func (a *fakeAgent) answer(request string, r *http.Request) (status int, text st
 		}
 		a.forget(id)
 	case "PUT check/register":
-		if !a.services[check.ServiceID] {
+		if status, text := a.vetted(check.ServiceID, check.ID); status != 0 {
+			return status, text
+		}
+		if check.ServiceID != "" && !a.services[check.ServiceID] {
 			return http.StatusNotFound, fmt.Sprintf("ServiceID %q does not exist", check.ServiceID)
 		}
 		check.AgentServiceCheck.Notes = check.Notes
@@ -103,6 +121,9 @@ func (a *fakeAgent) answer(request string, r *http.Request) (status int, text st
 	case "PUT check/update", "PUT check/deregister":
 		if a.checks[id] == nil {
 			return http.StatusNotFound, fmt.Sprintf("Unknown check ID %q. Ensure that the check ID is passed, not the check name.", id)
+		}
+		if status, text := a.vetted("", id); status != 0 {
+			return status, text
 		}
 		if verb == "PUT check/deregister" {
 			delete(a.checks, id)
@@ -135,10 +156,38 @@ func (a *fakeAgent) stored(output string) string {
 	return output
 }
 
+// vetted tells whether a check may be written on a service, and be taken from where it stands.
+func (a *fakeAgent) vetted(service, id string) (status int, text string) {
+	if a.vet == nil {
+		return 0, ""
+	}
+	if is := a.checks[id]; is != nil {
+		if status, text := a.vet(is.ServiceID); status != 0 {
+			return status, text
+		}
+	}
+	return a.vet(service)
+}
+
+func (a *fakeAgent) describe(id string) (status int, text string) {
+	if !a.services[id] {
+		return http.StatusNotFound, "unknown service ID: " + id
+	}
+	s := a.foreign[id]
+	if s == nil {
+		s = &api.AgentService{ID: id, Service: id}
+	}
+	encoded, err := json.Marshal(s)
+	if err != nil {
+		return http.StatusInternalServerError, err.Error()
+	}
+	return http.StatusOK, string(encoded)
+}
+
 func (a *fakeAgent) list(filter string) (status int, text string) {
 	shown := map[string]*api.AgentCheck{}
 	for id, check := range a.checks {
-		if filter == "" || filter == fmt.Sprintf("ServiceID == %q", check.ServiceID) {
+		if filter == "" || filter == standingFilter(check.ServiceID) || strings.HasPrefix(id, "hostagent:") && filter == standingFilter("hostagent") {
 			shown[id] = check
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,7 +37,13 @@ type Check struct {
 	Status Status
 	Output string // cut to MaxOutput bytes
 	Notes  string
+	// Application is the id of the service that the check stands on, "" for hostagent's own. Its Key must be ResultKey of it:
+	// by that an orphan of an earlier run is known again.
+	Application string
 }
+
+// ResultKey is the Key of the check with the results of the application with this id, on whichever service it stands.
+func ResultKey(application string) string { return "service:" + application }
 
 // Report is everything that hostagent wants to stand in Consul about this host.
 type Report struct {
@@ -66,7 +71,8 @@ const (
 // It returns the number of checks written or taken away.
 //
 // A failing check does not keep the others from being written. After writeBudget the rest is left to the next Reports,
-// which is no error: the caller has ports to open in between.
+// which is no error: the caller has ports to open in between. A check that an application's service refuses stands on
+// hostagent's own instead, beside an error. Where somebody else has the id of hostagent's own service, nothing is written.
 func (c *Client) Report(ctx context.Context, r Report) (written int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -75,6 +81,9 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 		return 0, err
 	}
 	w := checkWriter{c: c, service: r.Service, standing: standing, until: c.now().Add(writeBudget)}
+	if err := w.ownService(ctx, r.Life.clean()); err != nil {
+		return w.written, err
+	}
 	if err := w.life(ctx, r.Life); err != nil {
 		return w.written, err // without the service no check can stand
 	}
@@ -85,10 +94,10 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 	for _, check := range r.Checks {
 		id := w.id(check.Key)
 		wanted[id] = true
-		w.keep(w.result(ctx, id, check))
+		w.place(ctx, id, check)
 	}
 	for _, id := range slices.Sorted(maps.Keys(standing)) {
-		if strings.HasPrefix(id, r.Service+":") && !wanted[id] {
+		if !wanted[id] && w.ours(id) {
 			w.keep(w.takeAway(ctx, id))
 		}
 	}
@@ -96,42 +105,8 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 	return w.written, w.failure()
 }
 
-// Withdraw takes hostagent's own service and all its checks away. It is idempotent.
-func (c *Client) Withdraw(ctx context.Context, service string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	err := c.api.Agent().ServiceDeregisterOpts(service, opts(ctx))
-	if status, ok := errors.AsType[api.StatusError](err); ok && status.Code == http.StatusNotFound {
-		return nil // it is not registered
-	}
-	if err != nil {
-		return c.failure("deregister service "+service, err)
-	}
-	return nil
-}
-
 // opts carries ctx into a call of api.Client.
 func opts(ctx context.Context) *api.QueryOptions { return (&api.QueryOptions{}).WithContext(ctx) }
-
-// standing returns the agent's checks of service, by check id. Whether ACLs took something out does not matter here:
-// who may write the checks of a service may read them, and the agent says "filtered" even where ACLs took out nothing
-// that the filter would have let through (seen with Consul 1.21).
-func (c *Client) standing(ctx context.Context, service string) (map[string]*api.AgentCheck, error) {
-	got, err := c.get(ctx, "/v1/agent/checks", fmt.Sprintf("ServiceID == %q", service))
-	if err != nil {
-		return nil, err
-	}
-	standing, _, err := c.checks.decode(got.body, func(body []byte) (checks map[string]*api.AgentCheck, err error) {
-		if err := object(body); err != nil {
-			return nil, err
-		}
-		return checks, json.Unmarshal(body, &checks)
-	})
-	if err != nil {
-		return nil, c.malformed("checks", err)
-	}
-	return standing, nil
-}
 
 // sentOutput is an output that was written, and what the agent showed for it since.
 type sentOutput struct {
@@ -207,7 +182,7 @@ func (w *checkWriter) failure() error {
 		errs = append(errs, fmt.Errorf("and %d more checks", w.unshown))
 	}
 	if w.left > 0 {
-		errs = append(errs, fmt.Errorf("left for the next report: %d checks", w.left))
+		errs = append(errs, fmt.Errorf("not tried after that: %d checks", w.left))
 	}
 	return errors.Join(errs...)
 }
@@ -228,9 +203,9 @@ func (w *checkWriter) id(key string) string {
 	return w.service + ":" + safe
 }
 
-// is returns the check that stands under id on our service, nil for none; other services' are none of our business.
-func (w *checkWriter) is(id string) *api.AgentCheck {
-	if check := w.standing[id]; check != nil && check.ServiceID == w.service {
+// is returns the check that stands under id on the service, nil for none.
+func (w *checkWriter) is(id, service string) *api.AgentCheck {
+	if check := w.standing[id]; check != nil && check.ServiceID == service {
 		return check
 	}
 	return nil
@@ -239,7 +214,7 @@ func (w *checkWriter) is(id string) *api.AgentCheck {
 func (w *checkWriter) life(ctx context.Context, life Check) error {
 	id := w.id(lifeKey)
 	life = life.clean()
-	is := w.is(id)
+	is := w.is(id, w.service)
 	registered := is != nil && is.Name == life.Name && is.Notes == life.Notes
 	same := registered && is.Status == string(life.Status) && w.c.stands(id, life.Output, is.Output)
 	if same && w.c.now().Sub(w.c.lifeRefreshed) < lifeRefresh {
@@ -254,10 +229,10 @@ func (w *checkWriter) life(ctx context.Context, life Check) error {
 			},
 		}, api.ServiceRegisterOpts{}.WithContext(ctx))
 		if err != nil {
-			return w.c.failure("register service "+w.service+" (if another service has this id, deregister that one)", err)
+			return w.c.failure("register service "+w.service, err)
 		}
 	}
-	if err := w.update(ctx, id, life); err != nil {
+	if err := w.update(ctx, id, w.service, life); err != nil {
 		return err
 	}
 	w.c.lifeRefreshed = w.c.now()
@@ -266,15 +241,15 @@ func (w *checkWriter) life(ctx context.Context, life Check) error {
 	}
 	w.written++
 	if is == nil || is.Status == string(life.Status) {
-		w.keep(w.register(ctx, id, life, api.AgentServiceCheck{TTL: lifeTTL.String(), DeregisterCriticalServiceAfter: reapAfter}))
+		w.keep(w.register(ctx, id, w.service, life, api.AgentServiceCheck{TTL: lifeTTL.String(), DeregisterCriticalServiceAfter: reapAfter}))
 	}
 	return nil
 }
 
-// result writes one long-lived check, in as few writes as bring it to the servers at once.
-func (w *checkWriter) result(ctx context.Context, id string, check Check) error {
+// result writes one long-lived check on a service, in as few writes as bring it to the servers at once.
+func (w *checkWriter) result(ctx context.Context, id, service string, check Check) error {
 	check = check.clean()
-	is := w.is(id)
+	is := w.is(id, service)
 	registered := is != nil && is.Name == check.Name && is.Notes == check.Notes
 	sameStatus := is != nil && is.Status == string(check.Status)
 	if registered && sameStatus && w.c.stands(id, check.Output, is.Output) {
@@ -283,16 +258,19 @@ func (w *checkWriter) result(ctx context.Context, id string, check Check) error 
 	if w.full() {
 		return nil
 	}
+	if is == nil {
+		w.leave(ctx, id)
+	}
 	if !registered {
-		if err := w.register(ctx, id, check, api.AgentServiceCheck{TTL: resultTTL}); err != nil {
+		if err := w.register(ctx, id, service, check, api.AgentServiceCheck{TTL: resultTTL}); err != nil {
 			return err
 		}
 	}
-	if err := w.update(ctx, id, check); err != nil {
+	if err := w.update(ctx, id, service, check); err != nil {
 		return err
 	}
 	if is == nil || sameStatus {
-		if err := w.register(ctx, id, check, api.AgentServiceCheck{TTL: resultTTL}); err != nil {
+		if err := w.register(ctx, id, service, check, api.AgentServiceCheck{TTL: resultTTL}); err != nil {
 			return err
 		}
 	}
@@ -302,14 +280,14 @@ func (w *checkWriter) result(ctx context.Context, id string, check Check) error 
 
 // register registers a check of the given kind. Once more, after an update, it brings a changed output to the servers:
 // the agent sends a new status at once, with its output, but holds back a change of the output alone for minutes
-// (check_update_interval); registering the same check again sends it now, and leaves status and output as they are
-// (measured with Consul 1.21).
-func (w *checkWriter) register(ctx context.Context, id string, check Check, kind api.AgentServiceCheck) error {
+// (check_update_interval); registering the same check again sends it now, and leaves status and output as they are. One
+// that stands on another service moves (measured with Consul 1.21).
+func (w *checkWriter) register(ctx context.Context, id, service string, check Check, kind api.AgentServiceCheck) error {
 	kind.Status = string(check.Status)
 	err := w.c.api.Agent().CheckRegisterOpts(&api.AgentCheckRegistration{
-		ID: id, Name: check.Name, Notes: check.Notes, ServiceID: w.service, AgentServiceCheck: kind,
+		ID: id, Name: check.Name, Notes: check.Notes, ServiceID: service, AgentServiceCheck: kind,
 	}, opts(ctx))
-	if status, ok := errors.AsType[api.StatusError](err); ok && status.Code == http.StatusForbidden && w.is(id) == nil {
+	if statusOf(err) == http.StatusForbidden && service == w.service && w.is(id, service) == nil {
 		// Somebody else's service may hold a check of this id, to keep ours away: registering a check by itself needs
 		// rights on that service. Registered with our service it moves over (seen with Consul 1.21).
 		kind.CheckID, kind.Name, kind.Notes = id, check.Name, check.Notes
@@ -318,32 +296,18 @@ func (w *checkWriter) register(ctx context.Context, id string, check Check, kind
 		}, api.ServiceRegisterOpts{}.WithContext(ctx))
 	}
 	if err != nil {
-		return w.c.failure("register check "+id, err)
+		return w.failed("register", id, service, err)
 	}
 	return nil
 }
 
-func (w *checkWriter) update(ctx context.Context, id string, check Check) error {
+func (w *checkWriter) update(ctx context.Context, id, service string, check Check) error {
 	if err := w.c.api.Agent().UpdateTTLOpts(id, check.Output, string(check.Status), opts(ctx)); err != nil {
-		return w.c.failure("update check "+id, err)
+		return w.failed("update", id, service, err)
 	}
 	if sent := w.c.sent[id]; sent == nil || sent.output != check.Output {
 		w.c.sent[id] = &sentOutput{output: check.Output}
 	}
-	return nil
-}
-
-func (w *checkWriter) takeAway(ctx context.Context, id string) error {
-	if w.is(id) == nil {
-		return nil
-	}
-	if w.full() {
-		return nil
-	}
-	if err := w.c.api.Agent().CheckDeregisterOpts(id, opts(ctx)); err != nil {
-		return w.c.failure("take away check "+id, err)
-	}
-	w.written++
 	return nil
 }
 

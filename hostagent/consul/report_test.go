@@ -39,6 +39,7 @@ func sampleState() map[string]string {
 
 const (
 	look         = "GET checks"
+	lookOwn      = "GET service/hostagent"
 	registerLife = "PUT service/register"
 	register     = "PUT check/register"
 	updateLife   = "PUT check/update/hostagent:alive"
@@ -106,7 +107,7 @@ func TestReport(t *testing.T) {
 		{
 			name:     "life check lost",
 			change:   func(a *fakeAgent, _ *Report) { delete(a.checks, "hostagent:alive") },
-			requests: []string{look, registerLife, updateLife, register}, written: 1,
+			requests: []string{look, lookOwn, registerLife, updateLife, register}, written: 1,
 		},
 		{
 			name: "life check expired",
@@ -118,13 +119,13 @@ func TestReport(t *testing.T) {
 		{
 			name:     "life changed",
 			change:   func(_ *fakeAgent, r *Report) { r.Life.Status, r.Life.Name = Critical, "alive?" },
-			requests: []string{look, registerLife, updateLife}, written: 1,
+			requests: []string{look, lookOwn, registerLife, updateLife}, written: 1,
 			state: func(s map[string]string) { s["hostagent:alive"] = "critical|alive?|life|runs" },
 		},
 		{
 			name:     "agent restarted empty",
 			change:   func(a *fakeAgent, _ *Report) { a.forget("hostagent") },
-			requests: []string{look, registerLife, updateLife, register, register, updateRules, register, register, updateWeb, register}, written: 3,
+			requests: []string{look, lookOwn, registerLife, updateLife, register, register, updateRules, register, register, updateWeb, register}, written: 3,
 		},
 		{
 			name:     "somebody else's output",
@@ -182,7 +183,7 @@ func TestFirstReport(t *testing.T) {
 	if written := report(t, c, sample()); written != 3 {
 		t.Errorf("%d written, want 3", written)
 	}
-	want := []string{look, registerLife, updateLife, register, register, updateRules, register, register, updateWeb, register}
+	want := []string{look, lookOwn, registerLife, updateLife, register, register, updateRules, register, register, updateWeb, register}
 	if diff := cmp.Diff(want, a.log()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
@@ -386,13 +387,13 @@ func TestReportErrors(t *testing.T) {
 		{"null look", sample(), on(look, 200, "null"), KindMalformed, []string{"cannot read the checks"}, 0, 1},
 		{"list look", sample(), on(look, 200, "[]"), KindMalformed, []string{"no JSON object"}, 0, 1},
 		{"odd look", sample(), on(look, 200, `{"a":[]}`), KindMalformed, []string{"cannot unmarshal"}, 0, 1},
-		{"null check", sample(), on(look, 200, `{"hostagent:firewall":null}`), "", nil, 3, 10},
-		{"service", sample(), on(registerLife, 403, forbidden), KindDenied, []string{"cannot register service hostagent (if another service has this id, deregister that one) at"}, 0, 2},
-		{"one check", sample(), on(updateRules, 500, "no"), KindStatus, []string{"cannot update check hostagent:firewall at", "status 500: no"}, 2, 9},
+		{"null check", sample(), on(look, 200, `{"hostagent:firewall":null}`), "", nil, 3, 11},
+		{"service", sample(), on(registerLife, 403, forbidden), KindDenied, []string{"cannot register service hostagent at"}, 0, 3},
+		{"one check", sample(), on(updateRules, 500, "no"), KindStatus, []string{"cannot update check hostagent:firewall at", "status 500: no"}, 2, 10},
 		{"registering fails", many, afterFirst(registerLife, on("register", 403, forbidden)), KindDenied,
-			[]string{"cannot register check hostagent:alive", "cannot register check hostagent:firewall", "and 20 more checks"}, 1, 3 + 2*23},
+			[]string{"cannot register check hostagent:alive", "cannot register check hostagent:firewall", "and 20 more checks"}, 1, 4 + 2*23},
 		{"throttled in between", many, on("hostagent:3", 429, "later"), KindThrottled,
-			[]string{"cannot update check hostagent:3 at", "left for the next report: 16 checks"}, 6, 4 + 5*3 + 2},
+			[]string{"cannot update check hostagent:3 at", "not tried after that: 16 checks"}, 6, 5 + 5*3 + 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, c := newFakeAgent(t)
@@ -461,7 +462,7 @@ func TestReportToHangingAgent(t *testing.T) {
 	start := time.Now()
 	_, err := c.Report(t.Context(), sample())
 	checkError(t, err.(interface{ Unwrap() []error }).Unwrap()[0], KindTimeout, "cannot update check hostagent:firewall")
-	if took := time.Since(start); took > 3*time.Second || !strings.Contains(err.Error(), "left for the next report") {
+	if took := time.Since(start); took > 3*time.Second || !strings.Contains(err.Error(), "not tried after that") {
 		t.Errorf("took %v: %v", took, err)
 	}
 	close(hang)
@@ -489,6 +490,11 @@ func TestWithdraw(t *testing.T) {
 	if diff := cmp.Diff(sampleState(), a.state("hostagent")); diff != "" {
 		t.Errorf("reported again (-want +got):\n%s", diff)
 	}
-	a.refuse = func(string) (int, string) { return 403, "Permission denied" }
+	a.refuse = func(request string) (int, string) {
+		if strings.HasPrefix(request, "PUT") {
+			return 403, "Permission denied"
+		}
+		return 0, ""
+	}
 	checkError(t, c.Withdraw(t.Context(), "hostagent"), KindDenied, "cannot deregister service hostagent")
 }

@@ -53,7 +53,7 @@ func TestEnvironmentIsNotLookedAt(t *testing.T) {
 		if _, err := c.Services(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Withdraw(t.Context(), "hostagent"); err != nil {
+		if err := c.api.Agent().ServiceDeregisterOpts("hostagent", opts(t.Context())); err != nil {
 			t.Fatal(err)
 		}
 	}
