@@ -81,6 +81,7 @@ func TestScripts(t *testing.T) {
 			"plain":     plainCommand,
 			"fits":      fitsCommand,
 			"fetch":     fetchCommand,
+			"reported":  reportedCommand,
 			"quit":      quitCommand,
 		},
 	})
@@ -255,6 +256,7 @@ func consulAgent(folder string) http.Handler {
 	mux.Handle("GET /v1/agent/self", file("self.json"))
 	mux.Handle("GET /v1/agent/members", file("members.json"))
 	mux.Handle("GET /v1/agent/services", file("services.json"))
+	mux.Handle("GET /v1/agent/service/", http.NotFoundHandler())
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })
 	mux.HandleFunc("PUT /", func(http.ResponseWriter, *http.Request) {})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

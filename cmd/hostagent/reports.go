@@ -77,7 +77,7 @@ Exit status: 0 nothing of hostagent is left there, 2 it could not be removed, or
 			text = "nothing to remove\n"
 		}
 		if err != nil {
-			err = fmt.Errorf("cannot remove all reports: %w\n%s", err, remains(service))
+			err = fmt.Errorf("cannot remove all reports: %w\n%s", err, remains(service, gone.Registered))
 		}
 		return errors.Join(err, output(cmd, text))
 	}
@@ -119,9 +119,12 @@ func removeReports(ctx context.Context, client *consul.Client, service string) (
 }
 
 // remains says what becomes of reports that could not be removed.
-func remains(service string) string {
-	return fmt.Sprintf(`Call this again when the Consul agent answers. Without that, service %[1]q and the checks on it go once the agent has
-run for 72 hours with check "%[1]s:alive" critical, which it is 30 seconds after hostagent's end. Checks of hostagent
+func remains(service string, gone bool) string {
+	if gone {
+		return "What is named here stays until it is taken away: mend that, and call this again."
+	}
+	return fmt.Sprintf(`Call this again when that is mended. Without it, service %[1]q and the checks on it go once the Consul agent has run
+for 72 hours with check "%[1]s:alive" critical, which it is from 30 seconds after hostagent's end. Checks of hostagent
 on the services of applications (report { on = "service" }) stay.`, service)
 }
 

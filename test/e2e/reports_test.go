@@ -217,7 +217,7 @@ func TestReportsComeAndGo(t *testing.T) {
 	if took := time.Since(start); took < 4*time.Second || took > 7*time.Second {
 		t.Errorf("took %v with an agent that hangs", took)
 	}
-	if !strings.Contains(out, "cannot remove all reports") || !strings.Contains(out, "run for 72 hours with check \"hostagent:alive\" critical") {
+	if !strings.Contains(out, "cannot remove all reports") || !strings.Contains(out, "for 72 hours with check \"hostagent:alive\" critical") {
 		t.Errorf("with an agent that hangs it says %s", out)
 	}
 	w.must(w.consul.Kill())
