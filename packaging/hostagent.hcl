@@ -241,26 +241,40 @@ mode = "observe"
 
 # ---- Reports --------------------------------------------------------------------------------------------------------
 
-# Results are health checks of one service that hostagent registers for itself. Applications are never touched.
+# Results are health checks of one service that hostagent registers for itself, unless "on" says otherwise. "hostagent
+# reports" lists them, "hostagent reports remove" takes all away.
 # report {
-# Switches the service and its checks on. Without them results are seen in the log and in "hostagent scan" only.
+# Switches the service and its checks on. Without them results are seen in the log and in "hostagent scan" only, and what an
+# earlier run reported is taken away.
 #   enabled = true
 
-# Name of the service, a DNS label. The token needs "service:write" on it, and on nothing else.
+# Name of the service, a DNS label. The token needs "service:write" on it, and on nothing else. No other service may have it
+# for its id: hostagent then says so and reports nothing. Before you change it while hostagent does not run, call "hostagent
+# reports remove".
 #   service_name = "hostagent"
 
-# Which service holds the results of an application: "hostagent" is its own, and no application is touched. "service" is the
-# application's: a warning there takes it out of the mesh traffic of Consul's built-in proxy, and a critical one out of
-# discovery. The token needs "service:write" on each of them then, which is the right to be that service in the mesh.
+# Which service holds the results of an application:
+#   "hostagent"  hostagent's own: no application is touched
+#   "service"    the application's. While it passes nothing changes. What a failing check does there (measured with Consul
+#                1.21, the sidecar with its default check, which is an alias of the application's):
+#                  "warning"   the application stays in DNS, but /v1/health/service/NAME?passing and ?passing of its
+#                              sidecars leave it out, and mesh traffic through Consul's built-in proxy ends: callers find
+#                              no instance
+#                  "critical"  all of that, and DNS leaves it out, too
+#                The token needs "service:write" on each of these services, which is the right to be that service in the
+#                mesh; where it lacks that, the result stands on hostagent's own, and the log names the rule. Results do not
+#                expire: when hostagent dies they stand until it runs again or "hostagent reports remove" takes them away,
+#                and do not go after three days as those on its own service do.
 #   on = "hostagent"
 
-# Status that a result on an application's own service takes while something is wrong there, "warning" or "critical", and
-# applications that take the other one, by name.
+# Status that a result on an application's own service takes while something is wrong there (a finding that is a warning or
+# worse, neither exempt nor closed by guard mode), "warning" or "critical", and applications that take the other one, by name.
 #   status = "warning"
 #   warning_services = []
 #   critical_services = []
 
-# How much the checks tell to whoever may read them in Consul: "full", or "counts" for the number of findings alone.
+# How much the checks tell to whoever may read them in Consul: "full", or "counts" for the number of findings of each kind
+# and of ports, without addresses, processes, other services and errors. Names and ids of checks name their service.
 #   detail = "full"
 # }
 

@@ -327,3 +327,16 @@ func TestRemoveAtHangingAgent(t *testing.T) {
 	}
 	close(hang)
 }
+
+// TestReportLeavesApplications: a check that moves away from an application's service is taken away there first, so that
+// aliases of that service hear of it.
+func TestReportLeavesApplications(t *testing.T) {
+	a, c := newApplications(t)
+	report(t, c, onServices())
+	a.log()
+	report(t, c, sample())
+	want := []string{look, "PUT check/deregister/hostagent:service:web", register, updateWeb, register}
+	if diff := cmp.Diff(want, a.log()[:len(want)]); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}

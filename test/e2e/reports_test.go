@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,7 +171,17 @@ func TestReportsComeAndGo(t *testing.T) {
 	w.service("web", 8080, "0.0.0.0:8080")
 	w.service("old", 8081, "0.0.0.0:8081")
 	w.upstream("web", 9191)
+	// Somebody has a service of that id: it stays as it is.
+	taken := &api.AgentServiceRegistration{ID: "hostagent", Name: "shop", Port: 99}
+	w.must(w.consul.API().Agent().ServiceRegister(taken))
 	earlier := w.start(quick+"report { on = \"service\" }\n", "--mode", "observe")
+	w.must(earlier.WaitLog(w.ctx, "another service has this id"))
+	shop, _, err := w.consul.API().Agent().Service("hostagent", nil)
+	w.must(err)
+	if shop.Service != "shop" || shop.Port != 99 || w.reported("web") != "" {
+		t.Errorf("somebody else's service became %+v, and web's check stands on %q", shop, w.reported("web"))
+	}
+	w.must(w.consul.API().Agent().ServiceDeregister("hostagent"))
 	w.reportedAs("web", "web: warning")
 	w.reportedAs("old", "old: warning")
 	w.must(earlier.Kill())
@@ -225,4 +237,47 @@ func TestReportsComeAndGo(t *testing.T) {
 	if out := w.hostagent(2, "reports", "remove"); time.Since(start) > time.Second || !strings.Contains(out, "connection refused") {
 		t.Errorf("took %v without an agent, and says %s", time.Since(start), out)
 	}
+}
+
+// TestReportOnRefusedService: an application on whose service the token may not write has its results on hostagent's, and
+// keeps no other from its own.
+func TestReportOnRefusedService(t *testing.T) {
+	const management = "11111111-2222-3333-4444-555555555555"
+	w := newWorld(t, host.ConsulOptions{Token: management, Config: fmt.Sprintf(`acl {
+  enabled = true
+  default_policy = "deny"
+  tokens {
+    initial_management = %q
+    agent = %[1]q
+  }
+}`, management)})
+	w.service("web", 8080, "0.0.0.0:8080")
+	w.service("db", 8081, "0.0.0.0:8081")
+	acl := w.consul.API().ACL()
+	rules, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: policy + `service "web" { policy = "write" }`}, nil)
+	w.must(err)
+	token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "hostagent"}}}, nil)
+	w.must(err)
+	file := filepath.Join(t.TempDir(), "token")
+	w.must(os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
+	agent := w.start(quick+fmt.Sprintf("consul { token_file = %q }\nreport { on = \"service\" }\n", file), "--mode", "observe")
+	w.reportedAs("web", "web: warning")
+	w.reportedAs("db", "hostagent: warning")
+	w.must(agent.WaitLog(w.ctx, `give hostagent's token service \"db\" { policy = \"write\" }`))
+	time.Sleep(3 * time.Second)
+	if log := agent.Log(); strings.Count(log, "level=ERROR") != 1 || strings.Contains(log, token.SecretID) {
+		t.Errorf("not one error, or the token:\n%s", log)
+	}
+
+	// The right to web is lost while its result stands there: when the result changes it moves, and nothing is stuck.
+	rules.Rules = policy
+	_, _, err = acl.PolicyUpdate(rules, nil)
+	w.must(err)
+	time.Sleep(time.Second)
+	_, err = w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"0.0.0.0:9999"}})
+	w.must(err)
+	w.must(w.consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
+		Name: "web", Port: 9999, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: 21000}},
+	}))
+	w.reportedAs("web", "hostagent: warning")
 }
