@@ -105,10 +105,14 @@ func TestCounts(t *testing.T) {
 // check's own service, or what an error says; the status of each is what it is in full.
 func TestCountsTellNoDetails(t *testing.T) {
 	for name, set := range map[string]func(*fakeHost, *Parts){
-		"well":      func(*fakeHost, *Parts) {},
-		"exposed":   func(h *fakeHost, _ *Parts) { h.listeners = listeners("tcp 0.0.0.0:8080 uid=0", "tcp [::]:21000 uid=0", "tcp [::]:21077 uid=0") },
-		"firewall":  func(h *fakeHost, _ *Parts) { h.applyFail = errors.New("secret: 10.0.0.5 at /etc/secret") },
-		"consul":    func(h *fakeHost, _ *Parts) { h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("secret 10.0.0.5")} },
+		"well": func(*fakeHost, *Parts) {},
+		"exposed": func(h *fakeHost, _ *Parts) {
+			h.listeners = listeners("tcp 0.0.0.0:8080 uid=0", "tcp [::]:21000 uid=0", "tcp [::]:21077 uid=0")
+		},
+		"firewall": func(h *fakeHost, _ *Parts) { h.applyFail = errors.New("secret: 10.0.0.5 at /etc/secret") },
+		"consul": func(h *fakeHost, _ *Parts) {
+			h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("secret 10.0.0.5")}
+		},
 		"listeners": func(h *fakeHost, _ *Parts) { h.listenFail = errors.New("secret: /proc/secret") },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -100,7 +100,7 @@ func (s *settings) reports() (client *consul.Client, service string, err error) 
 // removeReports takes away what stands. An agent that is slow but works through thousands of checks gets more time for as
 // long as it gets on.
 func removeReports(ctx context.Context, client *consul.Client, service string) (all consul.Standing, err error) {
-	const most = 20 // turns
+	const most = 60 // turns
 	for range most {
 		var gone consul.Standing
 		err = func() error {

@@ -69,4 +69,3 @@ func TestRemovedTextIsBounded(t *testing.T) {
 		t.Errorf("got %s", text)
 	}
 }
-

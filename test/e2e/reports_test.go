@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/consul/api"
 
 	"github.com/hostagent/hostagent/test/host"
@@ -116,6 +117,20 @@ func (w *world) reportedAs(service, want string) {
 	})
 }
 
+// written tells when the servers stored each of hostagent's checks last, as Raft indexes.
+func (w *world) written() map[string]uint64 {
+	w.t.Helper()
+	checks, _, err := w.consul.API().Health().Node("host", nil)
+	w.must(err)
+	written := map[string]uint64{}
+	for _, c := range checks {
+		if strings.HasPrefix(c.CheckID, "hostagent:") {
+			written[c.CheckID] = c.ModifyIndex
+		}
+	}
+	return written
+}
+
 // TestReportOnService: what a result on an application's own service does to it, and that the end of hostagent does
 // nothing.
 func TestReportOnService(t *testing.T) {
@@ -142,6 +157,14 @@ func TestReportOnService(t *testing.T) {
 		Name: "api", Port: 8082, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{}},
 	}, api.ServiceRegisterOpts{ReplaceExistingChecks: true}))
 	w.reportedAs("api", "api: passing")
+
+	// A steady host writes nothing to the servers.
+	time.Sleep(2 * time.Second)
+	before := w.written()
+	time.Sleep(3 * time.Second)
+	if diff := cmp.Diff(before, w.written()); diff != "" {
+		t.Errorf("checks were written (-before +after):\n%s", diff)
+	}
 
 	w.must(agent.Kill())
 	deadline := time.Now().Add(45 * time.Second)
