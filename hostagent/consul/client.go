@@ -30,6 +30,7 @@ const (
 	defaultMaxBody = 64 << 20 // of one answer: 4,000 services are about 1.2 MB
 	maxHeader      = 64 << 10
 	maxTokenFile   = 4096 // a token is a UUID
+	maxSocketPath  = 107  // of sockaddr_un, whose last byte is 0
 )
 
 // Config says how to reach the local agent. Empty fields take Consul's own defaults, never the environment: whoever
@@ -58,6 +59,9 @@ type Client struct {
 	timeout time.Duration
 	address string
 	now     func() time.Time
+
+	secured  *secured // nil without TLS
+	warnings []string
 
 	services cache[[]Registration]
 	members  cache[Members]
@@ -90,21 +94,17 @@ func New(cfg Config) (*Client, error) {
 		MaxIdleConns:           2,
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    cfg.Timeout,
 		MaxResponseHeaderBytes: maxHeader,
 	}
-	hc, err := api.NewHttpClient(transport, api.TLSConfig{
-		Address: cfg.ServerName, CAFile: cfg.CAFile, CAPath: cfg.CAPath,
-		CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, InsecureSkipVerify: cfg.InsecureSkipVerify,
-	})
+	next, err := secure(&cfg, transport)
 	if err != nil {
-		return nil, fmt.Errorf("cannot set up TLS to the Consul agent: %w", err)
+		return nil, err
 	}
-	t := &tap{next: hc.Transport, config: cfg}
+	t := &tap{next: next, config: cfg}
 	if _, err := t.token(); err != nil {
 		return nil, err
 	}
-	hc.Transport = t
+	hc := &http.Client{Transport: t}
 	// An agent that redirects is no agent; following could carry the token elsewhere.
 	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	// api.NewClient fills empty fields from the environment, and may fail over a file that is named there. So all that
@@ -113,7 +113,9 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use Consul address %q: %w", cfg.Address, err)
 	}
+	secured, _ := next.(*secured) // nil without TLS
 	return &Client{
+		secured: secured, warnings: tlsWarnings(&cfg),
 		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{},
 		refused: map[string]refusal{},
 	}, nil
@@ -145,6 +147,9 @@ func parseAddress(configured string) (address string, dial dialFunc, err error) 
 	case "unix":
 		if !strings.HasPrefix(rest, "/") {
 			return "", nil, fmt.Errorf("cannot use Consul address %q: write an absolute path, as in unix:///run/consul/http.sock", configured)
+		}
+		if len(rest) > maxSocketPath {
+			return "", nil, fmt.Errorf("cannot use Consul address %q: the path of a unix socket has at most %d bytes", configured, maxSocketPath)
 		}
 		return "http://localhost", func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, "unix", rest)

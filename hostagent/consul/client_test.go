@@ -3,16 +3,9 @@
 package consul
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -315,74 +308,4 @@ func TestUnixSocket(t *testing.T) {
 	if want := "unix://" + path; c.Address() != want {
 		t.Errorf("address %q, want %q", c.Address(), want)
 	}
-}
-
-func TestTLS(t *testing.T) {
-	handler := reply(200, string(recorded(t, "services.json")), allow)
-	plain := httptest.NewServer(handler)
-	defer plain.Close()
-	secure := func(clientAuth bool) *httptest.Server {
-		srv := httptest.NewUnstartedServer(handler)
-		srv.Config.ErrorLog = quiet
-		if clientAuth {
-			srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
-		}
-		srv.StartTLS()
-		t.Cleanup(srv.Close)
-		return srv
-	}
-	srv, strict := secure(false), secure(true)
-	ca := certFile(t, srv.Certificate().Raw)
-	otherCA := certFile(t, otherCertificate(t))
-	for _, tt := range []struct {
-		name string
-		cfg  Config
-		kind Kind
-		text string
-	}{
-		{"right CA", Config{Address: srv.URL, CAFile: ca}, "", ""},
-		{"right name", Config{Address: srv.URL, CAFile: ca, ServerName: "example.com"}, "", ""},
-		{"unverified", Config{Address: srv.URL, InsecureSkipVerify: true}, "", ""},
-		{"wrong CA", Config{Address: srv.URL, CAFile: otherCA}, KindTLS, "unknown authority; compare the address's scheme, ca_file"},
-		{"no CA", Config{Address: srv.URL}, KindTLS, "unknown authority"},
-		{"wrong name", Config{Address: srv.URL, CAFile: ca, ServerName: "server.dc1.consul"}, KindTLS, "tls_server_name"},
-		{"client certificate missing", Config{Address: strict.URL, CAFile: ca}, KindTLS, "certificate required"},
-		{"https to http", Config{Address: strings.Replace(plain.URL, "http:", "https:", 1)}, KindTLS, "HTTP response to HTTPS client; compare the address's scheme"},
-		{"http to https", Config{Address: strings.Replace(srv.URL, "https:", "http:", 1)}, KindStatus, "Client sent an HTTP request to an HTTPS server"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.cfg.Token = secret
-			_, err := newClient(t, tt.cfg).Services(t.Context())
-			checkError(t, err, tt.kind, tt.text)
-		})
-	}
-	if _, err := New(Config{CAFile: filepath.Join(t.TempDir(), "none.pem")}); err == nil || !strings.Contains(err.Error(), "none.pem") {
-		t.Errorf("missing CA file: %v", err)
-	}
-}
-
-func certFile(t *testing.T, der []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// otherCertificate makes a CA that signed nothing.
-func otherCertificate(t *testing.T) []byte {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
 }

@@ -3,15 +3,13 @@
 package consul
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 
@@ -73,14 +71,19 @@ func (c *Client) failure(verb string, err error) error {
 		err = request.Err // it would repeat the address
 	}
 	kind, remedy := KindUnreachable, "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
-	var network net.Error
-	if status, ok := errors.AsType[api.StatusError](err); ok {
+	if strings.HasPrefix(c.address, "unix://") {
+		remedy = cmp.Or(socketRemedy(err), remedy)
+	} else {
+		remedy = portHint(c.address) + remedy
+	}
+	if wantsTLS(err) {
+		kind, remedy, err = KindTLS, "", &tlsError{"it answers in TLS only; write https:// in address (CONSUL_HTTP_ADDR)", err}
+	} else if status, ok := errors.AsType[api.StatusError](err); ok {
 		kind, remedy = statusKind(status.Code, status.Body)
 		err = fmt.Errorf("status %d: %s", status.Code, strings.TrimRight(status.Body, ".\r\n "))
-	} else if isTLS(err) {
-		kind, remedy = KindTLS, "; compare the address's scheme, ca_file, cert_file and tls_server_name with the agent's configuration"
-	} else if errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout() {
+	} else if failed, ok := errors.AsType[*tlsError](err); ok {
+		kind, remedy, err = KindTLS, "", failed
+	} else if errors.Is(err, context.Canceled) || isTimeout(err) {
 		kind, remedy = KindTimeout, ""
 	} else if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTooLong) {
 		kind, remedy = KindMalformed, "; is that the address of a Consul agent?"
@@ -103,20 +106,6 @@ func statusKind(code int, body string) (kind Kind, remedy string) {
 		return KindStatus, "; an agent does not redirect: is that its address?"
 	}
 	return KindStatus, ""
-}
-
-func isTLS(err error) bool {
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return true
-	}
-	// An alert of the other side, such as "certificate required", has no exported type.
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
-		return true
-	}
-	return errors.Is(err, http.ErrSchemeMismatch)
 }
 
 func truncate(s string, n int) string {

@@ -71,7 +71,7 @@ func TestEnvironmentIsNotLookedAt(t *testing.T) {
 	srv.StartTLS()
 	defer srv.Close()
 	_, err := newClient(t, Config{Address: srv.URL}).Services(t.Context())
-	checkError(t, err, KindTLS, "unknown authority") // CONSUL_HTTP_SSL_VERIFY=false is not ours
+	checkError(t, err, KindTLS, "which this host does not trust") // CONSUL_HTTP_SSL_VERIFY=false is not ours
 	if got := newClient(t, Config{}).Address(); got != "http://127.0.0.1:8500" {
 		t.Errorf("default address %q", got)
 	}
