@@ -65,6 +65,9 @@ type Parts struct {
 	// Members and Networks are asked only where Policy limits who may connect; nil: not to be had.
 	Members  func(context.Context) (consul.Members, error)
 	Networks func(context.Context) (facts.Networks, error)
+	// Certificates tells how often certificates of the connection to Consul were replaced, and why those that are there now are
+	// not used; nil: there are none.
+	Certificates func() (changes int, broken error)
 	// Foreign repairs what others change in the firewall as it happens, until its context ends, and tells of it and of
 	// changes that may bear on us; nil: Apply finds out by itself, later.
 	Foreign func(ctx context.Context, told func(firewall.Changes, error)) error
@@ -138,6 +141,7 @@ type Agent struct {
 	result    Result
 	shown     *Result // a copy of result for readers, made when it changes
 	resultAt  time.Time
+	renewed   int  // how often Parts.Certificates were replaced, as told
 	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	enforced  firewall.PortSet
 	ended     firewall.PortSet // cut ports whose connections were reset
@@ -282,6 +286,7 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		return
 	}
 	a.news.trouble(a.parts.Log, start, "consul", consulErr)
+	a.tellCertificates(start)
 	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
 	a.news.trouble(a.parts.Log, start, "namespaces", a.elsewhere.err)
 	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)

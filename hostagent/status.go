@@ -51,6 +51,7 @@ type view struct {
 	hears       bool // of listeners as they appear
 	hearErr     error
 	probeErr    error
+	certErr     error    // why new certificates for Consul are not used
 	elsewhere   []string // what is not known of other network namespaces
 }
 
@@ -70,7 +71,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
-		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, probeErr: a.prober.trouble(),
+		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, probeErr: a.prober.trouble(), certErr: a.news.last("certificates"),
 		elsewhere: a.elsewhere.degradations(),
 	}
 }
@@ -184,7 +185,7 @@ func (a *Agent) Status() Status {
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}
-	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr, v.hearErr, v.probeErr} {
+	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr, v.hearErr, v.probeErr, v.certErr} {
 		if err != nil {
 			s.Degradations = append(s.Degradations, err.Error())
 		}

@@ -94,6 +94,7 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 		return hostagent.Parts{}, err
 	}
 	p.Registry, p.Address, p.Members = client, client.Address(), client.Members
+	p.Certificates, p.Notes = client.Certificates, client.Warnings()
 	if c.Probe {
 		beside, err := consul.New(options) // a client is for one goroutine
 		if err != nil {

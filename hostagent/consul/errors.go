@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -73,8 +74,10 @@ func (c *Client) failure(verb string, err error) error {
 	kind, remedy := KindUnreachable, "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
 	if strings.HasPrefix(c.address, "unix://") {
 		remedy = cmp.Or(socketRemedy(err), remedy)
-	} else {
-		remedy = portHint(c.address) + remedy
+	} else if isHTTP2(err) {
+		err, remedy = errors.New("it answers in HTTP/2, as Consul's gRPC ports do"), "; "+apiPort
+	} else if hint := portHint(c.address); hint != "" && !errors.Is(err, syscall.ECONNREFUSED) {
+		remedy = hint + "; " + apiPort
 	}
 	if wantsTLS(err) {
 		kind, remedy, err = KindTLS, "", &tlsError{"it answers in TLS only; write https:// in address (CONSUL_HTTP_ADDR)", err}

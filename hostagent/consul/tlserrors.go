@@ -38,6 +38,7 @@ const (
 	mostNames   = 4  // that are shown of a certificate
 	longestName = 64 // bytes of each
 	rightPort   = "write the agent's https port into address, usually 8501"
+	apiPort     = "write the port of the agent's HTTP API into address, usually 8500, or 8501 for https"
 )
 
 // explain says why a handshake failed, or what the agent made of it afterwards. A timeout stays one.
@@ -109,13 +110,7 @@ func (a *attempt) explainAuthority(chain []*x509.Certificate) string {
 	from, namesake := a.source(), false
 	for _, signed := range chain {
 		for _, ca := range a.certificates.cas {
-			if string(ca.RawSubject) != string(signed.RawIssuer) {
-				continue
-			}
-			namesake = true
-			if signed.CheckSignatureFrom(ca) == nil && (a.now().After(ca.NotAfter) || a.now().Before(ca.NotBefore)) {
-				return "the CA " + nameOf(&ca.Subject) + " in " + from + " " + outOfTime(ca, a.now()) + "; renew it, unless that clock is wrong"
-			}
+			namesake = namesake || string(ca.RawSubject) == string(signed.RawIssuer)
 		}
 	}
 	if namesake {
@@ -298,6 +293,11 @@ func wantsTLS(err error) bool {
 		return status.Code == 400 && (strings.Contains(status.Body, "HTTP request to an HTTPS server") || strings.Contains(status.Body, "sent to HTTPS port"))
 	}
 	return err != nil && strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`) // an alert
+}
+
+// isHTTP2 tells whether an answer to HTTP/1 begins with the settings frame of HTTP/2.
+func isHTTP2(err error) bool {
+	return strings.Contains(err.Error(), `malformed HTTP response "\x00\x00`)
 }
 
 // socketRemedy says what mends a unix socket that cannot be dialled.

@@ -98,8 +98,9 @@ func readPEM(key, path string) (pemFile, error) {
 	return f, nil
 }
 
-// readCAPath reads the files below a folder that hold certificates. Others, such as revocation lists, are left alone.
-// Links to files count, since openssl rehash makes them; links to folders do not, since they may lead in circles.
+// readCAPath reads the files below a folder that hold certificates. Others, such as revocation lists and hidden ones, are left
+// alone; an empty one is about to be written. Links to files count, since openssl rehash makes them; links to folders do not,
+// since they may lead in circles.
 func readCAPath(folder string) ([]pemFile, error) {
 	whole := pemFile{key: "ca_path", path: folder}
 	var files []pemFile
@@ -107,8 +108,10 @@ func readCAPath(folder string) ([]pemFile, error) {
 		if err != nil {
 			return err
 		}
-		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
-			return nil // a link that leads nowhere, or to a folder
+		if hidden := path != folder && strings.HasPrefix(entry.Name(), "."); hidden && entry.IsDir() {
+			return fs.SkipDir
+		} else if info, err := os.Stat(path); hidden || err != nil || !info.Mode().IsRegular() {
+			return nil // such as a link that leads nowhere
 		}
 		f, err := readPEM(whole.key, path)
 		if err != nil {
