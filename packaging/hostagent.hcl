@@ -202,12 +202,13 @@ mode = "observe"
 #   token_file = ""
 
 # Certificate authority that signed the agent's certificate, one file (CONSUL_CACERT) or a folder (CONSUL_CAPATH). Empty
-# trusts what the system trusts.
+# trusts what the system trusts; where both are set, the file counts alone. Files that are replaced while hostagent runs are
+# taken over within a second, those of a folder within ten; while one is broken, what was read before stands.
 #   ca_file = ""
 #   ca_path = ""
 
 # Client certificate and its key, for agents that verify their clients (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY). Both or
-# neither.
+# neither. They are taken over as soon as both were replaced.
 #   cert_file = ""
 #   key_file = ""
 

@@ -71,7 +71,7 @@ func authority(t testing.TB, name string, valid ...time.Time) *issued {
 }
 
 // server makes a certificate as consul tls cert create -server does.
-func (ca *issued) server(t testing.TB, change ...func(*x509.Certificate)) *issued {
+func (i *issued) server(t testing.TB, change ...func(*x509.Certificate)) *issued {
 	t.Helper()
 	template := x509.Certificate{
 		Subject: pkix.Name{CommonName: "server.dc1.consul"}, DNSNames: []string{"server.dc1.consul", "localhost"},
@@ -80,11 +80,11 @@ func (ca *issued) server(t testing.TB, change ...func(*x509.Certificate)) *issue
 	for _, f := range change {
 		f(&template)
 	}
-	return issue(t, ca, template)
+	return issue(t, i, template)
 }
 
 // client makes a client's certificate.
-func (ca *issued) client(t testing.TB, change ...func(*x509.Certificate)) *issued {
+func (i *issued) client(t testing.TB, change ...func(*x509.Certificate)) *issued {
 	t.Helper()
 	template := x509.Certificate{
 		Subject: pkix.Name{CommonName: "client.dc1.consul"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -92,7 +92,7 @@ func (ca *issued) client(t testing.TB, change ...func(*x509.Certificate)) *issue
 	for _, f := range change {
 		f(&template)
 	}
-	return issue(t, ca, template)
+	return issue(t, i, template)
 }
 
 func (i *issued) pool() *x509.CertPool {

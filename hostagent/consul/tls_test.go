@@ -3,7 +3,10 @@
 package consul
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,10 +52,9 @@ func newRotating(t *testing.T, config *tls.Config, cfg Config) *rotating {
 	r.srv.Config.ConnState = func(conn net.Conn, state http.ConnState) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		switch state {
-		case http.StateNew:
+		if state == http.StateNew {
 			r.open[conn.RemoteAddr().String()], r.made = true, r.made+1
-		case http.StateClosed:
+		} else if state == http.StateClosed {
 			delete(r.open, conn.RemoteAddr().String())
 		}
 	}
@@ -272,7 +276,11 @@ func TestRotationDuringARequest(t *testing.T) {
 		_, err := r.Services(t.Context())
 		ended <- err
 	}()
-	<-gate
+	select {
+	case <-gate:
+	case err := <-ended:
+		t.Fatalf("the request did not reach the agent: %v", err)
+	}
 	r.mu.Lock()
 	r.gate = nil
 	r.mu.Unlock()
@@ -359,5 +367,101 @@ func TestHandshake(t *testing.T) {
 	want := []string{path, path, "localhost /behind/proxy" + path[1:], "localhost /behind/proxy" + path[1:], "server.dc1.consul" + path, "server.dc1.consul" + path}
 	if diff := cmp.Diff(want, names); diff != "" || resumed != 0 {
 		t.Errorf("%d resumed, names (-want +got):\n%s", resumed, diff)
+	}
+}
+
+func TestIPv6(t *testing.T) {
+	ca := authority(t, "Agent CA")
+	for _, tt := range []struct {
+		ip   net.IP
+		text string
+	}{
+		{net.IPv6loopback, ""},
+		{net.IPv4(127, 0, 0, 1), `not for the name "::1" of address but for "server.dc1.consul", "localhost" and 127.0.0.1`},
+	} {
+		l, err := net.Listen("tcp", "[::1]:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := httptest.NewUnstartedServer(reply(200, `{}`, allow))
+		srv.Listener.Close()
+		cert := ca.server(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{tt.ip} })
+		srv.Listener, srv.Config.ErrorLog, srv.TLS = l, quiet, &tls.Config{Certificates: []tls.Certificate{cert.pair()}}
+		srv.StartTLS()
+		_, err = newClient(t, Config{Address: srv.URL, CAFile: newFolder(t).file("ca.pem", ca.cert)}).Services(t.Context())
+		kind := Kind("")
+		if tt.text != "" {
+			kind = KindTLS
+		}
+		checkError(t, err, kind, tt.text)
+		srv.Close()
+	}
+}
+
+// What a look at the files costs, once a second.
+func BenchmarkLook(b *testing.B) {
+	dir := newFolder(b)
+	ca := authority(b, "Agent CA")
+	mine := ca.client(b)
+	cfg := Config{Address: "https://127.0.0.1:8501", CAFile: dir.file("ca.pem", ca.cert), CertFile: dir.file("c.pem", mine.cert), KeyFile: dir.file("k.pem", mine.key)}
+	many := newFolder(b)
+	for i := range 150 {
+		many.file(fmt.Sprintf("%d.pem", i), ca.cert)
+	}
+	for name, cfg := range map[string]Config{"three files": cfg, "folder of 150": {Address: cfg.Address, CAPath: many.path}} {
+		b.Run(name, func(b *testing.B) {
+			next, err := secure(&cfg, &http.Transport{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				next.(*secured).look()
+			}
+		})
+	}
+}
+
+// deaf is a connection that can be read but, from a moment on, not written.
+type deaf struct {
+	net.Conn
+	broken atomic.Bool
+}
+
+func (d *deaf) Write(p []byte) (int, error) {
+	if d.broken.Load() {
+		return 0, syscall.EPIPE
+	}
+	return d.Conn.Write(p)
+}
+
+// What broke the connection is what the agent says, not that it cannot be written any more.
+func TestRefusalStandsOverABrokenPipe(t *testing.T) {
+	ca := authority(t, "Agent CA")
+	srv := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.server(t).pair()}, ClientAuth: tls.RequireAnyClientCert}, http.NotFoundHandler())
+	raw := &deaf{}
+	h := &handshaker{
+		config: &Config{Timeout: 5 * time.Second}, certificates: &certificates{roots: ca.pool()}, now: time.Now,
+		dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			raw.Conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+			return raw, err
+		},
+	}
+	conn, err := h.dialTLS(t.Context(), "tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw.broken.Store(true)
+	read := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 1))
+		read <- err
+	}()
+	_, err = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+	if _, ok := errors.AsType[*tlsError](err); !ok || !errors.Is(<-read, err) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := conn.Write(nil); err == nil {
+		t.Error("no error of a broken connection")
 	}
 }

@@ -158,9 +158,8 @@ func (a *attempt) explainName(certificate *x509.Certificate) string {
 
 // isPlainName tells whether a name can be shown as something to copy.
 func isPlainName(name string) bool {
-	return name != "" && len(name) <= longestName && !strings.ContainsFunc(name, func(r rune) bool {
-		return !(r == '.' || r == '-' || r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
-	})
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+	return name != "" && len(name) <= longestName && strings.Trim(name, plain) == ""
 }
 
 func listNames(names []string) string {
