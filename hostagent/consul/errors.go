@@ -71,6 +71,9 @@ func (c *Client) failure(verb string, err error) error {
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		err = request.Err // it would repeat the address
 	}
+	if unasked, ok := errors.AsType[*unaskedError](err); ok {
+		err = unasked
+	}
 	kind, remedy := KindUnreachable, "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
 	if strings.HasPrefix(c.address, "unix://") {
 		remedy = cmp.Or(socketRemedy(err), remedy)

@@ -51,6 +51,7 @@ func secure(cfg *Config, transport *http.Transport) (http.RoundTripper, error) {
 		return nil, s.broken
 	}
 	if !strings.HasPrefix(cfg.Address, "https://") {
+		transport.DialContext = s.dial.asking()
 		return transport, nil
 	}
 	s.looked = s.now()
@@ -98,7 +99,7 @@ func (s *secured) look() {
 	}
 	before := s.current
 	s.current = s.base.Clone()
-	s.current.DialTLSContext = (&handshaker{config: s.config, certificates: made, dial: s.dial, now: s.now}).dialTLS
+	s.current.DialTLSContext = dialFunc((&handshaker{config: s.config, certificates: made, dial: s.dial, now: s.now}).dialTLS).asking()
 	s.used = files.sum
 	if before != nil {
 		s.changes++

@@ -52,10 +52,12 @@ func newRotating(t *testing.T, config *tls.Config, cfg Config) *rotating {
 	r.srv.Config.ConnState = func(conn net.Conn, state http.ConnState) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if state == http.StateNew {
+		switch state {
+		case http.StateNew:
 			r.open[conn.RemoteAddr().String()], r.made = true, r.made+1
-		} else if state == http.StateClosed {
+		case http.StateClosed:
 			delete(r.open, conn.RemoteAddr().String())
+		default:
 		}
 	}
 	r.srv.StartTLS()

@@ -294,11 +294,6 @@ func wantsTLS(err error) bool {
 	return err != nil && strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`) // an alert
 }
 
-// isHTTP2 tells whether an answer to HTTP/1 begins with the settings frame of HTTP/2.
-func isHTTP2(err error) bool {
-	return strings.Contains(err.Error(), `malformed HTTP response "\x00\x00`)
-}
-
 // socketRemedy says what mends a unix socket that cannot be dialled.
 func socketRemedy(err error) string {
 	switch {

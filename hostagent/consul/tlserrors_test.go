@@ -3,10 +3,12 @@
 package consul
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -207,6 +209,52 @@ func TestRefusalIsAlwaysSeen(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// What speaks first is no HTTP server; net/http must not tell of it in the program's log.
+func TestSpeaksFirst(t *testing.T) {
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	ca := authority(t, "Agent CA")
+	config := &tls.Config{Certificates: []tls.Certificate{ca.server(t).pair()}}
+	cfg := Config{Token: secret, CAFile: newFolder(t).file("ca.pem", ca.cert)}
+	for banner, want := range map[string]string{
+		"\x00\x00\x0c\x04\x00\x00\r\n": "it answers in HTTP/2, as Consul's gRPC ports do; write the port",
+		"SSH-2.0-\x1b[2J\r\n":          `malformed HTTP response "SSH-2.0-\x1b[2J\r\n" before anything was asked; is the agent running`,
+	} {
+		for _, scheme := range []string{"http", "https"} {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cfg.Address = scheme + "://" + l.Addr().String(); scheme == "https" {
+				l = tls.NewListener(l, config)
+			}
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					io.WriteString(conn, banner)
+					defer conn.Close() // with the listener: what is said must arrive
+				}
+			}()
+			c := newClient(t, cfg)
+			for range 20 {
+				_, err := c.Services(t.Context())
+				checkError(t, err, KindUnreachable, "")
+				if got := err.Error(); !strings.Contains(got, want) && !strings.Contains(got, "transport connection broken: malformed") {
+					t.Errorf("%s: got %s", scheme, got)
+				}
+			}
+			l.Close()
+		}
+	}
+	if logged.Len() > 0 {
+		t.Errorf("logged:\n%s", &logged)
 	}
 }
 
