@@ -84,11 +84,7 @@ func consulOptions(c *config.Config) consul.Config {
 
 // parts builds everything but the firewall, which only some commands may touch.
 func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
-	p := partsWithoutConsul(c, log)
-	if text := consul.ExposedTokenFile(c.Consul.TokenFile); text != "" {
-		p.Notes = append(p.Notes, text)
-	}
-	options := consulOptions(c)
+	p, options := partsWithoutConsul(c, log), consulOptions(c)
 	client, err := consul.New(options)
 	if err != nil {
 		return hostagent.Parts{}, err

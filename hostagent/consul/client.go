@@ -115,7 +115,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	secured, _ := next.(*secured) // nil without TLS
 	return &Client{
-		secured: secured, warnings: tlsWarnings(&cfg),
+		secured: secured, warnings: warnings(&cfg),
 		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{},
 		refused: map[string]refusal{},
 	}, nil

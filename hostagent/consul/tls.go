@@ -133,6 +133,14 @@ func (c *Client) Certificates() (changes int, broken error) {
 // Warnings are what is wrong with the settings of the connection though it works, one sentence each.
 func (c *Client) Warnings() []string { return slices.Clone(c.warnings) }
 
+func warnings(cfg *Config) []string {
+	all := tlsWarnings(cfg)
+	if text := exposedTokenFile(cfg.TokenFile); text != "" {
+		all = append(all, text)
+	}
+	return all
+}
+
 // handshaker makes TLS connections with one set of certificates.
 type handshaker struct {
 	config       *Config

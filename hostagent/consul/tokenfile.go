@@ -10,9 +10,9 @@ import (
 	"strconv"
 )
 
-// ExposedTokenFile tells in a sentence that every user of this host can read or change the token file at path, and what
+// exposedTokenFile tells in a sentence that every user of this host can read or change the token file at path, and what
 // mends it; "" where that is not so, or cannot be told because the file cannot be read.
-func ExposedTokenFile(path string) string {
+func exposedTokenFile(path string) string {
 	if path == "" || isTokenShaped(path) {
 		return ""
 	}

@@ -79,7 +79,7 @@ func TestTokenFileThatIsAToken(t *testing.T) {
 	for _, path := range []string{secret, "./" + strings.ToUpper(secret)} {
 		_, err := New(Config{TokenFile: path})
 		checkError(t, err, KindToken, "looks like a token and not like the path of a file (not shown)")
-		if strings.Contains(strings.ToLower(err.Error()), secret[:8]) || ExposedTokenFile(path) != "" {
+		if strings.Contains(strings.ToLower(err.Error()), secret[:8]) || exposedTokenFile(path) != "" {
 			t.Errorf("shown: %v", err)
 		}
 	}
@@ -110,13 +110,13 @@ func TestExposedTokenFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []string{path, link} {
-			got := ExposedTokenFile(name)
+			got := exposedTokenFile(name)
 			if want := "chmod 0600 \"" + path + "\""; (got != "") != tt.exposed || tt.exposed && !strings.Contains(got, want) || strings.Contains(got, secret[:8]) {
 				t.Errorf("%s with %#o in %#o: %q", filepath.Base(name), tt.file, tt.folder, got)
 			}
 		}
 	}
-	if got := ExposedTokenFile(filepath.Join(dir, "none")) + ExposedTokenFile(""); got != "" {
+	if got := exposedTokenFile(filepath.Join(dir, "none")) + exposedTokenFile(""); got != "" {
 		t.Errorf("no file: %q", got)
 	}
 }
