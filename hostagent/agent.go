@@ -62,7 +62,8 @@ type Parts struct {
 	// Elsewhere lists what listens in the other network namespaces of the host; nil: not looked at.
 	Elsewhere func(context.Context) (sockets.Spaces, error)
 	Host      func(context.Context) *Host // nil: not looked at
-	// Members and Networks are asked only where Policy limits who may connect; nil: not to be had.
+	// Members is asked only where Policy limits who may connect, and Networks there and to tell whether the agent is this
+	// host's; nil: not to be had.
 	Members  func(context.Context) (consul.Members, error)
 	Networks func(context.Context) (facts.Networks, error)
 	// Certificates tells how often certificates of the connection to Consul were replaced, and why those that are there now are
@@ -163,6 +164,7 @@ type Agent struct {
 	ears      *ears
 	beside    beside
 	consulErr error          // of the last question to the agent
+	untrusted atomic.Bool    // it was that the agent is somebody else's or another host's; read beside the loop
 	said      *consul.Report // the last report, nil where it could not be written
 	drift     driftMemory
 	drifted   *Drift // what drift says

@@ -25,6 +25,10 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	var answer consul.Answer
 	var err error
 	a.meanwhile(ctx, func(ctx context.Context) { answer, err = a.parts.Registry.Services(ctx) })
+	if err == nil {
+		err = a.askFacts(ctx, now)
+	}
+	a.untrusted.Store(silent(err))
 	if err != nil {
 		a.consulFailed(ctx, err)
 		a.memory.miss()
@@ -35,7 +39,6 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 		return err
 	}
 	a.failures = 0
-	a.askFacts(ctx, now)
 	if a.factsErr != nil && !a.facts.RangeKnown {
 		a.memory.miss()
 		return a.factsErr
@@ -53,25 +56,33 @@ func (a *Agent) consulFailed(ctx context.Context, err error) {
 }
 
 // askFacts asks the agent about itself now and then. What it told before stands when it does not answer; where the
-// operator names the range, it need not.
-func (a *Agent) askFacts(ctx context.Context, now time.Time) {
+// operator names the range, it need not. It returns an error where the agent is another host's: nothing of it counts.
+func (a *Agent) askFacts(ctx context.Context, now time.Time) error {
 	if now.Before(a.factsNext) {
-		return
+		return nil
 	}
 	var facts consul.Agent
 	var err error
 	a.meanwhile(ctx, func(ctx context.Context) { facts, err = a.parts.Registry.Agent(ctx) })
+	if err == nil {
+		if err := a.accept(ctx, now, &facts); err != nil {
+			return err
+		}
+		a.facts, a.factsErr, a.factsNext = facts, nil, now.Add(factsEvery)
+		return nil
+	}
+	if silent(err) {
+		return err
+	}
 	a.consulFailed(ctx, err)
 	switch {
-	case err == nil:
-		a.facts, a.factsErr, a.factsNext = facts, nil, now.Add(factsEvery)
-		return
 	case a.parts.Policy.SidecarRange != nil:
 		a.factsErr = nil
 	default:
 		a.factsErr = fmt.Errorf("cannot learn the sidecar range: %w; or set sidecar_range", err)
 	}
 	a.factsNext = now.Add(maxBackoff)
+	return nil
 }
 
 // look lists the listeners; a failure keeps the last list.

@@ -23,7 +23,7 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 		return 0, nil
 	}
 	switch kind := consul.KindOf(consulErr); {
-	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTimeout,
+	case errors.Is(consulErr, errWaiting), silent(consulErr), kind == consul.KindUnreachable, kind == consul.KindTimeout,
 		kind == consul.KindTLS, kind == consul.KindToken:
 		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
@@ -58,7 +58,7 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 func (a *Agent) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
 	defer cancel()
-	if a.parts.Report && a.memory.answers > 0 {
+	if a.parts.Report && a.memory.answers > 0 && !silent(a.news.last("consul")) {
 		report := a.checks(nil)
 		report.Life.Status = consul.Critical
 		report.Life.Output = "hostagent was stopped: " + stopMeans(a.parts.Policy.Mode) + "."

@@ -66,9 +66,7 @@ func evaluate(in Input, wordless bool) Result {
 	e.judgeHost()
 	e.judgeConsulAPI()
 	e.judgeDrift()
-	if in.Filtered != "" {
-		e.find(Finding{ID: catalog.RegistrationsFiltered}, "reason", in.Filtered)
-	}
+	e.judgeAgent()
 	e.exempt() // before quarantine, which leaves it alone
 	quarantined := e.judgeQuarantine()
 	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))

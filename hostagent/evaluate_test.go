@@ -456,7 +456,7 @@ service web tcp 127.0.0.1:8080
 			in.Policy.ExtraPorts, in.Policy.GuardPorts = firewall.Ports(22), firewall.Ports(22)
 			in.Held = []Held{{ID: "x", Port: 22}}
 		}, healthy},
-		{"filtered answer", func(in *Input) { in.Filtered = "no token" },
+		{"filtered answer", func(in *Input) { in.Trouble = AgentTrouble{ID: catalog.RegistrationsFiltered, Reason: "no token"} },
 			healthyWith(`critical registrations-filtered open "": the Consul agent's answer is incomplete (no token): the last whole answer stands`)},
 
 		// Names that want to be more than names.
@@ -590,7 +590,7 @@ func TestEvaluateDoesNotChangeItsInput(t *testing.T) {
 
 func TestEveryFindingFillsItsSentences(t *testing.T) {
 	in := base()
-	in.Filtered = "why"
+	in.Trouble = AgentTrouble{ID: catalog.RegistrationsFiltered, Reason: "why"}
 	in.Agent.SidecarMin = 1
 	in.Agent.Ports["serf_lan"] = 8301
 	in.Agent.Plain = map[string][]netip.AddrPort{"http": {netip.MustParseAddrPort("0.0.0.0:8500")}}
@@ -627,7 +627,12 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 	}
 	seen := map[catalog.ID]bool{}
 	keys := map[catalog.ID]config.Exempt{}
-	for _, f := range Evaluate(in).Findings {
+	found := Evaluate(in).Findings
+	for _, id := range []catalog.ID{catalog.AgentImpostor, catalog.AgentNotLocal} {
+		in.Trouble = AgentTrouble{ID: id, Reason: "why", Fix: "how"}
+		found = append(found, Evaluate(in).Findings...)
+	}
+	for _, f := range found {
 		seen[f.ID] = true
 		known := keys[f.ID]
 		known.Service, known.Port = known.Service+f.Service, max(known.Port, f.Port)
@@ -640,7 +645,7 @@ func TestEveryFindingFillsItsSentences(t *testing.T) {
 		}
 	}
 	for _, e := range catalog.Entries() {
-		if built := e.ID != catalog.AgentImpostor && e.ID != catalog.AgentNotLocal; built && !seen[e.ID] {
+		if !seen[e.ID] {
 			t.Errorf("the input was made to bring out every finding, but %s is missing", e.ID)
 		}
 	}

@@ -4,11 +4,9 @@ package hostagent
 
 import (
 	"context"
-	"errors"
 	"reflect"
 	"time"
 
-	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -64,13 +62,8 @@ func (a *Agent) collect(now time.Time, consulErr error) Input {
 		SSH:           a.ssh,
 		Today:         dayOf(now),
 		Probes:        a.prober.shown(),
+		Trouble:       agentTrouble(a.news.standing("consul", consulErr)), // stands between tries
 		Policy:        a.parts.Policy,
-	}
-	switch kind := consul.KindOf(consulErr); {
-	case kind == consul.KindFiltered:
-		in.Filtered = consulErr.Error()
-	case errors.Is(consulErr, errWaiting):
-		in.Filtered = a.filteredBefore()
 	}
 	return in
 }
@@ -81,14 +74,6 @@ func (a *Agent) source() Source {
 		return SourceNone
 	}
 	return SourceAgent
-}
-
-// filteredBefore keeps a finding alive while the agent is not asked.
-func (a *Agent) filteredBefore() string {
-	if consul.KindOf(a.news.last("consul")) == consul.KindFiltered {
-		return a.news.last("consul").Error()
-	}
-	return ""
 }
 
 // evaluateWithOwners looks up the owners that would help, and evaluates with them. Who cannot be seen is a normal value;

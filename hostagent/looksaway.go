@@ -88,6 +88,7 @@ func (s *Scan) takeElsewhere(wait func() (sockets.Spaces, error), in *Input) {
 		s.note("%v", err)
 	}
 	in.Elsewhere, in.Namespaces = spaces.Listeners, spaces.Namespaces
+	s.wholeElsewhere = err == nil && len(spaces.Incomplete) == 0
 	for _, text := range spaces.Incomplete {
 		s.note("%s", text)
 	}

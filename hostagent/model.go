@@ -158,7 +158,7 @@ type Input struct {
 	WasOpen       firewall.PortSet         // open once, in this run or, as far as rules tell, an earlier one
 	Quarantined   []Quarantined            // by port: what was in quarantine, until close_delay after the last registration for it
 	SSH           firewall.PortSet         // where root's sshd was seen before
-	Filtered      string                   // why the last answer was not whole, "" if it was
+	Trouble       AgentTrouble             // why the agent's last answer does not count; zero if it does
 	Source        Source                   // of Registrations; with SourceNone nothing is judged by their absence
 	Host          *Host                    // nil: not looked at
 	Drift         *Drift                   // nil: nobody touched what is ours lately
@@ -205,7 +205,7 @@ func (in *Input) equal(other *Input) bool {
 		sameAddrs(in.Members, other.Members) && in.Networks.Equal(&other.Networks) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
-		in.Filtered == other.Filtered && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
+		in.Trouble == other.Trouble && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
 		reflect.DeepEqual(in.Blocked, other.Blocked) &&
 		slices.Equal(in.Elsewhere, other.Elsewhere) && reflect.DeepEqual(in.Namespaces, other.Namespaces) && in.Today.Equal(other.Today) &&
 		slices.Equal(in.Probes, other.Probes) &&

@@ -96,11 +96,21 @@ func (a *Agent) startProbes(ctx context.Context) (stop func()) {
 		a.prober.tell(nil, nil)
 		return func() {}
 	}
-	work := &probing{prober: a.prober, roots: a.parts.Roots, ask: a.parts.Ask, asked: map[ProbeTarget]*inquiry{}}
+	work := &probing{prober: a.prober, roots: a.trustedRoots(a.parts.Roots), ask: a.parts.Ask, asked: map[ProbeTarget]*inquiry{}}
 	for _, known := range a.prober.shown() { // before a reload; it stands until they are asked anew
 		work.asked[known.ProbeTarget] = &inquiry{shown: known}
 	}
 	return aside(ctx, work.run)
+}
+
+// trustedRoots keeps the CA of an agent that is not this host's from accusing sidecars here.
+func (a *Agent) trustedRoots(roots func(context.Context) (consul.Roots, error)) func(context.Context) (consul.Roots, error) {
+	return func(ctx context.Context) (consul.Roots, error) {
+		if a.untrusted.Load() {
+			return consul.Roots{}, errors.New("the Consul agent is not to be trusted at present")
+		}
+		return roots(ctx)
+	}
 }
 
 // probing is the work of the goroutine.

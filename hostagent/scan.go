@@ -35,13 +35,14 @@ type Scan struct {
 	// Notes say what could not be seen and what would show it, one sentence each.
 	Notes []string
 
-	listeners  []sockets.Listener
-	published  []firewall.Published
-	standing   standing
-	unmatched  []Exemption // of the policy
-	factsErr   error       // why the agent's facts are not known
-	membersErr error       // why the members are not known, though the operator lets them in
-	bridgesErr error       // why the host's bridges are not known, though the operator lets them in
+	listeners      []sockets.Listener
+	published      []firewall.Published
+	standing       standing
+	unmatched      []Exemption // of the policy
+	wholeElsewhere bool        // nothing of other network namespaces is missing
+	factsErr       error       // why the agent's facts are not known
+	membersErr     error       // why the members are not known, though the operator lets them in
+	bridgesErr     error       // why the host's bridges are not known, though the operator lets them in
 }
 
 // Looked is how many listeners of the host's own network namespace were looked at.
@@ -78,6 +79,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	}
 	scan.listeners = in.Listeners
 	scan.takeElsewhere(elsewhere, &in)
+	scan.accept(ctx, parts, &in)
 	scan.askSources(ctx, parts, &in)
 	scan.lookAtFirewall(ctx, parts, &in)
 	if in.Host, _ = host(); in.Host != nil {
@@ -130,14 +132,9 @@ func (p *Parts) lookAtHost(ctx context.Context) *Host {
 // register asks for registrations and for the agent's facts.
 func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 	answer, err := parts.Registry.Services(ctx)
-	switch {
-	case err == nil:
-	case consul.KindOf(err) == consul.KindFiltered:
-		in.Filtered = err.Error()
-		fallthrough
-	default:
+	if err != nil {
 		s.Errors = append(s.Errors, err)
-		in.Source = SourceNone
+		in.Trouble, in.Source = agentTrouble(err), SourceNone
 	}
 	s.Source = in.Source
 	in.Registrations = answer.Registrations

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
@@ -141,7 +142,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"WasOpen":       firewall.Ports(21000),
 		"Quarantined":   []Quarantined{{Port: 8080}},
 		"SSH":           firewall.Ports(22),
-		"Filtered":      "no rights",
+		"Trouble":       AgentTrouble{ID: catalog.AgentImpostor},
 		"Source":        SourceNone,
 		"Host":          &Host{},
 		"Drift":         &Drift{},

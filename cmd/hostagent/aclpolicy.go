@@ -72,7 +72,10 @@ func needsOf(c *config.Config) consul.Needs {
 // nodeName returns what the node is called, and a sentence that says who told it. The agent is asked as nobody: the token
 // that the policy is for may not exist yet.
 func nodeName(ctx context.Context, c *config.Config) (name, origin string, err error) {
-	options := consulOptions(c)
+	options, err := consulOptions(c)
+	if err != nil {
+		return "", "", err
+	}
 	options.Token, options.TokenFile = "", ""
 	client, err := consul.New(options)
 	if err != nil {

@@ -93,7 +93,11 @@ func (s *settings) reports() (client *consul.Client, service string, err error) 
 	if err != nil {
 		return nil, "", err
 	}
-	client, err = consul.New(consulOptions(c))
+	options, err := consulOptions(c)
+	if err != nil {
+		return nil, "", err
+	}
+	client, err = consul.New(options)
 	return client, c.Report.ServiceName, err
 }
 

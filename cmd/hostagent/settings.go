@@ -47,6 +47,7 @@ func consulKeys() map[string]string {
 	return map[string]string{
 		"consul-address": "`address` of the local Consul agent, over CONSUL_HTTP_ADDR",
 		tokenFileFlag:    "`file` that holds the ACL token, over CONSUL_HTTP_TOKEN_FILE",
+		"consul-user":    "`user` that the agent runs as, a name or a number, where it is neither root nor consul",
 	}
 }
 
@@ -72,19 +73,27 @@ func (s *settings) load() (*config.Config, error) {
 }
 
 // consulOptions tells how to reach the agent.
-func consulOptions(c *config.Config) consul.Config {
+func consulOptions(c *config.Config) (consul.Config, error) {
+	trust, err := trust(c)
+	if err != nil {
+		return consul.Config{}, err
+	}
 	return consul.Config{
 		Address: c.Consul.Address, Token: c.Consul.Token.Reveal(), TokenFile: c.Consul.TokenFile,
 		CAFile: c.Consul.CAFile, CAPath: c.Consul.CAPath, CertFile: c.Consul.CertFile, KeyFile: c.Consul.KeyFile,
 		ServerName: c.Consul.TLSServerName, InsecureSkipVerify: c.Consul.InsecureSkipVerify,
 		Namespace: c.Consul.Namespace, Partition: c.Consul.Partition, Timeout: c.Consul.Timeout,
-		UserAgent: "hostagent/" + version(),
-	}
+		UserAgent: "hostagent/" + version(), Trust: trust,
+	}, nil
 }
 
 // parts builds everything but the firewall, which only some commands may touch.
 func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
-	p, options := partsWithoutConsul(c, log), consulOptions(c)
+	p := partsWithoutConsul(c, log)
+	options, err := consulOptions(c)
+	if err != nil {
+		return hostagent.Parts{}, err
+	}
 	client, err := consul.New(options)
 	if err != nil {
 		return hostagent.Parts{}, err

@@ -49,6 +49,7 @@ type Config struct {
 	Partition          string
 	Timeout            time.Duration // of one request, and of one whole Report; 0 means 5 s
 	UserAgent          string
+	Trust              *Trust // nil: whoever answers at the address is sent everything
 
 	maxBody int64 // bytes of one answer; 0 means 64 MiB
 }
@@ -87,6 +88,10 @@ func New(cfg Config) (*Client, error) {
 	address, dial, err := parseAddress(cfg.Address)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Trust != nil {
+		proven := strings.HasPrefix(address, "https://") && !cfg.InsecureSkipVerify
+		dial = cfg.Trust.guard(dial, cfg.Address, proven, cfg.Timeout)
 	}
 	transport := &http.Transport{ // without Proxy: the agent is on this host, whatever HTTP_PROXY says
 		DialContext:            dial,
@@ -130,6 +135,7 @@ type dialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // api.NewClient would replace our transport, and with it the headers that the whole-answer rule reads.
 func parseAddress(configured string) (address string, dial dialFunc, err error) {
 	d := &net.Dialer{KeepAlive: 30 * time.Second} // every request has a deadline
+	d.SetMultipathTCP(false)                      // whatever GODEBUG says: Trust looks at both ends as TCP
 	scheme, rest, found := strings.Cut(configured, "://")
 	if !found {
 		scheme, rest = "http", configured

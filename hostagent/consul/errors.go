@@ -41,10 +41,15 @@ const (
 type Error struct {
 	Kind Kind
 	Err  error
+	Fix  string // what mends it, where Err is the bare reason: of KindImpostor and KindNotLocal
 }
 
 func (e *Error) Error() string {
-	quoted := strconv.Quote(e.Err.Error())
+	text := e.Err.Error()
+	if e.Fix != "" {
+		text = "cannot trust the Consul agent: " + text + "; " + e.Fix
+	}
+	quoted := strconv.Quote(text)
 	return strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(quoted[1 : len(quoted)-1])
 }
 

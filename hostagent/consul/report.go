@@ -162,7 +162,7 @@ func (w *checkWriter) keep(err error) {
 		w.unshown++
 	}
 	switch KindOf(err) {
-	case KindUnreachable, KindTimeout, KindTLS, KindToken, KindThrottled:
+	case KindUnreachable, KindTimeout, KindTLS, KindToken, KindThrottled, KindImpostor, KindNotLocal:
 		w.stopped = true
 	default: // it may be this check's alone
 	}
