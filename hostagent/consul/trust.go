@@ -3,6 +3,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -125,11 +126,6 @@ func (t *Trust) checkUnix(c *net.UnixConn, address string) error {
 
 // impostor is the error of somebody else at the agent's address; show is a command that names the process.
 func (t *Trust) impostor(uid uint32, address, show string) error {
-	who := nameUser(uid)
-	name, _, found := strings.Cut(strings.TrimPrefix(who, "user "), " ")
-	if !found {
-		name = strconv.FormatUint(uint64(uid), 10)
-	}
 	may := []string{"root"}
 	if own := os.Geteuid(); own != rootUID {
 		may = append(may, nameUser(uint32(own)))
@@ -141,16 +137,24 @@ func (t *Trust) impostor(uid uint32, address, show string) error {
 	}
 	return &Error{
 		Kind: KindImpostor,
-		Err:  fmt.Errorf("%s listens at %s, where only %s may", who, address, strings.Join(may, " or ")),
-		Fix:  fmt.Sprintf("if that is the Consul agent, set consul { user = %q } or --consul-user; if not, end it (%s names it) and start Consul", name, show),
+		Err:  fmt.Errorf("%s listens at %s, where only %s may", nameUser(uid), address, strings.Join(may, " or ")),
+		Fix: fmt.Sprintf("if that is the Consul agent, set consul { user = %q } or --consul-user; if not, end it (%s names it) and start Consul",
+			cmp.Or(userName(uid), strconv.FormatUint(uint64(uid), 10)), show),
 	}
 }
 
 // nameUser writes "user alice (uid 1000)", or "uid 1000" of one without a name.
 func nameUser(uid uint32) string {
-	number := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(number); err == nil && u.Username != "" {
-		return fmt.Sprintf("user %s (uid %s)", u.Username, number)
+	if name := userName(uid); name != "" {
+		return fmt.Sprintf("user %s (uid %d)", name, uid)
 	}
-	return "uid " + number
+	return fmt.Sprintf("uid %d", uid)
+}
+
+// userName is a user's name, "" of one without.
+func userName(uid uint32) string {
+	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
+		return u.Username
+	}
+	return ""
 }
