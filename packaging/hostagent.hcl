@@ -215,8 +215,8 @@ mode = "observe"
 # Name that the agent's certificate must have, where it differs from the address (CONSUL_TLS_SERVER_NAME).
 #   tls_server_name = ""
 
-# Accepts any certificate of the agent (CONSUL_HTTP_SSL_VERIFY, the other way round). Whoever then answers on the address
-# gets the token: for trials only.
+# Accepts any certificate of the agent (CONSUL_HTTP_SSL_VERIFY, the other way round). On this host "user" then has to prove
+# the agent; whoever answers on another one gets the token: for trials only.
 #   insecure_skip_verify = false
 
 # Namespace and admin partition, for Consul Enterprise (CONSUL_NAMESPACE, CONSUL_PARTITION). Empty sends none; the
@@ -224,11 +224,13 @@ mode = "observe"
 #   namespace = ""
 #   partition = ""
 
-# User that the agent runs as, a name or a number: hostagent sends its token only to a process of this user, of root or of
-# its own, unless TLS proves the agent. Empty is "consul", where that user exists.
+# User that the agent runs as, a name or a number (--consul-user). Any user can listen on the agent's port while the agent is
+# down: hostagent sends requests only to a process of this user, of root or of its own, unless TLS proves the agent. Empty
+# is "consul", where that user exists.
 #   user = ""
 
-# Allows an agent of another host. Its registrations would then decide about the ports of this one.
+# Allows an agent of another host, or one at the address of a container of this host. Its registrations then decide about the
+# ports of this one, and whose process answers is not known: use https.
 #   allow_remote_agent = false
 
 # Whether changes of the catalog wake hostagent, so that a new sidecar's port opens at once instead of at the next look. It

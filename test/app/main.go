@@ -19,25 +19,30 @@ import (
 func main() {
 	name := flag.String("name", "app", "name in the greeting")
 	var addresses []string
-	flag.Func("listen", "address to listen on, [tcp:|mptcp:|udp:]IP:PORT; may be given several times", func(s string) error {
+	record := flag.Bool("record", false, "say nothing, and write what comes, quoted, to standard output")
+	flag.Func("listen", "address to listen on, [tcp:|mptcp:|udp:]IP:PORT or unix:PATH; may be given several times", func(s string) error {
 		addresses = append(addresses, s)
 		return nil
 	})
 	flag.Parse()
-	if err := run(*name, addresses, os.Stdout); err != nil {
+	reply := answer
+	if *record {
+		reply = func(conn net.Conn, _ string) { recordTo(os.Stdout, conn) }
+	}
+	if err := run(*name, addresses, os.Stdout, reply); err != nil {
 		fmt.Fprintln(os.Stderr, "app:", err)
 		os.Exit(1)
 	}
 }
 
 // run listens on every address, writes one line "ready" to out once it does, and serves until a listener fails.
-func run(name string, addresses []string, out io.Writer) error {
+func run(name string, addresses []string, out io.Writer, reply func(net.Conn, string)) error {
 	if len(addresses) == 0 {
 		return errors.New("cannot start without an address: give at least one -listen")
 	}
 	failed := make(chan error, len(addresses))
 	for _, address := range addresses {
-		if err := listen(name, address, failed); err != nil {
+		if err := listen(name, address, failed, reply); err != nil {
 			return err
 		}
 	}
@@ -46,7 +51,15 @@ func run(name string, addresses []string, out io.Writer) error {
 }
 
 // listen opens one address and serves it in the background; what ends the serving is sent to failed.
-func listen(name, address string, failed chan<- error) error {
+func listen(name, address string, failed chan<- error, reply func(net.Conn, string)) error {
+	if path, found := strings.CutPrefix(address, "unix:"); found {
+		connections, err := net.Listen("unix", path)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %q: %w", address, err)
+		}
+		go func() { failed <- serve(connections, "hello from "+name+"\n", reply) }()
+		return nil
+	}
 	network, hostPort, err := parse(address)
 	if err != nil {
 		return err
@@ -67,7 +80,7 @@ func listen(name, address string, failed chan<- error) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen on %q: %w", address, err)
 	}
-	go func() { failed <- serve(connections, greeting) }()
+	go func() { failed <- serve(connections, greeting, reply) }()
 	return nil
 }
 
@@ -93,13 +106,13 @@ func parse(address string) (network, hostPort string, err error) {
 	return network, hostPort, nil
 }
 
-func serve(connections net.Listener, greeting string) error {
+func serve(connections net.Listener, greeting string, reply func(net.Conn, string)) error {
 	for {
 		conn, err := connections.Accept()
 		if err != nil {
 			return fmt.Errorf("cannot accept on %s: %w", connections.Addr(), err)
 		}
-		go answer(conn, greeting)
+		go reply(conn, greeting)
 	}
 }
 
@@ -110,6 +123,16 @@ func answer(conn net.Conn, greeting string) {
 		return // the other side has gone: nothing is lost
 	}
 	_, _ = io.Copy(conn, conn)
+}
+
+// recordTo writes that a connection came, and the first that comes over it, and hangs up.
+func recordTo(out io.Writer, conn net.Conn) {
+	defer conn.Close()
+	fmt.Fprintln(out, "connection")
+	buffer := make([]byte, 64<<10)
+	if n, _ := conn.Read(buffer); n > 0 {
+		fmt.Fprintf(out, "received %q\n", buffer[:n])
+	}
 }
 
 func servePackets(packets net.PacketConn, greeting string) error {

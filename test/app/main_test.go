@@ -87,7 +87,7 @@ func TestRunRefuses(t *testing.T) {
 		"an address in use": {"127.0.0.1:0", taken.Addr().String()},
 	} {
 		var out strings.Builder
-		if err := run("web", addresses, &out); err == nil || out.Len() > 0 {
+		if err := run("web", addresses, &out, answer); err == nil || out.Len() > 0 {
 			t.Errorf("%s: %v, printed %q; want an error and no ready", name, err, out.String())
 		}
 	}

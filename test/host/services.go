@@ -19,9 +19,11 @@ import (
 type App struct {
 	// Name stands in its greeting, "hello from NAME".
 	Name string
-	// Listen are the addresses it listens on, [tcp:|mptcp:|udp:]IP:PORT. Without a prefix it is tcp. 0.0.0.0 is IPv4
+	// Listen are the addresses it listens on, [tcp:|mptcp:|udp:]IP:PORT or unix:PATH. Without a prefix it is tcp. 0.0.0.0 is IPv4
 	// only, [::] both versions. It greets each connection, then echoes; it answers each datagram with both in one.
 	Listen []string
+	// Record has it say nothing, and write "connection" and what comes over it first, as in `received "GET /"`, to its log.
+	Record bool
 	// UID is the user and group id it runs as; 0 means the caller's. Others need root, and a binary they can reach.
 	UID uint32
 }
@@ -49,7 +51,7 @@ func (r *RunningApp) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"-name", r.app.Name}
+	args := []string{"-name", r.app.Name, fmt.Sprintf("-record=%t", r.app.Record)}
 	for _, address := range r.app.Listen {
 		args = append(args, "-listen", address)
 	}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
+)
+
+// stranger is a user who has nothing to do with Consul.
+const stranger = 65534
+
+// TestImpostor: while Consul is down another user of the host listens at its address. Not one byte reaches him, the state
+// stands, everybody is told, and when Consul is back nothing has to be restarted.
+func TestImpostor(t *testing.T) {
+	netns.RequireRoot(t, "it runs a process of another user")
+	for _, kind := range []string{"http", "unix"} {
+		t.Run(kind, func(t *testing.T) {
+			open := t.TempDir()
+			for dir := open; dir != os.TempDir(); dir = filepath.Dir(dir) {
+				if err := os.Chmod(dir, 0o777); err != nil {
+					t.Fatal(err)
+				}
+			}
+			socket := filepath.Join(open, "http.sock")
+			address, listen, where := "http://"+host.ConsulAddress, host.ConsulAddress, host.ConsulAddress
+			if kind == "unix" {
+				address, listen, where = "unix://"+socket, "unix:"+socket, socket
+			}
+			w := newLoneWorld(t, host.ConsulOptions{Config: fmt.Sprintf(`addresses { http = "127.0.0.1 unix://%s" }`, socket)})
+			const token = "11111111-aaaa-bbbb-cccc-222222222222"
+			file := filepath.Join(open, "token")
+			w.must(os.WriteFile(file, []byte(token), 0o600))
+			port := w.register("web", 8080, 0)
+			_, err := w.StartApp(w.ctx, host.App{Name: "sidecar", Listen: []string{fmt.Sprintf("[::]:%d", port), "[::]:21200"}})
+			w.must(err)
+			flags := []string{"--consul-address", address, "--consul-token-file", file}
+			agent := w.start(quick, append([]string{"--mode", "guard"}, flags...)...)
+			w.guarded()
+			w.reaches(port, host.Open)
+			w.reaches(21200, host.Dropped)
+
+			w.must(w.consul.Stop())
+			w.must(os.RemoveAll(socket))
+			impostor, err := w.StartApp(w.ctx, host.App{Name: "impostor", Listen: []string{listen}, UID: stranger, Record: true})
+			w.must(err)
+			w.must(agent.WaitLog(w.ctx, "id=agent-impostor"))
+			for _, text := range []string{w.hostagent(1, "status"), w.hostagent(2, append([]string{"scan"}, flags...)...)} {
+				if !strings.Contains(text, "agent-impostor") || !strings.Contains(text, "(uid 65534)") || !strings.Contains(text, where) || !strings.Contains(text, "consul { user =") {
+					t.Errorf("the impostor is not named:\n%s", text)
+				}
+			}
+			time.Sleep(6 * time.Second) // close_delay is 4 s
+			w.reaches(port, host.Open)
+			w.reaches(21200, host.Dropped)
+			if log := impostor.Log(); !strings.Contains(log, "connection") || strings.Contains(log, "received") {
+				t.Errorf("what reached the impostor:\n%s", log)
+			}
+
+			// The same process is the agent where the operator says so.
+			w.hostagent(2, append([]string{"scan", "--consul-user", fmt.Sprint(stranger)}, flags...)...)
+			w.must(impostor.WaitLog(w.ctx, "/v1/agent/services"))
+
+			w.must(impostor.Stop())
+			w.must(os.RemoveAll(socket))
+			w.must(w.consul.Restart(w.ctx))
+			w.must(agent.WaitLog(w.ctx, "finding resolved"))
+			w.checkTurns("alive", "passing", "guard mode")
+			w.reaches(port, host.Open)
+			w.reaches(21200, host.Dropped)
+			if text := w.hostagent(0, "status"); strings.Contains(text, "agent-impostor") {
+				t.Errorf("status after the return:\n%s", text)
+			}
+			if log := agent.Log(); strings.Contains(log, token) {
+				t.Errorf("the token is in the log:\n%s", log)
+			}
+		})
+	}
+}
+
+// TestAgentOfAnotherHost: neither over the network nor through a tunnel do registrations of another host count, unless the
+// operator says so.
+func TestAgentOfAnotherHost(t *testing.T) {
+	w := newWorld(t, host.ConsulOptions{})
+	other, err := w.Neighbour()
+	w.must(err)
+	binary, err := host.ConsulBinary(w.ctx, io.Discard)
+	w.must(err)
+	_, err = w.Start("consul other", other.Command(context.Background(), binary, "agent", "-dev", "-node", "other", "-bind", other.IPv4,
+		"-client", "0.0.0.0", "-serf-lan-port", "9301", "-hcl", "disable_update_check = true"))
+	w.must(err)
+	theirs, err := api.NewClient(&api.Config{Address: net.JoinHostPort(other.IPv4, "8500"), HttpClient: w.HTTPClient()})
+	w.must(err)
+	w.until("the other agent has a sidecar", func() error {
+		return theirs.Agent().ServiceRegister(&api.AgentServiceRegistration{
+			Name: "theirs", Port: 8080, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: 21050}},
+		})
+	})
+	w.tunnel("127.0.0.1:8501", net.JoinHostPort(other.IPv4, "8500"))
+	_, err = w.StartApp(w.ctx, host.App{Name: "app", Listen: []string{"[::]:21050", "[::]:21200"}})
+	w.must(err)
+
+	tunnel, remote := "http://127.0.0.1:8501", "http://"+net.JoinHostPort(other.IPv4, "8500")
+	for address, reason := range map[string]string{tunnel: "it says that it is node other at " + other.IPv4, remote: "no address of this host"} {
+		text := w.hostagent(2, "scan", "--consul-address", address)
+		if squeezed := strings.Join(strings.Fields(text), " "); !strings.Contains(squeezed, "agent-not-local") || !strings.Contains(squeezed, reason) || strings.Contains(squeezed, "theirs") {
+			t.Errorf("scan of %s:\n%s", address, text)
+		}
+		agent := w.start(quick, "--mode", "guard", "--consul-address", address)
+		w.must(agent.WaitLog(w.ctx, reason))
+		time.Sleep(4 * time.Second) // longer than settling takes
+		w.reaches(21050, host.Open) // nothing is guarded
+		w.reaches(21200, host.Open)
+		w.must(agent.Stop())
+	}
+	if services, err := theirs.Agent().Services(); err != nil || services["hostagent"] != nil {
+		t.Errorf("hostagent reported to another host's agent: %v, %v", services, err)
+	}
+
+	agent := w.start(quick+"consul { allow_remote_agent = true }\n", "--mode", "guard", "--consul-address", remote)
+	w.guarded()
+	w.reaches(21050, host.Open)
+	w.reaches(21200, host.Dropped)
+	w.must(agent.Stop())
+	if services, err := theirs.Agent().Services(); err != nil || services["hostagent"] == nil {
+		t.Errorf("with allow_remote_agent hostagent reports to the agent: %v, %v", services, err)
+	}
+}
+
+// tunnel passes on what comes for an address of the host.
+func (w *world) tunnel(from, to string) {
+	w.t.Helper()
+	var listener net.Listener
+	w.must(w.InHost(func() (err error) {
+		listener, err = net.Listen("tcp4", from)
+		return err
+	}))
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: to})
+	proxy.Transport = w.HTTPClient().Transport
+	// All namespaces of these tests are one machine's, so that gossip in any of them is heard of: let it seem to be elsewhere.
+	proxy.ModifyResponse = func(r *http.Response) error {
+		body, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		body = bytes.ReplaceAll(body, []byte("9301"), []byte("9302"))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return err
+	}
+	server := &http.Server{Handler: proxy}
+	go server.Serve(listener)
+	w.t.Cleanup(func() { server.Close() })
+}
