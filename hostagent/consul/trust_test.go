@@ -4,6 +4,7 @@ package consul
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -147,7 +148,7 @@ func TestVerifiedTLSProvesTheAgent(t *testing.T) {
 	srv.Config.ErrorLog = quiet
 	srv.StartTLS()
 	defer srv.Close()
-	ca := certFile(t, srv.Certificate().Raw)
+	ca := newFolder(t).file("ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}))
 	for _, test := range []struct {
 		name string
 		cfg  Config

@@ -276,8 +276,14 @@ func TestReportOnRefusedService(t *testing.T) {
 }`, management)})
 	w.service("web", 8080, "0.0.0.0:8080")
 	w.service("db", 8081, "0.0.0.0:8081")
+	const narrow = `
+agent "host"        { policy = "read" }
+node "host"         { policy = "read" }
+service_prefix ""   { policy = "read" }
+service "hostagent" { policy = "write" }
+`
 	acl := w.consul.API().ACL()
-	rules, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: policy + `service "web" { policy = "write" }`}, nil)
+	rules, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: narrow + `service "web" { policy = "write" }`}, nil)
 	w.must(err)
 	token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "hostagent"}}}, nil)
 	w.must(err)
@@ -293,7 +299,7 @@ func TestReportOnRefusedService(t *testing.T) {
 	}
 
 	// The right to web is lost while its result stands there: when the result changes it moves, and nothing is stuck.
-	rules.Rules = policy
+	rules.Rules = narrow
 	_, _, err = acl.PolicyUpdate(rules, nil)
 	w.must(err)
 	time.Sleep(time.Second)
