@@ -127,7 +127,7 @@ func TestPortOf(t *testing.T) {
 		{21000.0, 21000}, {21000.9, 21000}, {-1.0, -1}, {1e30, 0}, {-1e30, 0},
 		{"21000", 21000}, {"0x5208", 21000}, {"99999999999", 0}, {"", 0}, {" 1", 0}, {"web", 0},
 		{int64(80), 80}, {int64(math.MaxInt64), 0}, {int64(math.MinInt64), 0},
-		{nil, 0}, {true, 0}, {[]any{1.0}, 0}, {map[string]any{}, 0},
+		{nil, 0}, {true, 1}, {false, 0}, {[]any{21000.0}, 21000}, {[]any{1.0, 2.0}, 0}, {[]any{}, 0}, {[]any{[]any{1.0}}, 0}, {map[string]any{}, 0},
 	} {
 		if got := PortOf(tt.value); got != tt.want {
 			t.Errorf("PortOf(%#v) = %d, want %d", tt.value, got, tt.want)

@@ -37,6 +37,7 @@ type Registration struct {
 	Port      int
 	Socket    string // SocketPath: a sidecar that listens on a unix socket
 	Native    bool   // connect { native = true }
+	Tagged    []Bind // of a gateway: its tagged_addresses, by name; the agent adds some to those that were registered
 	Proxy     *Proxy // of a connect-proxy or gateway
 	Predicted bool   // the port is what an agent would assign
 }
@@ -48,14 +49,24 @@ type Proxy struct {
 	LocalServiceAddress string // empty: 127.0.0.1
 	LocalServicePort    int
 	LocalServiceSocket  string
-	BindPort            int    // Config["bind_port"], 0 when not overridden
+	BindPort            int    // Config["bind_port"], 0 when not overridden; gateways take no notice of it
 	BindAddress         string // Config["bind_address"], "" when not overridden
+	Binds               []Bind // of a gateway, by Config, by name: where it listens beside its own address
+	BindsTagged         bool   // and at its tagged addresses
+	NoDefaultBind       bool   // but not at its own address
 	Upstreams           []Upstream
 	Mode                string // ModeTransparent, "direct" or ""
 	OutboundPort        int    // of a transparent proxy's listener for its application, 0 when not overridden
 	ExposedPorts        []int  // on which it lets paths of the application through (expose { paths })
 	ExposesChecks       bool   // and paths of its checks, on ports of the agent's range for that
 	MetricsPorts        []int  // on which Envoy shows its statistics, by Config
+}
+
+// Bind is an address of a gateway, under the name that its registration has for it.
+type Bind struct {
+	Name    string
+	Address string
+	Port    int
 }
 
 // ModeTransparent is the mode of a proxy to which the kernel redirects its application's connections.
@@ -150,6 +161,12 @@ func registration(s *api.AgentService) Registration {
 		ID: s.ID, Name: s.Service, Kind: string(s.Kind), Namespace: s.Namespace, Partition: s.Partition,
 		Address: s.Address, Port: s.Port, Socket: s.SocketPath, Native: s.Connect != nil && s.Connect.Native,
 	}
+	if r.IsGateway() {
+		for name, tagged := range s.TaggedAddresses {
+			r.Tagged = append(r.Tagged, Bind{name, tagged.Address, tagged.Port})
+		}
+		r.Tagged = SortBinds(r.Tagged)
+	}
 	p := s.Proxy
 	if p == nil {
 		return r
@@ -158,18 +175,19 @@ func registration(s *api.AgentService) Registration {
 		DestinationName: p.DestinationServiceName, DestinationID: p.DestinationServiceID,
 		LocalServiceAddress: p.LocalServiceAddress, LocalServicePort: p.LocalServicePort,
 		LocalServiceSocket: p.LocalServiceSocketPath,
-		BindPort:           PortOf(p.Config["bind_port"]),
+		BindPort:           PortOf(Setting(p.Config, "bind_port")),
 		Mode:               string(p.Mode),
 		ExposesChecks:      p.Expose.Checks,
-		MetricsPorts:       MetricsPorts(func(key string) any { return p.Config[key] }),
+		MetricsPorts:       MetricsPorts(func(key string) any { return Setting(p.Config, key) }),
 	}
+	r.Proxy.ReadBinds(p.Config)
 	if p.TransparentProxy != nil {
 		r.Proxy.OutboundPort = p.TransparentProxy.OutboundListenerPort
 	}
 	for _, path := range p.Expose.Paths {
 		r.Proxy.ExposedPorts = append(r.Proxy.ExposedPorts, path.ListenerPort)
 	}
-	r.Proxy.BindAddress, _ = p.Config["bind_address"].(string)
+	r.Proxy.BindAddress, _ = Setting(p.Config, "bind_address").(string)
 	for _, u := range p.Upstreams {
 		r.Proxy.Upstreams = append(r.Proxy.Upstreams, Upstream{Name: u.DestinationName, Address: u.LocalBindAddress, Port: u.LocalBindPort})
 	}
@@ -179,7 +197,11 @@ func registration(s *api.AgentService) Registration {
 // PortOf reads a port from a value of opaque proxy configuration, as weakly as Consul does when it makes Envoy's; what it
 // could not use is 0.
 func PortOf(v any) int {
-	switch v := v.(type) {
+	switch v := one(v).(type) {
+	case bool:
+		if v {
+			return 1
+		}
 	case int64: // of HCL; JSON has float64 only
 		if v >= math.MinInt32 && v <= math.MaxInt32 {
 			return int(v)
@@ -197,7 +219,8 @@ func PortOf(v any) int {
 }
 
 // MetricsPorts reads out of opaque proxy configuration, which held returns by its keys, on which ports Envoy listens to
-// show its statistics.
+// show its statistics. Where else it listens beside the mesh is not there at all: -admin-bind and -envoy-ready-bind-address
+// of consul connect envoy (1.21) are flags and no keys, and those that name a statsd are where Envoy sends.
 func MetricsPorts(held func(key string) any) []int {
 	var ports []int
 	for _, key := range []string{"envoy_prometheus_bind_addr", "envoy_stats_bind_addr"} {

@@ -63,7 +63,9 @@ type Service struct {
 	Address    string
 	Port       int
 	SocketPath string
-	Native     bool          // connect { native = true }
-	Proxy      *consul.Proxy // proxy {}, nil where there is none
-	Sidecar    *Service      // connect { sidecar_service {} }, nil where there is none
+	// TaggedAddresses are as written, in no order.
+	TaggedAddresses []consul.Bind
+	Native          bool          // connect { native = true }
+	Proxy           *consul.Proxy // proxy {}, nil where there is none
+	Sidecar         *Service      // connect { sidecar_service {} }, nil where there is none
 }

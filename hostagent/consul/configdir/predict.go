@@ -80,6 +80,9 @@ func (l *localState) put(key instance, r consul.Registration) consul.Registratio
 	if old, ok := l.held[key]; ok {
 		l.users[old.Port]--
 	}
+	if r.IsGateway() {
+		r.Tagged = withOwn(r)
+	}
 	l.held[key] = r
 	l.users[r.Port]++
 	return r
@@ -115,7 +118,28 @@ func asWritten(s Service) consul.Registration {
 		return r
 	}
 	r.Proxy = cloneProxy(s.Proxy)
+	if r.IsGateway() {
+		r.Tagged = s.TaggedAddresses
+	}
 	return r
+}
+
+// withOwn are the tagged addresses of a gateway with those that the agent adds: its own address, where that is one, under
+// every name of that version of IP that it does not give to another.
+func withOwn(r consul.Registration) []consul.Bind {
+	all := slices.Clone(r.Tagged)
+	if addr, err := netip.ParseAddr(r.Address); err == nil && addr.Zone() == "" {
+		version := "ipv6"
+		if addr.Unmap().Is4() {
+			version = "ipv4"
+		}
+		for _, name := range []string{"lan_" + version, "wan_" + version} {
+			if !slices.ContainsFunc(all, func(b consul.Bind) bool { return b.Name == name }) {
+				all = append(all, consul.Bind{Name: name, Address: r.Address, Port: r.Port})
+			}
+		}
+	}
+	return consul.SortBinds(all)
 }
 
 // sidecarOf fills in what Consul takes from the service that a sidecar_service stands in.
@@ -151,6 +175,7 @@ func cloneProxy(p *consul.Proxy) *consul.Proxy {
 	clone.Upstreams = append([]consul.Upstream(nil), p.Upstreams...)
 	clone.ExposedPorts = append([]int(nil), p.ExposedPorts...)
 	clone.MetricsPorts = append([]int(nil), p.MetricsPorts...)
+	clone.Binds = append([]consul.Bind(nil), p.Binds...)
 	return &clone
 }
 

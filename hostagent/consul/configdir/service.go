@@ -13,6 +13,7 @@ func serviceOf(path string, o *object) Service {
 		ID: o.text("id"), Name: o.text("name"), Kind: o.text("kind"),
 		Address: o.text("address"), Port: int(o.number("port")), SocketPath: o.text("socket_path"),
 	}
+	s.TaggedAddresses = taggedOf(o.object("tagged_addresses"))
 	if proxy := o.object("proxy"); proxy != nil {
 		s.Proxy = proxyOf(proxy)
 	}
@@ -27,17 +28,19 @@ func serviceOf(path string, o *object) Service {
 }
 
 func proxyOf(o *object) *consul.Proxy {
+	config := opaque(o.object("config"))
 	p := &consul.Proxy{
 		DestinationName: o.text("destination_service_name"), DestinationID: o.text("destination_service_id"),
 		LocalServiceAddress: o.text("local_service_address"), LocalServicePort: int(o.number("local_service_port")),
 		LocalServiceSocket: o.text("local_service_socket_path"),
-		BindPort:           consul.PortOf(held[any](o.object("config"), "bind_port")),
-		BindAddress:        held[string](o.object("config"), "bind_address"),
+		BindPort:           consul.PortOf(consul.Setting(config, "bind_port")),
 		Mode:               o.text("mode"),
 		OutboundPort:       int(o.object("transparent_proxy").number("outbound_listener_port")),
 		ExposesChecks:      o.object("expose").flag("checks"),
-		MetricsPorts:       consul.MetricsPorts(func(key string) any { return held[any](o.object("config"), key) }),
+		MetricsPorts:       consul.MetricsPorts(func(key string) any { return consul.Setting(config, key) }),
 	}
+	p.BindAddress, _ = consul.Setting(config, "bind_address").(string)
+	p.ReadBinds(config)
 	for _, v := range o.object("expose").list("paths") {
 		if path, ok := v.held.(*object); ok {
 			p.ExposedPorts = append(p.ExposedPorts, int(path.number("listener_port")))
@@ -51,4 +54,29 @@ func proxyOf(o *object) *consul.Proxy {
 		}
 	}
 	return p
+}
+
+// opaque is what the agent keeps as it was written.
+func opaque(o *object) map[string]any {
+	if o == nil {
+		return nil
+	}
+	config := make(map[string]any, len(o.keys))
+	for key, v := range o.keys {
+		config[key] = v.held
+	}
+	return config
+}
+
+func taggedOf(o *object) []consul.Bind {
+	if o == nil {
+		return nil
+	}
+	var tagged []consul.Bind
+	for name, v := range o.keys {
+		if at, ok := v.held.(*object); ok {
+			tagged = append(tagged, consul.Bind{Name: name, Address: at.text("address"), Port: int(at.number("port"))})
+		}
+	}
+	return tagged
 }
