@@ -37,6 +37,7 @@ type around struct {
 	neighbours map[nearness][]*sockets.Listener             // of the candidates
 	asked      map[nearness]bool
 	kin        kin
+	gateways   []*sockets.Listener // of the gateways that the operator confirmed, the first few
 }
 
 // namer is a registration that names a port, and whether there are others.
@@ -87,6 +88,7 @@ func (e *evaluation) judgeAround(apps []application) {
 	for i := range apps {
 		a.ask(&apps[i])
 	}
+	a.askGateways()
 	a.kin = a.learn()
 	for i := range apps {
 		a.judgeUpstreams(&apps[i])
@@ -108,7 +110,7 @@ func (a *around) judgeCandidate(l *sockets.Listener) {
 		a.judgeAdmin(l, owner, regs)
 		return
 	}
-	if a.told[l] == "" {
+	if a.told[l] == "" && !a.isGateway(owner) {
 		a.judgeSibling(l, owner)
 	}
 }
@@ -144,11 +146,12 @@ func (a *around) namePorts() {
 	}
 	for i := range a.in.Registrations {
 		r := &a.in.Registrations[i]
-		name(r.Port, r.ID)
+		for _, port := range listenPorts(r) {
+			name(int(port), r.ID)
+		}
 		if r.Proxy == nil {
 			continue
 		}
-		name(r.Proxy.BindPort, r.ID)
 		if app := a.appOf[r]; app != nil {
 			name(r.Proxy.LocalServicePort, app.reg.ID)
 		}

@@ -21,7 +21,7 @@ import (
 // the same answer for the same input, and it never changes in.
 //
 // A registration is a claim, never an authority: whatever Consul says, Rules.Open holds only ports of the sidecar range
-// and of Policy.ExtraPorts, Rules.Guard only ports of the range, of Policy.GuardPorts and of Policy.Quarantine.Ports, and
+// and of Policy.ExtraPorts, and for close_delay those that were open under another range, Rules.Guard only ports of the range, of Policy.GuardPorts and of Policy.Quarantine.Ports, and
 // neither a protected one. Rules.Cut holds only guarded ports that are not open.
 //
 // Result.Suspects names the sockets whose owners would make the result better; a caller that can looks them up and
@@ -55,6 +55,9 @@ func evaluate(in Input, wordless bool) Result {
 	e.learnRules()
 	e.res.Published = e.publishedElsewhere()
 	e.chooseRange()
+	if in.PreviousRange != e.res.Range {
+		e.in.Leaving = in.Leaving.Union(in.PreviousRange.Ports().Intersect(in.WasOpen))
+	}
 	e.collectClaims() // what is held counts while registrations are not known
 	if in.Source != SourceNone {
 		e.judgeClaims()
@@ -69,7 +72,7 @@ func evaluate(in Input, wordless bool) Result {
 	e.judgeAgent()
 	e.exempt() // before quarantine, which leaves it alone
 	quarantined := e.judgeQuarantine()
-	e.res.Rules = ruleset(in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))
+	e.res.Rules = ruleset(e.in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))
 	e.res.Quarantined = slices.DeleteFunc(quarantined, func(q Quarantined) bool { return !e.res.Rules.Cut.Has(q.Port) })
 	e.res.Rules.AllowFrom = sourcesOf(&in)
 	e.judgeBlocked()
@@ -106,10 +109,11 @@ type evaluation struct {
 	away        away
 }
 
-// claim is a registration that asks for its port to be open.
+// claim is a registration that asks for a port to be open.
 type claim struct {
-	reg  *consul.Registration
-	port uint16
+	reg    *consul.Registration
+	port   uint16
+	beside bool // it is not the port that was registered: see asksBeside
 }
 
 // service names the service that a claim is for: the destination of a sidecar, otherwise itself.
@@ -170,7 +174,7 @@ func sshPorts(in Input) firewall.PortSet {
 // ruleset is the one gate between claims and the kernel.
 func ruleset(in Input, sidecars PortRange, protected, claimed, quarantined firewall.PortSet) firewall.Ruleset {
 	inRange := sidecars.Ports()
-	open := claimed.Intersect(inRange.Union(in.Policy.ExtraPorts)).Minus(protected)
+	open := claimed.Intersect(inRange.Union(in.Policy.ExtraPorts).Union(in.Leaving)).Minus(protected)
 	cut := firewall.PortSet{}
 	if q := in.Policy.Quarantine; q != nil {
 		cut = quarantined.Intersect(q.Ports).Minus(open)
@@ -231,11 +235,14 @@ func (e *evaluation) collectClaims() {
 		case e.in.Policy.counts(r):
 			e.collect(r)
 		case r.Kind == consul.KindConnectProxy:
-			e.refuse(r, "it is a sidecar that names no destination service", "register it with proxy { destination_service_name }")
+			e.refuse(r, r.Port, "it is a sidecar that names no destination service", "register it with proxy { destination_service_name }")
 		case r.IsGateway():
 			e.unconfirmed(r, "a "+strings.ReplaceAll(r.Kind, "-", " "), "gateways")
 		case r.Native:
 			e.unconfirmed(r, "Connect-native", "native_services")
+		case misspelt(r) != "":
+			e.refuse(r, r.Port, fmt.Sprintf("its kind is %q, which means nothing to Consul", catalog.Clean(r.Kind)),
+				fmt.Sprintf("register it with kind = %q", misspelt(r)))
 		}
 	}
 	held := map[uint16][]string{}
@@ -266,40 +273,13 @@ func (e *evaluation) unconfirmed(r *consul.Registration, claimed, setting string
 		"service", r.Name, "claim", claimed, "setting", setting)
 }
 
-func (e *evaluation) collect(r *consul.Registration) {
-	if r.Port == 0 && (r.Socket != "" || r.Kind != consul.KindConnectProxy) {
-		return // listens on a unix socket, or is a gateway without a port of its own: nothing to open
-	}
-	if r.Port < 1 || r.Port > 65535 {
-		e.refuse(r, "it is no TCP port", "register it with a port from 1 to 65535, or leave the port out so that Consul assigns one")
-		return
-	}
-	port := uint16(r.Port)
-	switch {
-	case e.protected.Has(port):
-		e.refuse(r, "it is a protected port", "register it on a port of the sidecar range")
-	case !e.res.Range.Contains(port) && !e.in.Policy.ExtraPorts.Has(port):
-		e.refuse(r, "it lies outside the sidecar range "+e.res.Range.String()+" and is not in extra_ports",
-			fmt.Sprintf("register it on a port of the range, or add %d to extra_ports", port))
-	default:
-		e.claims[port] = append(e.claims[port], claim{reg: r, port: port})
-		e.asks[r] = true
-		e.claimed.Add(port)
-	}
-}
-
-func (e *evaluation) refuse(r *consul.Registration, reason, fix string) {
-	f := Finding{ID: catalog.PortNotOpened, Service: destination(r), ServiceID: r.ID}
-	if r.Port > 0 && r.Port <= 65535 {
-		f.Port = uint16(r.Port)
-	}
-	e.find(f, "port", strconv.Itoa(r.Port), "service", r.ID, "reason", reason, "fix", fix)
-}
-
-// judgeClaims looks at what was registered twice and at what nobody serves.
+// judgeClaims looks at what was registered twice and at what nobody serves: a registration is served where something
+// listens on one of the ports that it has, so that one of several, or a config entry that is yet to come, is no news.
 func (e *evaluation) judgeClaims() {
 	for _, port := range slices.Sorted(maps.Keys(e.claims)) {
-		claims := e.claims[port]
+		claims := slices.DeleteFunc(slices.Clone(e.claims[port]), func(c claim) bool {
+			return c.beside // another network namespace has a port of that number, too, and another address of a gateway
+		})
 		if len(claims) > 1 {
 			ids := make([]string, len(claims))
 			for i, c := range claims {
@@ -309,7 +289,7 @@ func (e *evaluation) judgeClaims() {
 			e.find(Finding{ID: catalog.DuplicatePort, Port: port}, "port", strconv.Itoa(int(port)), "services", list(ids))
 		}
 		for _, c := range claims {
-			if e.in.Source == SourceFiles || e.served(c) {
+			if e.in.Source == SourceFiles || c.isCalledElsewhere() || e.served(c) {
 				continue // what no agent has registered need not listen
 			}
 			e.find(Finding{ID: catalog.SidecarNotListening, Service: c.service(), ServiceID: c.reg.ID, Port: port},
@@ -324,24 +304,14 @@ func (e *evaluation) served(c claim) bool {
 	}) || e.servedElsewhere(c)
 }
 
+// isCalledElsewhere tells whether no other host is sent to the registered port: ingress and API gateways are called on the ports
+// of their config entries, and before they have any they do not listen.
+func (c claim) isCalledElsewhere() bool {
+	return c.reg.Kind == consul.KindIngressGateway || c.reg.Kind == consul.KindAPIGateway
+}
+
 // ports are those on which what is claimed may listen.
 func (c claim) ports() []uint16 { return listenPorts(c.reg) }
-
-// listenPorts are those on which a sidecar or gateway may listen: a proxy's configuration may name another one than was
-// registered.
-func listenPorts(r *consul.Registration) []uint16 {
-	registered := []int{r.Port}
-	if r.Proxy != nil {
-		registered = append(registered, r.Proxy.BindPort)
-	}
-	var ports []uint16
-	for _, port := range registered {
-		if port > 0 && port <= 65535 {
-			ports = append(ports, uint16(port))
-		}
-	}
-	return ports
-}
 
 // socketKey is what makes a socket another one to people.
 type socketKey struct {

@@ -57,7 +57,9 @@ func (s *source) registration() consul.Registration {
 			Upstreams:           []consul.Upstream{{Name: s.text(), Address: []string{"", "0.0.0.0", "rubbish"}[uint32(s.number())%3], Port: s.port()}},
 			Mode:                []string{"", consul.ModeTransparent}[uint32(s.number())%2], OutboundPort: s.port(),
 			ExposedPorts: []int{s.port()}, MetricsPorts: []int{s.port()}, ExposesChecks: s.flag(),
+			BindsTagged: s.flag(), Binds: []consul.Bind{{Address: "0.0.0.0", Port: s.port()}, {Address: s.text(), Port: s.port()}},
 		}
+		r.Tagged = []consul.Bind{{Name: "wan", Address: r.Address, Port: s.port()}}
 	}
 	return r
 }
@@ -99,7 +101,7 @@ func (s *source) input() Input {
 			Ports: map[string]uint16{"http": uint16(s.port())},
 		},
 		PreviousRange: DefaultSidecarRange(),
-		Settled:       s.flag(), AdoptedGuard: s.set(), Enforced: s.set(), WasOpen: s.set(),
+		Settled:       s.flag(), AdoptedGuard: s.set(), Leaving: s.set(), Enforced: s.set(), WasOpen: s.set(),
 		Policy: Policy{
 			ExtraPorts: s.set(), GuardPorts: s.set(), Protected: s.set(),
 			Gateways: []string{s.text()}, Native: []string{s.text()}, AllServices: s.flag(), OwnService: "hostagent",
@@ -213,7 +215,8 @@ func FuzzEvaluate(f *testing.F) {
 				t.Errorf("%s holds %s\n%+v", what, wrong, in)
 			}
 		}
-		must("open, beside range and extra_ports,", res.Rules.Open, sidecars.Union(in.Policy.ExtraPorts).Minus(protected))
+		leaving := in.Leaving.Union(in.PreviousRange.Ports().Intersect(in.WasOpen))
+		must("open, beside range, extra_ports and the range before,", res.Rules.Open, sidecars.Union(in.Policy.ExtraPorts).Union(leaving).Minus(protected))
 		var mayQuarantine, exposed, quarantined firewall.PortSet
 		if in.Policy.Quarantine != nil {
 			mayQuarantine = in.Policy.Quarantine.Ports.Minus(protected).Minus(sidecars).Minus(res.Rules.Open)

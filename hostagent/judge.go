@@ -34,6 +34,7 @@ func (a *Agent) evaluate(ctx context.Context, now time.Time, consulErr error) bo
 	a.shown = &shown
 	a.ssh = a.result.SSH
 	a.ranged = a.ranged || a.result.RangeTaken
+	a.memory.ranged(in.PreviousRange, a.result.Range)
 	return true
 }
 
@@ -52,6 +53,7 @@ func (a *Agent) collect(now time.Time, consulErr error) Input {
 		PreviousRange: a.result.Range,
 		Settled:       a.memory.settled,
 		AdoptedGuard:  a.memory.adoptedGuard,
+		Leaving:       a.memory.leaving(),
 		Enforced:      a.enforced,
 		WasOpen:       a.memory.wasOpen,
 		Quarantined:   a.memory.quarantined(),

@@ -30,6 +30,9 @@ type memory struct {
 
 	adoptedGuard firewall.PortSet
 
+	former    PortRange     // the sidecar range before the one in force; zero once close_delay has passed
+	formerFor time.Duration // for how long whole answers have come since
+
 	wasOpen    firewall.PortSet
 	quarantine map[uint16]kept
 }
@@ -89,6 +92,9 @@ func (m *memory) answer(now time.Time, claims map[Held]bool, delay, most time.Du
 	for claim := range claims {
 		m.absent[claim] = 0
 	}
+	if m.formerFor += elapsed; m.formerFor >= delay {
+		m.former = PortRange{}
+	}
 	m.age(elapsed, delay)
 	m.claims, m.last = claims, now
 	m.answers++
@@ -108,6 +114,16 @@ func (m *memory) settle(now time.Time, claims map[Held]bool, delay time.Duration
 	}
 	m.settled = m.settled || now.Sub(m.steadySince) >= settleAfter || now.Sub(m.wholeSince) >= max(delay, settleAfter)
 }
+
+// ranged records which sidecar range is in force now, and which was before.
+func (m *memory) ranged(before, now PortRange) {
+	if before != now {
+		m.former, m.formerFor = before, 0
+	}
+}
+
+// leaving returns the ports that were open under another sidecar range and may stay so for a while.
+func (m *memory) leaving() firewall.PortSet { return m.former.Ports().Intersect(m.wasOpen) }
 
 // held returns the claims that the last whole answer did not make and that still count, sorted.
 func (m *memory) held() []Held {

@@ -69,8 +69,9 @@ type Policy struct {
 	AllowBridges bool             // the networks of local bridges may, where others may not
 	Quarantine   *Quarantine      // nil: exposed listeners are only reported
 	CutOnClose   bool             // running connections end when a sidecar's port closes
-	Gateways     []string         // confirmed names
+	Gateways     []string         // confirmed names: see confirms
 	Native       []string         // confirmed names
+	Namespace    string           // of Consul, for which names stand that name none; "" is the default one
 	AllServices  bool             // services without a sidecar must not listen on the network either
 	OwnService   string           // the name under which hostagent reports
 	Accept       firewall.Accept
@@ -101,23 +102,29 @@ func (p *Policy) counts(r *consul.Registration) bool {
 	case r.Kind == consul.KindConnectProxy:
 		return r.Proxy != nil && r.Proxy.DestinationName != ""
 	case r.IsGateway():
-		return slices.Contains(p.Gateways, r.Name)
+		return p.confirms(p.Gateways, r)
 	}
-	return r.Native && slices.Contains(p.Native, r.Name)
+	return r.Native && p.confirms(p.Native, r)
 }
 
 // isApplication tells whether r is to be judged as an application: Consul takes any text for a kind, so whatever is no
 // sidecar and no gateway that the operator confirmed is one.
 func (p *Policy) isApplication(r *consul.Registration) bool {
-	return r.Kind != consul.KindConnectProxy && (!r.IsGateway() || !slices.Contains(p.Gateways, r.Name))
+	return r.Kind != consul.KindConnectProxy && (!r.IsGateway() || !p.confirms(p.Gateways, r))
 }
 
 // claims returns the ports that the registrations ask for, each with the id of who asks.
 func (p *Policy) claims(regs []consul.Registration) map[Held]bool {
 	claims := map[Held]bool{}
 	for i := range regs {
-		if r := &regs[i]; r.Port > 0 && r.Port <= 65535 && p.counts(r) {
-			claims[Held{ID: r.ID, Port: uint16(r.Port)}] = true
+		r := &regs[i]
+		if !p.counts(r) {
+			continue
+		}
+		for _, port := range append(asksBeside(r), r.Port) {
+			if port > 0 && port <= 65535 {
+				claims[Held{ID: r.ID, Port: uint16(port)}] = true
+			}
 		}
 	}
 	return claims
@@ -154,6 +161,7 @@ type Input struct {
 	PreviousRange PortRange                // that the last pass used; DefaultSidecarRange before the first
 	Settled       bool                     // ports may be closed: two equal whole answers have been seen
 	AdoptedGuard  firewall.PortSet         // guarded by an earlier run, and so before Settled too
+	Leaving       firewall.PortSet         // open under a sidecar range that was in force until less than close_delay ago
 	Enforced      firewall.PortSet         // what the kernel was last seen to keep the network from
 	WasOpen       firewall.PortSet         // open once, in this run or, as far as rules tell, an earlier one
 	Quarantined   []Quarantined            // by port: what was in quarantine, until close_delay after the last registration for it
@@ -204,7 +212,7 @@ func (in *Input) equal(other *Input) bool {
 	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
 		sameAddrs(in.Members, other.Members) && in.Networks.Equal(&other.Networks) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
-		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Enforced == other.Enforced &&
+		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Leaving == other.Leaving && in.Enforced == other.Enforced &&
 		in.Trouble == other.Trouble && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
 		reflect.DeepEqual(in.Blocked, other.Blocked) &&
 		slices.Equal(in.Elsewhere, other.Elsewhere) && reflect.DeepEqual(in.Namespaces, other.Namespaces) && in.Today.Equal(other.Today) &&

@@ -304,9 +304,8 @@ func (q *quarantine) nameServices() {
 	for i := range q.in.Registrations {
 		r := &q.in.Registrations[i]
 		if own, known := q.isOwn(r.Address); own || !known {
-			name(r.Port, r.Name)
-			if r.Proxy != nil {
-				name(r.Proxy.BindPort, r.Name)
+			for _, port := range listenPorts(r) {
+				name(int(port), r.Name)
 			}
 		}
 		if r.Kind == consul.KindConnectProxy && r.Proxy != nil && r.Proxy.LocalServiceSocket == "" {

@@ -236,7 +236,7 @@ func (e *evaluation) judgeSharing(h *Host, sidecars firewall.PortSet) {
 		ports := publishedPorts([]firewall.Published{*p}).Intersect(sidecars).Minus(told)
 		for port := range ports.All() {
 			told.Add(port)
-			if len(e.claims[port]) > 0 && e.leads(port) {
+			if len(e.claims[port]) > 0 && (e.leads(port) || e.isOwnBind(port, p.To)) {
 				continue // to the sidecar that is registered on it, as Nomad lays them out
 			}
 			f := Finding{ID: catalog.RangeShared, Port: port}

@@ -24,7 +24,7 @@ func (e *evaluation) judgeServices() {
 		if len(mine) == 0 && !e.in.Policy.AllServices {
 			continue // outside the mesh: may listen on the network
 		}
-		if r.Native && slices.Contains(e.in.Policy.Native, r.Name) {
+		if r.Native && e.in.Policy.confirms(e.in.Policy.Native, r) {
 			continue // speaks mTLS itself
 		}
 		service, own := e.judgeService(r, mine)

@@ -23,7 +23,7 @@ func (e *evaluation) judgeLoopbackOnly() {
 	}
 	for _, port := range slices.Sorted(maps.Keys(e.claims)) {
 		for _, c := range e.claims[port] {
-			if c.reg.Kind != consul.KindConnectProxy || !e.isForOthers(c.reg) {
+			if c.beside || c.reg.Kind != consul.KindConnectProxy || !e.isForOthers(c.reg) {
 				continue
 			}
 			if l := e.loopbackOnly(c); l != nil {

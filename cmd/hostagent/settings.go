@@ -150,6 +150,7 @@ func policy(c *config.Config) hostagent.Policy {
 		CutOnClose:       c.CutOnClose,
 		Gateways:         c.Gateways,
 		Native:           c.NativeServices,
+		Namespace:        c.Consul.Namespace,
 		AllServices:      c.Scope == config.ScopeAll,
 		Probe:            c.Probe,
 		OwnService:       c.Report.ServiceName,
