@@ -138,7 +138,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"PreviousRange": DefaultSidecarRange(),
 		"Settled":       true,
 		"AdoptedGuard":  firewall.Ports(21000),
-		"Leaving":  firewall.Ports(21000),
+		"Leaving":       firewall.Ports(21000),
 		"Enforced":      firewall.Ports(21000),
 		"WasOpen":       firewall.Ports(21000),
 		"Quarantined":   []Quarantined{{Port: 8080}},

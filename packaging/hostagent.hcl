@@ -60,11 +60,15 @@ mode = "observe"
 # exposed_paths_from = []
 
 # Names of the gateway services of this host (mesh, ingress, terminating, API). A registration that calls itself a gateway
-# counts as one only when its name is here.
+# counts as one only when its name is here. It then opens its own port and those of the addresses at which it is registered
+# to listen (envoy_gateway_bind_addresses and its like), each of them only inside the sidecar range or on extra_ports. The
+# ports of the config entries of ingress and API gateways are known to Consul's servers alone: hostagent neither opens nor
+# closes them, so keep them out of the sidecar range and let the host's own firewall accept them. With Consul Enterprise a
+# name stands for the service in the namespace of consul { namespace }; that of another one is "namespace/name".
 # gateways = []
 
 # Names of services that speak mutual TLS themselves (connect-native) and so need no sidecar. Others that claim it are
-# reported.
+# reported. Namespaces count as in gateways.
 # native_services = []
 
 # Whose listeners are judged:
