@@ -25,6 +25,9 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	var answer consul.Answer
 	var err error
 	a.meanwhile(ctx, func(ctx context.Context) { answer, err = a.parts.Registry.Services(ctx) })
+	if err == nil && !answer.Unchanged && a.factsErr == nil {
+		a.factsNext = time.Time{} // a new sidecar's port may be of another range: an agent that restarts fast is never seen to be away
+	}
 	if err == nil {
 		err = a.askFacts(ctx, now)
 	}
