@@ -215,6 +215,20 @@ func TestOddSidecarsAndNativeServices(t *testing.T) {
 			registered(in, firewall.PortSet{}, []string{"tcp 0.0.0.0:21001"}, sidecar("api", 21001))
 			redirect(in, 21001, 20300)
 		}, "21001 for api by api-sidecar-proxy\nwarning range-shared open \"\": a published container port or another nat rule hands out ports of the sidecar range: 21001 goes to :20300\n"},
+		{"nor does a rule that leads nowhere", func(in *Input) {
+			registered(in, firewall.PortSet{}, []string{"tcp 0.0.0.0:21001"}, sidecar("api", 21001))
+			redirect(in, 21001, 20300)
+			in.Host.Published[0].To = ":"
+		}, "21001 for api by api-sidecar-proxy\nwarning range-shared open \"\": a published container port or another nat rule hands out ports of the sidecar range: 21001 goes to :\n"},
+		{"bind_port where others cannot reach it is told once", func(in *Input) {
+			registered(in, firewall.PortSet{}, []string{"tcp 127.0.0.1:21100"}, sidecar("api", 21001))
+			in.Registrations[2].Proxy.BindPort, in.Host = 21100, &Host{}
+		}, "21001 for api by api-sidecar-proxy\n21100 for api by api-sidecar-proxy\n" +
+			"warning sidecar-loopback-only open \"api\": port 21001 of api-sidecar-proxy listens on tcp 127.0.0.1:21100 only: no other host of the mesh can call it\n"},
+		{"the range has moved: what was open stays for a while", func(in *Input) {
+			registered(in, firewall.PortSet{}, []string{"tcp 0.0.0.0:20001", "tcp 0.0.0.0:20002"}, sidecar("api", 20001), sidecar("late", 20002))
+			in.PreviousRange, in.WasOpen = PortRange{First: 20000, Last: 20255}, firewall.Ports(20001)
+		}, "20001 for api by api-sidecar-proxy\nwarning port-not-opened open \"late\": port 20002 of late-sidecar-proxy stays OUTSIDE\n"},
 		{"bind_port on loopback is nobody's to dial", func(in *Input) {
 			registered(in, firewall.PortSet{}, []string{"tcp 127.0.0.1:21100", "tcp 0.0.0.0:21001"}, sidecar("api", 21001))
 			in.Registrations[2].Proxy.BindPort, in.Registrations[2].Proxy.BindAddress = 21100, "127.0.0.1"
@@ -339,6 +353,11 @@ func TestSiblingsOfGateways(t *testing.T) {
 			t.Errorf("confirmed %t:\n%s", confirmed, said)
 		}
 	}
+	in := settled(web, sidecarAlone, http)
+	in.Registrations = append(in.Registrations, gateway("gw", consul.KindMeshGateway, 8443, consul.Proxy{Binds: []consul.Bind{{Port: 9999}}}))
+	if said := aroundDump(Evaluate(in)); said != "" {
+		t.Errorf("where another registration says that it listens:\n%s", said)
+	}
 }
 
 // TestClaimsOfKinds: what is remembered of registrations is what Evaluate opens for them.
@@ -419,6 +438,12 @@ func TestRangeMoves(t *testing.T) {
 		want(t, "after close_delay", "guard 22000-22255 open none", h.state())
 		move(21000, 21255)
 		want(t, "and back", "guard 21000-21255 open 21000-21001", h.state())
+		h.facts.SidecarMin, h.facts.SidecarMax = 21000, 21300
+		h.regs = append(h.regs, sidecar("wide", 21300))
+		pass(2 * time.Second)
+		want(t, "an agent that was never seen to be away", "guard 21000-21300 open 21000-21001, 21300", h.state())
+		h.regs = h.regs[:len(h.regs)-1]
+		pass(40 * time.Second)
 		move(-1, -1)
 		want(t, "disabled", "guard none open 21000-21001", h.state())
 		pass(30 * time.Second)

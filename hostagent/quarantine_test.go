@@ -146,6 +146,9 @@ func TestQuarantine(t *testing.T) {
 		{"named by a gateway nobody confirmed", func(in *Input) {
 			in.Registrations = append(in.Registrations, consul.Registration{ID: "gw", Name: "gw", Kind: consul.KindMeshGateway, Port: 8080})
 		}, refused8080("another registration names the same port: gw", nameIt)},
+		{"where a gateway nobody confirmed says that it listens, too", func(in *Input) {
+			in.Registrations = append(in.Registrations, gateway("gw", consul.KindMeshGateway, 8443, consul.Proxy{Binds: []consul.Bind{{Port: 8080}}}))
+		}, refused8080("another registration names the same port: gw", nameIt)},
 		{"named by several, with letters that drive a terminal", func(in *Input) {
 			in.Registrations = append(in.Registrations, app("a\x1b[2J", 8080), app("b", 8080))
 		}, refused8080(`another registration names the same port: a\u001b[2J and b`, nameIt)},
