@@ -19,6 +19,8 @@ import (
 // maxRange is the largest sidecar range that is taken from an agent: 16 times Consul's own.
 const maxRange = 4096
 
+// chooseRange takes the operator's range, or else the agent's. One that is reloaded and not restarted (1.21) tells of its new
+// range and assigns ports of the old one: those sidecars are port-not-opened.
 func (e *evaluation) chooseRange() {
 	standing := e.in.PreviousRange
 	switch {

@@ -20,7 +20,8 @@ mode = "observe"
 # Ports are numbers (8443), texts ("8443") or ranges with both ends included ("9000-9010").
 
 # The ports that Consul gives to sidecar proxies. Empty asks the local agent, which is right unless the agent cannot be
-# asked or must not be believed. At most 4096 ports, none of them protected.
+# asked or must not be believed. At most 4096 ports, none of them protected. Restart the agent to change its own range: one
+# that is only reloaded (1.21) tells of the new range and goes on assigning ports of the old one.
 # sidecar_range = ""
 
 # Ports outside the sidecar range that a registration may open. A registration is a claim: whoever may register one
