@@ -62,7 +62,7 @@ func (c *Client) Members(ctx context.Context) (Members, error) {
 
 // wholeMembers is whole for a list of members, whose remedy is another right.
 func wholeMembers(got answer) error {
-	if got.header.Get(headerFiltered) == "true" {
+	if isFiltered(got) {
 		return &Error{Kind: KindFiltered, Err: errors.New(
 			`cannot use a part of the members: Consul left some out, because the token lacks node:read on them; give it node_prefix "" { policy = "read" }`)}
 	}

@@ -5,9 +5,7 @@ package consul
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"slices"
@@ -124,9 +122,9 @@ const (
 func whole(got answer) error {
 	policy := got.header.Get(headerPolicy)
 	switch {
-	case got.header.Get(headerFiltered) == "true":
+	case isFiltered(got):
 		return &Error{Kind: KindFiltered, Err: errors.New(
-			`cannot use a part of an answer: Consul left services out, because the token lacks service:read on some; give it service_prefix "" { policy = "read" }`)}
+			`cannot use a part of an answer: Consul left services out, because the token lacks service:read on some, or because the agent was started while the servers are away and does not know the token; give it service_prefix "" { policy = "read" }`)}
 	case policy == "" && !got.token:
 		return &Error{Kind: KindTooOld, Err: errors.New(
 			"cannot tell whether the Consul agent's answer is whole: it sends no X-Consul-Default-ACL-Policy header; upgrade Consul (hostagent is tested with 1.21), or give hostagent a token")}
@@ -137,18 +135,20 @@ func whole(got answer) error {
 	return nil
 }
 
+// isFiltered takes any word but a clear no for a yes: Consul itself sends "true" or nothing.
+func isFiltered(got answer) bool {
+	return slices.ContainsFunc(got.header.Values(headerFiltered), func(said string) bool { return said != "false" })
+}
+
 func decodeServices(body []byte) ([]Registration, error) {
-	if err := object(body); err != nil {
-		return nil, err
-	}
-	var raw map[string]*api.AgentService
-	if err := json.Unmarshal(body, &raw); err != nil {
+	raw, err := decodeEntries[api.AgentService](body)
+	if err != nil {
 		return nil, err
 	}
 	regs := make([]Registration, 0, len(raw))
 	for id, s := range raw {
 		if s == nil || s.ID != id {
-			return nil, fmt.Errorf("the entry %s does not describe the service of that id", strconv.QuoteToASCII(truncate(id, 80)))
+			return nil, otherEntry("service", id)
 		}
 		regs = append(regs, registration(s))
 	}

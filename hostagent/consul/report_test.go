@@ -135,7 +135,7 @@ func TestReport(t *testing.T) {
 		{
 			name: "foreign check on our service stays",
 			change: func(a *fakeAgent, _ *Report) {
-				a.checks["service:hostagent"] = &api.AgentCheck{ServiceID: "hostagent", Status: "passing", Name: "theirs"}
+				a.checks["service:hostagent"] = &api.AgentCheck{CheckID: "service:hostagent", ServiceID: "hostagent", Status: "passing", Name: "theirs"}
 			},
 			requests: []string{look},
 			state:    func(s map[string]string) { s["service:hostagent"] = "passing|theirs||" },
@@ -327,8 +327,8 @@ func TestHostileKeys(t *testing.T) {
 // An agent that ignores the filter shows everybody's checks, some under ids of ours.
 func TestReportLeavesOtherServicesAlone(t *testing.T) {
 	a, c := newFakeAgent(t)
-	a.checks["hostagent:stolen"] = &api.AgentCheck{ServiceID: "web", Status: "passing"}
-	a.checks["hostagent:nobody"] = &api.AgentCheck{}
+	a.checks["hostagent:stolen"] = &api.AgentCheck{CheckID: "hostagent:stolen", ServiceID: "web", Status: "passing"}
+	a.checks["hostagent:nobody"] = &api.AgentCheck{CheckID: "hostagent:nobody"}
 	unfiltered := func(request string) (int, string) {
 		if request != look {
 			return 0, ""
@@ -387,6 +387,8 @@ func TestReportErrors(t *testing.T) {
 		{"null look", sample(), on(look, 200, "null"), KindMalformed, []string{"cannot read the checks"}, 0, 1},
 		{"list look", sample(), on(look, 200, "[]"), KindMalformed, []string{"no JSON object"}, 0, 1},
 		{"odd look", sample(), on(look, 200, `{"a":[]}`), KindMalformed, []string{"cannot unmarshal"}, 0, 1},
+		{"services for checks", sample(), on(look, 200, `{"web":{"ID":"web","Service":"web","Port":80}}`), KindMalformed, []string{`the entry "web" does not describe the check`}, 0, 1},
+		{"check twice", sample(), on(look, 200, `{"a":null,"a":null}`), KindMalformed, []string{`the entry "a" stands there twice`}, 0, 1},
 		{"null check", sample(), on(look, 200, `{"hostagent:firewall":null}`), "", nil, 3, 11},
 		{"service", sample(), on(registerLife, 403, forbidden), KindDenied, []string{"cannot register service hostagent at"}, 0, 3},
 		{"one check", sample(), on(updateRules, 500, "no"), KindStatus, []string{"cannot update check hostagent:firewall at", "status 500: no"}, 2, 10},

@@ -122,10 +122,15 @@ func (c *Client) standing(ctx context.Context, service string) (map[string]*api.
 		return nil, err
 	}
 	standing, _, err := c.checks.decode(got.body, func(body []byte) (checks map[string]*api.AgentCheck, err error) {
-		if err := object(body); err != nil {
+		if checks, err = decodeEntries[api.AgentCheck](body); err != nil {
 			return nil, err
 		}
-		return checks, json.Unmarshal(body, &checks)
+		for id, check := range checks {
+			if check != nil && check.CheckID != id { // such as an answer to the question for services
+				return nil, otherEntry("check", id)
+			}
+		}
+		return checks, nil
 	})
 	if err != nil {
 		return nil, c.malformed("checks", err)
