@@ -261,7 +261,7 @@ func TestFrozenHostClosesNothingAtOnce(t *testing.T) {
 	claims := map[Held]bool{{ID: "web-sidecar-proxy", Port: 21000}: true}
 	answer := func(after time.Duration, claims map[Held]bool) int {
 		at = at.Add(after)
-		m.answer(at, claims, 30*time.Second, 2*time.Second)
+		m.answer(at, claims, 30*time.Second, time.Second)
 		return len(m.held())
 	}
 	answer(0, claims)

@@ -47,7 +47,7 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 		return a.factsErr
 	}
 	a.regs, a.answerAt = answer.Registrations, now
-	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay, 2*a.parts.PollInterval)
+	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay, a.parts.PollInterval)
 	return a.factsErr
 }
 

@@ -23,7 +23,10 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 		return 0, nil
 	}
 	switch kind := consul.KindOf(consulErr); {
-	case errors.Is(consulErr, errWaiting), silent(consulErr), kind == consul.KindUnreachable, kind == consul.KindTimeout,
+	case silent(consulErr):
+		return 0, errWaiting // nothing may be sent there
+	case a.failures == 0: // it answers, and may keep silent about itself
+	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTimeout,
 		kind == consul.KindTLS, kind == consul.KindToken:
 		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
@@ -137,11 +140,15 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 	if a.parts.Policy.CountsOnly {
 		c.Output = fmt.Sprintf("hostagent runs in %s mode.", a.parts.Policy.Mode)
 	}
+	stands := "The last whole answer of Consul stands"
+	if a.failures == 0 && a.facts.RangeKnown {
+		stands = "Registrations are up to date, but not what Consul tells of itself"
+	}
 	for _, trouble := range []struct {
 		text string
 		err  error
 	}{
-		{"The last whole answer of Consul stands", consulErr},
+		{stands, consulErr},
 		{"Who is a member is not known; who was let in last still is", a.sources.membersErr},
 		{"The listeners of this host cannot be listed", a.listenErr},
 	} {

@@ -17,16 +17,19 @@ const settleAfter = 2 * time.Second
 // that reloads its files forgets all services for a moment, and gives sidecars other ports than those on which they
 // still run.
 //
-// Time counts only between consecutive whole answers: while the agent is away, nothing ages.
+// Time counts between consecutive whole answers: while the agent is away, nothing ages. An answer that comes after
+// failures counts for one poll interval at most, whatever time has passed, so that an agent of which every other answer is
+// none delays what closes and does not keep it open for ever.
 type memory struct {
 	claims  map[Held]bool          // of the last whole answer
 	absent  map[Held]time.Duration // every remembered claim: for how long whole answers have been without it
-	last    time.Time              // of the last whole answer; zero after a failure
+	last    time.Time              // of the last whole answer
+	missed  bool                   // there was none since
 	answers int                    // whole answers so far
 
-	settled     bool
-	wholeSince  time.Time // since when every answer has been whole; zero after a failure
-	steadySince time.Time // since when none of them has lost a claim of the one before
+	settled bool
+	whole   time.Duration // of whole answers so far
+	steady  time.Duration // of those since one of them lost a claim of the one before
 
 	adoptedGuard firewall.PortSet
 
@@ -69,17 +72,21 @@ func (m *memory) disown() firewall.PortSet {
 }
 
 // miss records that there was no whole answer.
-func (m *memory) miss() { m.last, m.wholeSince, m.steadySince = time.Time{}, time.Time{}, time.Time{} }
+func (m *memory) miss() { m.missed = true }
 
 // answer records the claims of a whole answer that came at now. Claims that it lacks age, from the first answer without
-// them on; after delay they are forgotten. Two answers that are further apart than most, because hostagent was frozen,
-// age nothing by more than that.
-func (m *memory) answer(now time.Time, claims map[Held]bool, delay, most time.Duration) {
+// them on; after delay they are forgotten. Two answers that are further apart than two intervals, because hostagent was
+// frozen, age nothing by more than that.
+func (m *memory) answer(now time.Time, claims map[Held]bool, delay, interval time.Duration) {
 	var elapsed time.Duration
-	if !m.last.IsZero() {
-		elapsed = min(now.Sub(m.last), most)
+	switch {
+	case m.last.IsZero():
+	case m.missed:
+		elapsed = min(now.Sub(m.last), interval)
+	default:
+		elapsed = min(now.Sub(m.last), 2*interval)
 	}
-	m.settle(now, claims, delay)
+	m.settle(claims, elapsed, delay)
 	for claim, absent := range m.absent {
 		switch {
 		case claims[claim], m.claims[claim]:
@@ -96,23 +103,22 @@ func (m *memory) answer(now time.Time, claims map[Held]bool, delay, most time.Du
 		m.former = PortRange{}
 	}
 	m.age(elapsed, delay)
-	m.claims, m.last = claims, now
+	m.claims, m.last, m.missed = claims, now, false
 	m.answers++
 }
 
-// settle decides when ports may be closed: after two whole answers that are settleAfter apart, none in between having
-// lost a claim. A claim that comes is no reason to doubt. Nor may somebody who registers and deregisters without pause
+// settle decides when ports may be closed: when whole answers have lost no claim for settleAfter. A claim that comes is no
+// reason to doubt. Nor may somebody who registers and deregisters without pause
 // keep the range open: after delay of whole answers every claim that was seen is remembered, so closing the rest is safe.
-func (m *memory) settle(now time.Time, claims map[Held]bool, delay time.Duration) {
-	if m.wholeSince.IsZero() {
-		m.wholeSince, m.steadySince = now, now
-	}
+func (m *memory) settle(claims map[Held]bool, elapsed, delay time.Duration) {
+	m.whole += elapsed
+	m.steady += elapsed
 	for claim := range m.claims {
 		if !claims[claim] {
-			m.steadySince = now
+			m.steady = 0
 		}
 	}
-	m.settled = m.settled || now.Sub(m.steadySince) >= settleAfter || now.Sub(m.wholeSince) >= max(delay, settleAfter)
+	m.settled = m.settled || m.steady >= settleAfter || m.whole >= max(delay, settleAfter)
 }
 
 // ranged records which sidecar range is in force now, and which was before.

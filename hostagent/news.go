@@ -12,6 +12,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 // news remembers what was logged, so that each change is one line and a lasting trouble one line a minute.
@@ -20,9 +21,10 @@ type news struct {
 	open     firewall.PortSet
 	guard    firewall.PortSet
 	closed   []Quarantined
-	notes    []string           // of the host, as told
-	ended    map[Exemption]bool // as told
-	troubles map[string]trouble // by the step that fails
+	notes    []string            // of the host, as told
+	ended    map[Exemption]bool  // as told
+	troubles map[string]trouble  // by the step that fails
+	blamed   map[blame]time.Time // when a line was last written
 	told     bool
 	since    time.Time // when the minute began in which lines were written
 	lines    int       // since then, about findings
@@ -31,11 +33,17 @@ type news struct {
 
 type trouble struct {
 	err    error
-	logged time.Time
+	logged bool // a line says so, and none yet that it is over
+}
+
+// blame is what makes a trouble the same one as before. An agent's fails in a handful of ways, and each is news.
+type blame struct {
+	step string
+	kind consul.Kind
 }
 
 func newNews() news {
-	return news{findings: map[findingKey]Finding{}, troubles: map[string]trouble{}}
+	return news{findings: map[findingKey]Finding{}, troubles: map[string]trouble{}, blamed: map[blame]time.Time{}}
 }
 
 // tell logs what differs from the result before. Until a first whole answer nothing is known, so nothing is news.
@@ -237,19 +245,24 @@ func level(s catalog.Severity) slog.Level {
 	return slog.LevelWarn
 }
 
-// trouble logs a step's failure when it is new or a minute old, and its end.
+// trouble logs a step's failure, the same one once a minute at most, however often it comes and goes, and the end of what
+// was logged.
 func (n *news) trouble(log *slog.Logger, now time.Time, step string, err error) {
 	before, failing := n.troubles[step]
 	switch {
 	case errors.Is(err, errWaiting):
 	case err == nil && failing:
 		delete(n.troubles, step)
-		log.Info("recovered", "step", step)
+		if before.logged {
+			log.Info("recovered", "step", step)
+		}
 	case err == nil:
-	case !failing || now.Sub(before.logged) >= troubleEvery:
-		n.troubles[step] = trouble{err: err, logged: now}
-		log.Error("step failed, the last good state stands", "step", step, "error", err)
 	default:
+		same := blame{step, consul.KindOf(err)}
+		if last, known := n.blamed[same]; !known || now.Sub(last) >= troubleEvery {
+			n.blamed[same], before.logged = now, true
+			log.Error("step failed, the last good state stands", "step", step, "error", err)
+		}
 		n.troubles[step] = trouble{err: err, logged: before.logged}
 	}
 }

@@ -82,11 +82,12 @@ const (
 )
 
 // sourceMemory turns lists of members, one at a time, into who is let in as a member: at once, and until close_delay of
-// whole answers without that address. Time counts as in memory: only between consecutive whole answers.
+// whole answers without that address. Time counts as in memory.
 type sourceMemory struct {
 	present []netip.Addr                 // of the last whole answer, sorted
 	absent  map[netip.Addr]time.Duration // every other one: for how long whole answers have been without it
-	last    time.Time                    // of the last whole answer; zero after a failure
+	last    time.Time                    // of the last whole answer
+	missed  bool                         // there was none since
 	lone    bool                         // it named one member at most
 	answers int                          // whole answers so far
 
@@ -110,12 +111,15 @@ func (m *sourceMemory) adopt(sources []netip.Prefix) {
 }
 
 // miss records that there was no whole answer.
-func (m *sourceMemory) miss() { m.last = time.Time{} }
+func (m *sourceMemory) miss() { m.missed = true }
 
 // answer records a whole answer that came at now: its members, sorted, which the memory keeps. Two answers that are further
-// apart than mostBetween, because hostagent was frozen, age nothing by more than that.
+// apart than mostBetween, because hostagent was frozen, age nothing by more than that; after failures it is less.
 func (m *sourceMemory) answer(now time.Time, members []netip.Addr, delay time.Duration) {
-	const mostBetween = 2 * membersEvery
+	mostBetween := 2 * membersEvery
+	if m.missed {
+		mostBetween = membersEvery / 2
+	}
 	var elapsed time.Duration
 	if !m.last.IsZero() {
 		elapsed = min(now.Sub(m.last), mostBetween)
@@ -151,7 +155,7 @@ func (m *sourceMemory) answer(now time.Time, members []netip.Addr, delay time.Du
 		m.present = members
 		m.gather()
 	}
-	m.last, m.lone = now, lone
+	m.last, m.missed, m.lone = now, false, lone
 	m.answers++
 }
 
