@@ -275,8 +275,8 @@ func (m *cache[T]) decode(body []byte, decode func([]byte) (T, error)) (value T,
 // object refuses a body that is no JSON object: null and [] decode into an empty map without an error, and would read
 // as "no services".
 func object(body []byte) error {
-	if !utf8.Valid(body) { // which json.Unmarshal would mend, and make another name of a name
-		return errors.New("the answer is no UTF-8")
+	if !utf8.Valid(body) {
+		return errNoUTF8
 	}
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return fmt.Errorf("the answer is no JSON object but begins %s; is that the address of a Consul agent?",

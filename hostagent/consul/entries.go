@@ -11,6 +11,9 @@ import (
 	"strconv"
 )
 
+// errNoUTF8 is what json.Unmarshal would mend, and make another name of a name.
+var errNoUTF8 = errors.New("the answer is no UTF-8")
+
 // decodeEntries reads a JSON object of entries by their ids and refuses one that names an id twice: json.Unmarshal would
 // take the last of them without a word, and nobody could tell which of the two stands.
 func decodeEntries[T any](body []byte) (map[string]*T, error) {

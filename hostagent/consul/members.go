@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 )
 
 // MaxMembers is how many members of a gossip pool are taken in. A set of sources holds 65,536 of one IP version, and other
@@ -78,6 +79,9 @@ const (
 
 // decodeMembers reads one member at a time: an answer is mostly tags that nobody here wants.
 func decodeMembers(body []byte) (Members, error) {
+	if !utf8.Valid(body) {
+		return Members{}, errNoUTF8
+	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	if start, err := decoder.Token(); err != nil || start != json.Delim('[') {
 		return Members{}, fmt.Errorf("the answer is no JSON list but begins %s; is that the address of a Consul agent?",
