@@ -99,7 +99,7 @@ func New(cfg Config) (*Client, error) {
 		DisableCompression:     true, // on one host gzip would cost both sides more than it saves
 		MaxIdleConns:           2,
 		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        90 * time.Second,
+		IdleConnTimeout:        15 * time.Second, // longer than between two polls; after a reload nobody else closes them
 		MaxResponseHeaderBytes: maxHeader,
 	}
 	next, err := secure(&cfg, transport)

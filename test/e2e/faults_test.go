@@ -4,15 +4,9 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
-	"maps"
-	"net"
-	"net/http"
-	"net/http/httputil"
-	"net/url"
+	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,126 +15,55 @@ import (
 	"github.com/hostagent/hostagent/test/host"
 )
 
-// fault is what a faulty agent does to one request.
-type fault func(w http.ResponseWriter, r *http.Request, healthy http.Handler)
-
-// faults are agents that answer, but not as an agent should.
-func faults() map[string]fault {
-	text := func(status int, contentType, body string) fault {
-		return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-			w.Header().Set("Content-Type", contentType)
-			w.Header().Set("X-Consul-Default-Acl-Policy", "allow")
-			w.WriteHeader(status)
-			fmt.Fprint(w, body)
-		}
-	}
-	return map[string]fault{
-		"garbage":                         text(200, "application/json", "\x00\xff not JSON \x1b[2J"),
-		"HTML":                            text(200, "text/html", "<html><body>It works!</body></html>"),
-		"null":                            text(200, "application/json", "null"),
-		"a list":                          text(200, "application/json", "[]"),
-		"status 500":                      text(500, "text/plain", "boom \x1b[31m"),
-		"status 429":                      text(429, "text/plain", "rate limited"),
-		"status 403":                      text(403, "text/plain", "Permission denied"),
-		"a port as text":                  text(200, "application/json", `{"web":{"ID":"web","Service":"web","Port":"8080"}}`),
-		"another entry than its key says": text(200, "application/json", `{"web":{"ID":"api","Service":"api","Port":1}}`),
-		"filtered": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-			w.Header().Set("X-Consul-Default-Acl-Policy", "allow")
-			w.Header().Set("X-Consul-Results-Filtered-By-Acls", "true")
-			fmt.Fprint(w, "{}")
-		},
-		"default deny without a token": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-			w.Header().Set("X-Consul-Default-Acl-Policy", "deny")
-			fmt.Fprint(w, "{}")
-		},
-		"half a body": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-			w.Header().Set("X-Consul-Default-Acl-Policy", "allow")
-			w.Header().Set("Content-Length", "5000")
-			fmt.Fprint(w, `{"web":{"ID":"web",`)
-		},
-		"after 30 seconds": func(w http.ResponseWriter, r *http.Request, healthy http.Handler) {
-			select {
-			case <-r.Context().Done():
-			case <-time.After(30 * time.Second):
-				healthy.ServeHTTP(w, r)
-			}
-		},
-		"redirect": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
-			http.Redirect(w, r, "http://127.0.0.1:1/elsewhere", http.StatusFound)
-		},
-	}
-}
-
-// faultyAgent serves the host's agent at 127.0.0.1:8501, with the current fault put before the registrations.
-func (w *world) faultyAgent() *atomic.Pointer[fault] {
-	w.t.Helper()
-	var listener net.Listener
-	w.must(w.InHost(func() (err error) {
-		listener, err = net.Listen("tcp4", "127.0.0.1:8501")
-		return err
-	}))
-	healthy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host.ConsulAddress})
-	healthy.Transport = w.HTTPClient().Transport
-	current := new(atomic.Pointer[fault])
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if f := current.Load(); f != nil && r.URL.Path == "/v1/agent/services" {
-			(*f)(rw, r, healthy)
-			return
-		}
-		healthy.ServeHTTP(rw, r)
-	})}
-	go server.Serve(listener)
-	w.t.Cleanup(func() { server.Close() })
-	return current
-}
-
-// TestFaultyAgent: whatever the agent answers, the last good state stands for longer than close_delay, and what comes
-// after the fault counts again.
-func TestFaultyAgent(t *testing.T) {
+// TestLastingFaults: however long the agent answers as no agent should, longer than close_delay too, the last good state
+// stands, and what comes after the fault counts again.
+func TestLastingFaults(t *testing.T) {
 	t.Parallel()
-	all := faults()
-	names := slices.Sorted(maps.Keys(all))
-	for part := range slices.Chunk(names, 5) {
-		t.Run(strings.Join(part, ", "), func(t *testing.T) {
+	kinds := host.FaultKinds(host.RouteServices)
+	for part := range slices.Chunk(kinds, (len(kinds)+1)/2) {
+		t.Run(part[0]+" to "+part[len(part)-1], func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
-			current := w.faultyAgent()
-			_, port := w.service("web", 8080, "127.0.0.1:8080")
-			_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
+			faulty, err := w.StartFaulty()
 			w.must(err)
-			agent := w.start("close_delay = \"1s\"\npoll_interval = \"200ms\"\nconsul { timeout = \"500ms\" }\n",
-				"--mode", "guard", "--consul-address", "127.0.0.1:8501")
+			t.Cleanup(func() { faulty.Close() })
+			port := w.register("web", 8080, 0)
+			w.listenOn("web", port, 21200)
+			agent := w.start("close_delay = \"1s\"\npoll_interval = \"200ms\"\nconsul { timeout = \"300ms\" }\n",
+				"--mode", "guard", "--consul-address", host.FaultyAddress)
 			w.guarded()
-			for _, name := range part {
-				w.survives(agent, port, current, name, all[name])
+			watch := w.sentry()
+			watch.expect(host.Open, port)
+			watch.expect(host.Dropped, 21200)
+			for _, kind := range part {
+				w.survives(faulty, kind)
+				watch.calm(t, kind)
 			}
+			if log := agent.Log(); !strings.Contains(log, "step failed, the last good state stands") || strings.ContainsAny(log, "\x1b\x00") {
+				t.Errorf("the log has no trouble or raw control characters")
+			}
+			w.must(w.consul.API().Agent().ServiceDeregister("web"))
+			watch.expect("", port)
+			w.eventually(port, host.Dropped, 10*time.Second)
+			t.Log(watch.stop(t))
 		})
 	}
 }
 
-func (w *world) survives(agent *host.Process, port uint16, current *atomic.Pointer[fault], name string, f fault) {
+// survives lets services fail for longer than close_delay.
+func (w *world) survives(faulty *host.Faulty, kind string) {
 	w.t.Helper()
-	before := len(agent.Log())
-	current.Store(&f)
-	for start := time.Now(); time.Since(start) < 2*time.Second; {
-		w.reaches(port, host.Open)
-		time.Sleep(100 * time.Millisecond)
-	}
-	w.reaches(21200, host.Dropped)
-	said := agent.Log()[before:]
-	if !strings.Contains(said, "step failed, the last good state stands") {
-		w.t.Errorf("%s: nothing in the log:\n%s", name, said)
-	}
-	if strings.ContainsAny(said, "\x1b\x00") {
-		w.t.Errorf("%s: the log holds raw control characters: %q", name, said)
-	}
-	current.Store(nil)
-	w.until("hostagent has recovered from "+name, func() error {
-		if !strings.Contains(agent.Log()[before:], "recovered") {
+	fault, err := host.NewFault(rand.New(rand.NewPCG(1, 1)), kind, host.RouteServices, 1000)
+	w.must(err)
+	faulty.Arm(fault)
+	time.Sleep(1400 * time.Millisecond)
+	faulty.Disarm()
+	passed := faulty.Passed(host.RouteServices)
+	w.until("hostagent asks again after "+kind, func() error {
+		if faulty.Passed(host.RouteServices) == passed {
 			return errors.New("it has not")
 		}
 		return nil
 	})
-	w.reaches(port, host.Open)
 }
 
 // TestOutage: an agent that is gone altogether, and back, closes nothing by that alone.

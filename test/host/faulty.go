@@ -154,6 +154,13 @@ func (f *Faulty) Arm(fault *Fault) {
 	f.armed = append(f.armed, fault)
 }
 
+// Disarm forgets what was armed.
+func (f *Faulty) Disarm() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.armed = nil
+}
+
 // Passed tells how many requests of a route were passed on, and answered by the agent as a whole.
 func (f *Faulty) Passed(route Route) int {
 	f.mu.Lock()
