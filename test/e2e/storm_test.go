@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -303,7 +304,7 @@ func (s *storm) end(before weight) {
 func (s *storm) judgeLog() {
 	s.t.Helper()
 	log := s.agent.Log()
-	if strings.ContainsAny(log, "\x1b\x00\xff") {
+	if strings.ContainsAny(log, "\x1b\x00") || !utf8.ValidString(log) {
 		s.t.Errorf("the log holds raw control characters")
 	}
 	told := map[string]int{}
