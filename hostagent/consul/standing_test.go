@@ -229,7 +229,9 @@ func TestOwnIDTaken(t *testing.T) {
 					report(t, c, sample())
 				}
 				a.services["hostagent"], a.foreign["hostagent"] = true, other
-				a.checks["service:hostagent"] = &api.AgentCheck{ServiceID: "hostagent", Type: "tcp", Status: "passing"}
+				a.checks["service:hostagent"] = &api.AgentCheck{
+					CheckID: "service:hostagent", ServiceID: "hostagent", Type: "tcp", Status: "passing",
+				}
 				a.known(t, c)
 				for range 2 {
 					_, err := c.Report(t.Context(), sample())

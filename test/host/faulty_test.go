@@ -19,6 +19,10 @@ import (
 
 // healthy answers as an agent with a few services does.
 func healthy(rw http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/v1/agent/service/hostagent") {
+		http.Error(rw, "unknown service ID: hostagent", http.StatusNotFound) // nobody has taken it
+		return
+	}
 	var text string
 	switch routeOf(r) {
 	case RouteServices:
