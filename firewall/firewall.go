@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package firewall makes the kernel's firewall equal a Ruleset: three sets of TCP ports, two of sources where these are
-// limited, and a few fixed rules that read them. Start with New and Apply.
+// limited, one more of ports with two of sources where some are for a few only, and a few fixed rules that read them. Start with New and Apply.
 //
 // There are two backends, iptables with ipset and nftables; see Backend. Only sets named hostagent-*, chains named
 // HOSTAGENT-* and the jumps to those chains, and table "inet hostagent" of nf_tables are ever touched. Which ports belong
@@ -37,6 +37,7 @@ type Options struct {
 type Firewall struct {
 	mu      sync.Mutex
 	sources sourceMemo
+	paths   sourceMemo
 	backend backend      // xtables or native: what Apply writes with
 	xtables *xtables     // never nil; it can always show and remove
 	native  *nativeTable // nil where the kernel has no nf_tables
@@ -74,8 +75,8 @@ func New(opts Options) (*Firewall, error) {
 //
 // What Apply has once seen and written it takes for granted for Options.VerifyEvery, so most calls cost no more than the
 // ports that differ; after that it looks whether another hand was there. After an error it looks at everything anew. A
-// failed Apply never leaves a port closed to a source to which it was open before and is open in want; where it could write
-// no rule, it leaves no set that was not there before but, with nftables, sets of sources, which no rule reads.
+// failed Apply never leaves a port closed to a source to which it was open before and is open in want, nor open to one to
+// which it was closed before and is closed in want; where it could write no rule, it leaves no set that was not there before but, with nftables, sets of sources, which no rule reads.
 //
 // While another program undoes what is repaired (Changes.Fight), it looks less often; what differs from the last want is
 // applied all the same.
@@ -178,12 +179,22 @@ func (f *Firewall) Degradations() []string { return slices.Clone(f.notes) }
 // Backend names what holds the rules and sets, "iptables-nft 1.8.9 + ipset" or "nftables", as New found it.
 func (f *Firewall) Backend() string { return f.backend.title() }
 
-// prepare refuses what cannot be applied, takes port 0 out, because no segment carries it, and makes sources canonical.
+// prepare refuses what cannot be applied, takes out what says nothing, and makes sources canonical.
 func (f *Firewall) prepare(ctx context.Context, want *Ruleset) error {
-	for _, ports := range []*PortSet{&want.Guard, &want.Open, &want.Cut} {
+	want.tidy()
+	var err, pathsErr error
+	want.AllowFrom, err = f.sources.canonical(want.AllowFrom)
+	want.PathsFrom, pathsErr = f.paths.canonical(want.PathsFrom)
+	return errors.Join(ctx.Err(), want.Accept.check(), err, pathsErr)
+}
+
+// tidy takes out what says nothing: port 0, which no segment carries, and of Paths what is open to others or for nobody.
+func (r *Ruleset) tidy() {
+	for _, ports := range []*PortSet{&r.Guard, &r.Open, &r.Cut, &r.Paths} {
 		ports.Remove(0)
 	}
-	var err error
-	want.AllowFrom, err = f.sources.canonical(want.AllowFrom)
-	return errors.Join(ctx.Err(), want.Accept.check(), err)
+	r.Paths = r.Paths.Minus(r.Open)
+	if len(r.PathsFrom) == 0 {
+		r.Paths = PortSet{}
+	}
 }

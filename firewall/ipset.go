@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The sets of ports, one for both families; the sets of sources, one for each; and the one that new contents are gathered
+// The sets of ports, one for both families; the sets of sources, one for each, of what is open and of exposed paths; and the one that new contents are gathered
 // in before they are swapped in.
 const (
 	guardSet = "hostagent-guard"
@@ -24,6 +24,10 @@ const (
 	from4Set = "hostagent-from4"
 	from6Set = "hostagent-from6"
 	fillSet  = "hostagent-tmp"
+
+	pathsSet  = "hostagent-paths"
+	paths4Set = "hostagent-paths4"
+	paths6Set = "hostagent-paths6"
 )
 
 const (
@@ -75,9 +79,9 @@ func (s *ipset) kind() string {
 // stays there.
 func kindOf(name string) string {
 	switch name {
-	case from4Set:
+	case from4Set, paths4Set:
 		return fromSetType + " family inet"
-	case from6Set:
+	case from6Set, paths6Set:
 		return fromSetType + " family inet6"
 	}
 	return portSetType + " range 0-65535"
@@ -149,9 +153,9 @@ func createSet(name, purpose string, members int) error {
 	typeName, module, family := portSetType, "ip_set_bitmap_port", uint8(unix.AF_UNSPEC)
 	options := nl.NewRtAttr(nl.IPSET_ATTR_DATA|int(nl.NLA_F_NESTED), nil)
 	switch purpose {
-	case from4Set, from6Set:
+	case from4Set, from6Set, paths4Set, paths6Set:
 		typeName, module, family = fromSetType, "ip_set_hash_net", unix.AF_INET
-		if purpose == from6Set {
+		if purpose == from6Set || purpose == paths6Set {
 			family = unix.AF_INET6
 		}
 		buckets := uint32(max(members, leastBuckets))
@@ -427,4 +431,6 @@ func checkOurs(set *ipset) error {
 }
 
 // ourSets are the names of the sets in the order in which they are made and shown.
-func ourSets() []string { return []string{guardSet, openSet, cutSet, from4Set, from6Set} }
+func ourSets() []string {
+	return []string{guardSet, openSet, cutSet, from4Set, from6Set, pathsSet, paths4Set, paths6Set}
+}

@@ -14,6 +14,9 @@ create hostagent-open bitmap:port range 0-65535
 create hostagent-cut bitmap:port range 0-65535
 create hostagent-from4 hash:net family inet
 create hostagent-from6 hash:net family inet6
+create hostagent-paths bitmap:port range 0-65535
+create hostagent-paths4 hash:net family inet
+create hostagent-paths6 hash:net family inet6
 `
 
 func mustMakeSets(t *testing.T, f *Firewall) Changes {
@@ -27,7 +30,7 @@ func mustMakeSets(t *testing.T, f *Firewall) Changes {
 
 func TestMakeSets(t *testing.T) {
 	f := start(t, VariantNFT)
-	if changes := mustMakeSets(t, f); len(changes.Sets) != 5 || !changes.Sets[0].Created {
+	if changes := mustMakeSets(t, f); len(changes.Sets) != 8 || !changes.Sets[0].Created {
 		t.Errorf("made: %s", changes)
 	}
 	if got := show(t, f); got != emptySets {
@@ -41,7 +44,7 @@ func TestMakeSets(t *testing.T) {
 // TestMakeSetsTouchesNothing: sets that exist stay as they are, whatever they are, and so do the rules.
 func TestMakeSetsTouchesNothing(t *testing.T) {
 	f := start(t, VariantNFT)
-	want := Ruleset{Guard: portRange(21000, 21255), Open: Ports(21000), AllowFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	want := Ruleset{Guard: portRange(21000, 21255), Open: Ports(21000), AllowFrom: prefixes("10.0.0.0/8"), PathsFrom: prefixes("10.0.0.0/8")}
 	mustApply(t, f, want)
 	before := show(t, f)
 	if changes := mustMakeSets(t, f); !changes.Empty() {
@@ -55,7 +58,7 @@ func TestMakeSetsTouchesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	shell(t, "ipset create hostagent-open hash:ip && ipset add hostagent-open 10.0.0.1")
-	if changes := mustMakeSets(t, f); len(changes.Sets) != 4 {
+	if changes := mustMakeSets(t, f); len(changes.Sets) != 7 {
 		t.Errorf("made: %s", changes)
 	}
 	if foreign := shell(t, "ipset list hostagent-open"); !strings.Contains(foreign, "\n10.0.0.1\n") || !strings.Contains(foreign, "hash:ip") {

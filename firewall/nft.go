@@ -97,7 +97,12 @@ func (n *nativeTable) doubt() {
 // apply makes the kernel equal want. Any error makes the next call look at everything anew.
 func (n *nativeTable) apply(ctx context.Context, want *Ruleset) (Changes, error) {
 	var changes Changes
-	err := n.bring(ctx, want, &changes)
+	var err error
+	for _, next := range n.memory.way(want) {
+		if err = n.bring(ctx, next, &changes); err != nil {
+			break
+		}
+	}
 	if err != nil {
 		n.memory = nil
 	}
@@ -217,13 +222,19 @@ func (n *nativeTable) known(now time.Time) (*nativeView, time.Time) {
 
 // wanted is the table that want asks for. What is remembered of the same sources serves again.
 func (n *nativeTable) wanted(want *Ruleset) *nativeView {
-	if n.memory == nil || len(want.AllowFrom) == 0 || !sameSources(want.AllowFrom, n.memory.applied.AllowFrom) {
+	if n.memory == nil {
 		return n.rules.wants(want)
 	}
 	light := *want
-	light.AllowFrom = want.AllowFrom[:1]
+	var again []string
+	if applied := n.memory.applied.AllowFrom; len(want.AllowFrom) > 0 && sameSources(want.AllowFrom, applied) {
+		light.AllowFrom, again = want.AllowFrom[:1], append(again, "from4", "from6")
+	}
+	if applied := n.memory.applied.PathsFrom; len(want.PathsFrom) > 0 && sameSources(want.PathsFrom, applied) {
+		light.PathsFrom, again = want.PathsFrom[:1], append(again, "paths4", "paths6")
+	}
 	v := n.rules.wants(&light)
-	for _, name := range nativeSources() {
+	for _, name := range again {
 		v.set(name).runs = n.memory.view.set(name).runs
 	}
 	return v
@@ -232,7 +243,7 @@ func (n *nativeTable) wanted(want *Ruleset) *nativeView {
 // sameNative tells whether r and other ask for the same native table.
 func (r *Ruleset) sameNative(other *Ruleset) bool {
 	return r.Guard == other.Guard && r.Open == other.Open && r.Cut == other.Cut && r.CutRules == other.CutRules &&
-		sameSources(r.AllowFrom, other.AllowFrom)
+		r.Paths == other.Paths && sameSources(r.AllowFrom, other.AllowFrom) && sameSources(r.PathsFrom, other.PathsFrom)
 }
 
 // nextGeneration is the one after a transaction that was worked out on the given one; 0 is unknown, and the kernel leaves

@@ -50,11 +50,16 @@ func (v *nativeView) ruleset() Ruleset {
 			r.Open = s.ports
 		case "cut":
 			r.Cut = s.ports
+		case "paths":
+			r.Paths = s.ports
 		case "from4", "from6":
 			r.AllowFrom = append(r.AllowFrom, networksOf(s.runs)...)
+		case "paths4", "paths6":
+			r.PathsFrom = append(r.PathsFrom, networksOf(s.runs)...)
 		}
 	}
 	slices.SortFunc(r.AllowFrom, netip.Prefix.Compare)
+	slices.SortFunc(r.PathsFrom, netip.Prefix.Compare)
 	return r
 }
 

@@ -103,17 +103,19 @@ func (v *nativeView) chain(name string) *nativeChain {
 }
 
 // nativeSets are the names of the native sets, in the order of ourSets.
-func nativeSets() []string { return []string{"guard", "open", "cut", "from4", "from6"} }
+func nativeSets() []string {
+	return []string{"guard", "open", "cut", "from4", "from6", "paths", "paths4", "paths6"}
+}
 
 // nativeSources are those of them that hold sources, of IPv4 and of IPv6.
-func nativeSources() []string { return nativeSets()[3:] }
+func nativeSources() []string { return []string{"from4", "from6", "paths4", "paths6"} }
 
 // emptyNativeSet is the set that belongs under a name of ours, without its members. It says nothing for other names.
 func emptyNativeSet(name string) nativeSet {
 	switch name {
-	case "from4":
+	case "from4", "paths4":
 		return nativeSet{name: name, flags: unix.NFT_SET_INTERVAL, keyType: nftTypeIPv4, keySize: 4}
-	case "from6":
+	case "from6", "paths6":
 		return nativeSet{name: name, flags: unix.NFT_SET_INTERVAL, keyType: nftTypeIPv6, keySize: 16}
 	}
 	return nativeSet{name: name, keyType: nftTypeService, keySize: 2}
@@ -134,7 +136,7 @@ func (s *nativeSet) holds(other *nativeSet) bool {
 // wants is the native table that r asks for; r's sources are canonical.
 func (rules *nativeRules) wants(r *Ruleset) *nativeView {
 	v := &nativeView{exists: true}
-	runs := familyRuns(r.AllowFrom)
+	runs, paths := familyRuns(r.AllowFrom), familyRuns(r.PathsFrom)
 	for i, name := range ourSets() {
 		if !r.needs(name) {
 			continue
@@ -151,6 +153,12 @@ func (rules *nativeRules) wants(r *Ruleset) *nativeView {
 			set.runs = runs[0]
 		case from6Set:
 			set.runs = runs[1]
+		case pathsSet:
+			set.ports = r.Paths
+		case paths4Set:
+			set.runs = paths[0]
+		case paths6Set:
+			set.runs = paths[1]
 		}
 		if set.ports.Len() > maxBitmapPorts {
 			set.flags = unix.NFT_SET_EVAL
@@ -160,6 +168,9 @@ func (rules *nativeRules) wants(r *Ruleset) *nativeView {
 	var drops []nativeRule
 	if r.CutRules {
 		drops = append(drops, rules.cut)
+	}
+	if len(r.PathsFrom) > 0 {
+		drops = append(drops, rules.paths4, rules.paths6)
 	}
 	drops = append(drops, rules.guard4, rules.guard6)
 	if len(r.AllowFrom) > 0 {
@@ -254,7 +265,7 @@ func (r addressRun) compare(other addressRun) int {
 
 // nativeRules are the rules of both chains, in the order in which they stand there. Those that count what Dropped tells
 // apart are of one family each. What rules the most packets out comes first, and the look into the routing table last.
-type nativeRules struct{ cut, guard4, guard6, from4, from6 nativeRule }
+type nativeRules struct{ cut, paths4, paths6, guard4, guard6, from4, from6 nativeRule }
 
 func newNativeRules() (*nativeRules, error) {
 	const (
@@ -262,14 +273,23 @@ func newNativeRules() (*nativeRules, error) {
 		end = "fib daddr type local counter drop"
 	)
 	ipv4, ipv6 := nftMeta(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4), nftMeta(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV6)
-	source4 := join(ipv4, nftSource(12, 4, "from4"))
-	source6 := join(ipv6, nftSource(8, 16, "from6"))
+	source4 := join(ipv4, nftSource(12, 4, "from4", true))
+	source6 := join(ipv6, nftSource(8, 16, "from6", true))
 	guarded := join(nftSYN(), nftNotLo(), nftPort("guard", false), nftPort("open", true))
 	open := join(nftSYN(), nftNotLo(), nftPort("open", false))
+	path, leave := join(nftSYN(), nftPort("paths", false)), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
 	rules := &nativeRules{
 		cut: nativeRule{
 			text:        "iifname != \"lo\" tcp dport @cut ct direction original " + end,
 			expressions: join(nftNotLo(), nftTCP(), nftPort("cut", false), nftOriginal(), nftLocalDrop()),
+		},
+		paths4: nativeRule{ // no counter: nothing is dropped
+			text:        "tcp flags & (fin | syn | rst | ack) == syn tcp dport @paths ip saddr @paths4 return",
+			expressions: join(path, ipv4, nftSource(12, 4, "paths4", false), leave),
+		},
+		paths6: nativeRule{
+			text:        "tcp flags & (fin | syn | rst | ack) == syn tcp dport @paths ip6 saddr @paths6 return",
+			expressions: join(path, ipv6, nftSource(8, 16, "paths6", false), leave),
 		},
 		guard4: nativeRule{
 			text:        "meta nfproto ipv4 " + syn + "tcp dport @guard tcp dport != @open " + end,
@@ -299,7 +319,9 @@ func newNativeRules() (*nativeRules, error) {
 }
 
 func (rules *nativeRules) all() []*nativeRule {
-	return []*nativeRule{&rules.cut, &rules.guard4, &rules.guard6, &rules.from4, &rules.from6}
+	return []*nativeRule{
+		&rules.cut, &rules.paths4, &rules.paths6, &rules.guard4, &rules.guard6, &rules.from4, &rules.from6,
+	}
 }
 
 // text is the rule that does what code says, in nft's words; of rules that are not ours it shows the code.
@@ -345,11 +367,11 @@ func nftPort(set string, not bool) []expr.Any {
 	}
 }
 
-// nftSource matches a source address that is not in a set.
-func nftSource(offset, size uint32, set string) []expr.Any {
+// nftSource matches a source address that is in a set, or is not.
+func nftSource(offset, size uint32, set string, not bool) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
-		&expr.Lookup{SourceRegister: 1, SetName: set, Invert: true},
+		&expr.Lookup{SourceRegister: 1, SetName: set, Invert: not},
 	}
 }
 

@@ -209,6 +209,11 @@ func (s *NativeState) limits() bool {
 	return s.reads("saddr != @from", 2)
 }
 
+// admitsPaths tells whether both chains let sources of exposed paths by before anything is dropped.
+func (s *NativeState) admitsPaths() bool {
+	return s.reads("saddr @paths", 2)
+}
+
 // reads tells whether each of both chains has as many rules with that text, above any rule that is not ours.
 func (s *NativeState) reads(text string, rules int) bool {
 	if s == nil || slices.Contains(s.Flags, "dormant") {

@@ -35,7 +35,7 @@ type nativeStep struct {
 // without the flag persist that is to be held.
 func (n *nativeTable) next(seen, wanted *nativeView, anew bool) *nativeStep {
 	s := &nativeStep{seen: seen, anew: anew || !seen.leadsTo(wanted)}
-	limited := wanted.set("from4") != nil
+	limited := wanted.set("from4") != nil || wanted.set("paths4") != nil
 	owned := n.socket != nil && n.flags != 0
 	if owned {
 		ours := seen.flags == n.flags && seen.owner == n.socket.port
@@ -90,7 +90,7 @@ func (rules *nativeRules) unread(seen, wanted *nativeView) []nativeSet {
 		if to == nil || from != nil && from.holds(to) && slices.Equal(from.runs, to.runs) {
 			continue
 		}
-		code := []string{rules.from4.code, rules.from6.code}[i]
+		code := []string{rules.from4.code, rules.from6.code, rules.paths4.code, rules.paths6.code}[i]
 		read := slices.ContainsFunc(seen.chains, func(c nativeChain) bool {
 			should := wanted.chain(c.name)
 			return should != nil && c.sameHead(should) &&

@@ -42,6 +42,12 @@ const (
 		"-m set --match-set " + openSet + " dst -m set ! --match-set %s src -j DROP"
 	acceptLoRule   = "-i lo -p tcp -m set --match-set " + openSet + " dst -j ACCEPT"
 	acceptFromRule = "-p tcp -m set --match-set " + openSet + " dst -m set --match-set %s src -j ACCEPT"
+	// Sources of exposed paths leave our chain before the guard drops, so that without these rules a port of theirs is closed,
+	// never open. Over lo nothing is dropped, so only the accept needs a rule for it.
+	pathsRule = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN " +
+		"-m set --match-set " + pathsSet + " dst -m set --match-set %s src -j RETURN"
+	acceptPathsLoRule = "-i lo -p tcp -m set --match-set " + pathsSet + " dst -j ACCEPT"
+	acceptPathsRule   = "-p tcp -m set --match-set " + pathsSet + " dst -m set --match-set %s src -j ACCEPT"
 	// A running connection through DNAT outlives conntrack -D, because conntrack picks it up again in the middle.
 	// Only the packets of whoever began the connection are dropped, so the host's own outgoing ones live on.
 	cutRule = "! -i lo -p tcp -m addrtype --dst-type LOCAL -m conntrack --ctdir ORIGINAL " +
@@ -60,13 +66,21 @@ func (c *chain) jump() string { return "-A " + c.parent + " -j " + c.name }
 
 // chains returns the chains that r asks for in one family, what opens first.
 func (r *Ruleset) chains(family Family) []chain {
-	drops, accepts := []string{guardRule}, []string{acceptRule}
+	var drops []string
+	accepts := []string{acceptRule}
 	if r.CutRules {
-		drops = []string{cutRule, guardRule}
+		drops = append(drops, cutRule)
 	}
+	if len(r.PathsFrom) > 0 {
+		drops = append(drops, fmt.Sprintf(pathsRule, family.pathsSet()))
+	}
+	drops = append(drops, guardRule)
 	if len(r.AllowFrom) > 0 {
 		drops = append(drops, fmt.Sprintf(fromRule, family.fromSet()))
 		accepts = []string{acceptLoRule, fmt.Sprintf(acceptFromRule, family.fromSet())}
+	}
+	if len(r.PathsFrom) > 0 {
+		accepts = append(accepts, acceptPathsLoRule, fmt.Sprintf(acceptPathsRule, family.pathsSet()))
 	}
 	var all []chain
 	if !r.Accept.None {
@@ -80,6 +94,7 @@ func (r *Ruleset) chains(family Family) []chain {
 // sameRules tells whether r and other ask for the same rules, whatever is in their sets.
 func (r *Ruleset) sameRules(other *Ruleset) bool {
 	return r.CutRules == other.CutRules && (len(r.AllowFrom) > 0) == (len(other.AllowFrom) > 0) &&
+		(len(r.PathsFrom) > 0) == (len(other.PathsFrom) > 0) &&
 		r.Accept.None == other.Accept.None &&
 		(r.Accept.None || r.Accept.parent() == other.Accept.parent())
 }
@@ -116,27 +131,26 @@ func (a Accept) check() error {
 // are left out, all of them.
 func (r Ruleset) String() string {
 	r.AllowFrom, _ = canonicalSources(r.AllowFrom)
+	r.PathsFrom, _ = canonicalSources(r.PathsFrom)
+	r.tidy()
 	s := State{Sets: r.sets(), Tables: r.tables("")}
-	if len(r.AllowFrom) > 0 {
+	if len(r.AllowFrom) > 0 || len(r.PathsFrom) > 0 {
 		s.Tables = append(r.tables(IPv4), r.tables(IPv6)...)
 	}
 	return s.String()
 }
 
-// sets are r's sets as Show should return them; r's sources are canonical.
+// sets are r's sets as Show should return them; r is tidy and its sources are canonical.
 func (r *Ruleset) sets() []SetState {
 	var all []SetState
-	for _, set := range []struct {
-		name    string
-		ports   PortSet
-		sources []netip.Prefix
-	}{
-		{guardSet, r.Guard, nil}, {openSet, r.Open, nil}, {cutSet, r.Cut, nil},
-		{from4Set, PortSet{}, byFamily(r.AllowFrom)[0]}, {from6Set, PortSet{}, byFamily(r.AllowFrom)[1]},
-	} {
-		if r.needs(set.name) {
-			set.ports.Remove(0)
-			all = append(all, SetState{Name: set.name, Type: kindOf(set.name), Ports: set.ports, Sources: set.sources})
+	ports := map[string]PortSet{guardSet: r.Guard, openSet: r.Open, cutSet: r.Cut, pathsSet: r.Paths}
+	sources := map[string][]netip.Prefix{}
+	for _, set := range r.sourceSets() {
+		sources[set.name] = set.sources
+	}
+	for _, name := range ourSets() {
+		if r.needs(name) {
+			all = append(all, SetState{Name: name, Type: kindOf(name), Ports: ports[name], Sources: sources[name]})
 		}
 	}
 	return all

@@ -14,6 +14,13 @@ type Ruleset struct {
 	// AllowFrom holds the networks whose hosts may connect to the ports in Open; empty means everybody. What comes over
 	// lo, as the host's traffic with itself does, may always. Apply does not keep the slice.
 	AllowFrom []netip.Prefix
+	// Paths holds the ports that only PathsFrom may reach, which AllowFrom says nothing of: guarded ports let these sources
+	// in, and others of the network not. Ports outside of Guard are let in from these sources whatever the host's own filter
+	// rules say; for everybody else those rules alone count. A port that is in Open, too, is open as the others there.
+	Paths PortSet
+	// PathsFrom holds the networks whose hosts may connect to the ports in Paths; empty means nobody, and Paths is taken for
+	// empty then. What comes over lo may always. Apply does not keep the slice.
+	PathsFrom []netip.Prefix
 	// Cut holds the ports whose running connections end too. The rules that read it need connection tracking, so
 	// they stand only where CutRules is set.
 	Cut      PortSet

@@ -39,6 +39,10 @@ func readSets() (*holding, error) {
 			h.have.Open = set.ports
 		case cutSet:
 			h.have.Cut = set.ports
+		case pathsSet:
+			h.have.Paths = set.ports
+		case paths4Set, paths6Set:
+			h.have.PathsFrom = append(h.have.PathsFrom, set.sources...)
 		default:
 			h.have.AllowFrom = append(h.have.AllowFrom, set.sources...)
 		}
@@ -47,13 +51,14 @@ func readSets() (*holding, error) {
 		}
 	}
 	slices.SortFunc(h.have.AllowFrom, netip.Prefix.Compare)
+	slices.SortFunc(h.have.PathsFrom, netip.Prefix.Compare)
 	return h, errors.Join(errs...)
 }
 
 // held is the holding of a kernel in which r stands.
 func (r *Ruleset) held() *holding {
 	h := &holding{have: r}
-	for _, name := range fromSets() {
+	for _, name := range ourSets() {
 		if !r.needs(name) {
 			h.missing = append(h.missing, name)
 		}
@@ -61,9 +66,16 @@ func (r *Ruleset) held() *holding {
 	return h
 }
 
-// needs tells whether the set of that name is to be there: those of sources only while there are any.
+// needs tells whether the set of that name is to be there: those of sources, and of ports that are for some only, while
+// there are any sources.
 func (r *Ruleset) needs(set string) bool {
-	return set != from4Set && set != from6Set || len(r.AllowFrom) > 0
+	switch set {
+	case from4Set, from6Set:
+		return len(r.AllowFrom) > 0
+	case pathsSet, paths4Set, paths6Set:
+		return len(r.PathsFrom) > 0
+	}
+	return true
 }
 
 // setStep brings one set from its ports to others.
@@ -73,16 +85,18 @@ type setStep struct {
 }
 
 // setSteps returns the changes that lead from have to want, in the only order in which no port that is open before and
-// after is ever closed, and none that is closed before and after is ever open: open grows, guard grows, guard shrinks,
-// open shrinks. Cut follows guard, so that nobody comes back in after their connection was cut.
+// after is ever closed, and none that is closed before and after is ever open: open and paths grow, guard grows, guard
+// shrinks, open and paths shrink. Cut follows guard, so that nobody comes back in after their connection was cut.
 func setSteps(have, want *Ruleset) []setStep {
-	both := have.Open.Union(want.Open)
+	open, paths := have.Open.Union(want.Open), have.Paths.Union(want.Paths)
 	var steps []setStep
 	for _, s := range []setStep{
-		{openSet, &have.Open, &both},
+		{openSet, &have.Open, &open},
+		{pathsSet, &have.Paths, &paths},
 		{guardSet, &have.Guard, &want.Guard},
 		{cutSet, &have.Cut, &want.Cut},
-		{openSet, &both, &want.Open},
+		{openSet, &open, &want.Open},
+		{pathsSet, &paths, &want.Paths},
 	} {
 		if *s.from != *s.to {
 			steps = append(steps, s)
@@ -137,24 +151,23 @@ type migration struct {
 // migrate returns the way from h to want. Where rulesKnown is false, rules may stand that belong to other sources.
 func migrate(h *holding, want *Ruleset, rulesKnown bool) migration {
 	var m migration
-	for _, name := range h.missing {
-		if want.needs(name) {
+	for _, name := range ourSets() {
+		switch missing := slices.Contains(h.missing, name); {
+		case missing && want.needs(name):
 			m.create = append(m.create, name)
+		case !missing && !want.needs(name):
+			m.destroy = append(m.destroy, name)
 		}
 	}
-	had, wanted := byFamily(h.have.AllowFrom), byFamily(want.AllowFrom)
-	for i, name := range fromSets() {
-		switch {
-		case !want.needs(name):
-			if !slices.Contains(h.missing, name) {
-				m.destroy = append(m.destroy, name)
-			}
-		case slices.Contains(h.excepted, name) || !sameSources(had[i], wanted[i]):
-			m.sources = append(m.sources, sourceStep{name, had[i], wanted[i]})
+	wanted := want.sourceSets()
+	for i, had := range h.have.sourceSets() {
+		to := wanted[i].sources
+		if want.needs(had.name) && (slices.Contains(h.excepted, had.name) || !sameSources(had.sources, to)) {
+			m.sources = append(m.sources, sourceStep{had.name, had.sources, to})
 		}
 	}
 	first := want
-	if m.sources != nil || m.destroy != nil || !rulesKnown && len(want.AllowFrom) > 0 {
+	if m.sources != nil || m.destroy != nil || !rulesKnown && len(want.AllowFrom)+len(want.PathsFrom) > 0 {
 		first = meeting(h.have, want)
 	}
 	m.before = setSteps(h.have, first)
@@ -165,11 +178,15 @@ func migrate(h *holding, want *Ruleset, rulesKnown bool) migration {
 }
 
 // meeting is the state between have and want in which sources may change: open is what is open in both. The guard is
-// already the wanted one, but for ports that are still to open: those stay as they are until they do. Cut comes last.
+// already the wanted one, but for ports that are still to open: those stay as they are until they do. Of ports that some
+// sources reach before and after only those are guarded that are so before and after. Cut comes last.
 func meeting(have, want *Ruleset) *Ruleset {
+	opens, stay := want.Open.Union(want.Paths), have.Paths.Intersect(want.Paths)
+	guard := want.Guard.Minus(opens).Union(have.Guard.Intersect(opens))
 	return &Ruleset{
 		Open:  have.Open.Intersect(want.Open),
-		Guard: want.Guard.Minus(want.Open).Union(have.Guard.Intersect(want.Open)),
+		Paths: stay,
+		Guard: guard.Minus(stay.Minus(want.Guard)),
 		Cut:   have.Cut,
 	}
 }
@@ -255,23 +272,28 @@ func setDrift(applied *Ruleset, seen *holding) []string {
 		{guardSet, &have.Guard, &applied.Guard},
 		{openSet, &have.Open, &applied.Open},
 		{cutSet, &have.Cut, &applied.Cut},
+		{pathsSet, &have.Paths, &applied.Paths},
 	} {
-		if *s.from != *s.to && !slices.Contains(seen.missing, s.set) {
+		if *s.from != *s.to && applied.needs(s.set) && !slices.Contains(seen.missing, s.set) {
 			drift = append(drift, fmt.Sprintf("set %s had lost ports %s and gained %s",
 				s.set, s.to.Minus(*s.from), s.from.Minus(*s.to)))
 		}
 	}
-	had, wanted := byFamily(have.AllowFrom), byFamily(applied.AllowFrom)
-	for i, name := range fromSets() {
-		switch {
-		case slices.Contains(seen.missing, name):
-		case !applied.needs(name):
+	for _, name := range ourSets() {
+		if !applied.needs(name) && !slices.Contains(seen.missing, name) {
 			drift = append(drift, "set "+name+" had appeared")
+		}
+	}
+	wanted := applied.sourceSets()
+	for i, had := range have.sourceSets() {
+		name, from, to := had.name, had.sources, wanted[i].sources
+		switch {
+		case !applied.needs(name) || slices.Contains(seen.missing, name):
 		case slices.Contains(seen.excepted, name):
 			drift = append(drift, "set "+name+" had gained exceptions (nomatch)")
-		case !sameSources(had[i], wanted[i]):
+		case !sameSources(from, to):
 			drift = append(drift, fmt.Sprintf("set %s had lost sources %s and gained %s", name,
-				sourcesText(minusSources(wanted[i], had[i])), sourcesText(minusSources(had[i], wanted[i]))))
+				sourcesText(minusSources(to, from)), sourcesText(minusSources(from, to))))
 		}
 	}
 	return drift

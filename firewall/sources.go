@@ -10,8 +10,17 @@ import (
 	"strings"
 )
 
-// fromSets are the names of the sets of sources: IPv4's, IPv6's.
-func fromSets() [2]string { return [2]string{from4Set, from6Set} }
+// sourceSet is a set of sources, its name and those of r that it holds.
+type sourceSet struct {
+	name    string
+	sources []netip.Prefix
+}
+
+// sourceSets are the sets of sources, with what r, whose sources are canonical, has for them.
+func (r *Ruleset) sourceSets() []sourceSet {
+	from, paths := byFamily(r.AllowFrom), byFamily(r.PathsFrom)
+	return []sourceSet{{from4Set, from[0]}, {from6Set, from[1]}, {paths4Set, paths[0]}, {paths6Set, paths[1]}}
+}
 
 // fromSet is the name of the family's set of sources.
 func (f Family) fromSet() string {
@@ -19,6 +28,14 @@ func (f Family) fromSet() string {
 		return from6Set
 	}
 	return from4Set
+}
+
+// pathsSet is the name of the family's set of sources of exposed paths.
+func (f Family) pathsSet() string {
+	if f == IPv6 {
+		return paths6Set
+	}
+	return paths4Set
 }
 
 // canonicalSources returns sources as the sets hold them: without host bits, sorted, IPv4 before IPv6, each once. A

@@ -11,8 +11,8 @@ import (
 
 // State is what the kernel holds of ours.
 type State struct {
-	// Sets are the sets that bear our names, in the order guard, open, cut, from4, from6, and a half-filled one that a
-	// crash left.
+	// Sets are the sets that bear our names, in the order guard, open, cut, from4, from6, paths, paths4, paths6, and a half-filled
+	// one that a crash left.
 	Sets []SetState
 	// Tables are those in which something of ours stands.
 	Tables []TableState
@@ -97,6 +97,7 @@ func (t *TableState) drops(parent, chain string) bool {
 		for _, rule := range c.Rules {
 			words := strings.Fields(rule)
 			switch {
+			case slices.Contains(words, pathsSet) && slices.Contains(words, "RETURN"): // lets a few sources by, as it should
 			case !slices.Contains(words, "DROP"):
 				return false
 			case slices.Contains(words, guardSet):
@@ -113,9 +114,26 @@ func (s State) Limited() ([]netip.Prefix, bool) {
 	if s.Native.limits() {
 		return slices.Concat(s.Native.set("from4").Sources, s.Native.set("from6").Sources), true
 	}
+	return s.readSources(Family.fromSet)
+}
+
+// Paths returns the ports that only some sources may reach, and those sources; false where a rule that lets them in is missing
+// somewhere, or none is wanted. Sources are as with Limited.
+func (s State) Paths() (ports PortSet, sources []netip.Prefix, ok bool) {
+	if s.Native.admitsPaths() {
+		return s.Native.set("paths").Ports, slices.Concat(s.Native.set("paths4").Sources, s.Native.set("paths6").Sources), true
+	}
+	if sources, ok = s.readSources(Family.pathsSet); ok {
+		ports = s.ports(pathsSet)
+	}
+	return ports, sources, ok
+}
+
+// readSources returns what each family's set of sources holds, false where no rule of table mangle reads one of them.
+func (s State) readSources(setOf func(Family) string) ([]netip.Prefix, bool) {
 	var sources []netip.Prefix
 	for _, family := range s.Families {
-		set := family.fromSet()
+		set := setOf(family)
 		reads := slices.ContainsFunc(s.Tables, func(t TableState) bool {
 			return t.Family == family && t.Table == mangleTable && slices.ContainsFunc(t.Chains, func(c ChainState) bool {
 				return slices.ContainsFunc(c.Rules, func(rule string) bool { return slices.Contains(strings.Fields(rule), set) })

@@ -47,7 +47,12 @@ func (x *xtables) all() []*tool { return slices.Concat(x.tools, x.others) }
 func (x *xtables) apply(ctx context.Context, want *Ruleset) (Changes, error) {
 	var changes Changes
 	x.silent = 0
-	err := x.bring(ctx, want, &changes)
+	var err error
+	for _, next := range x.memory.way(want) {
+		if err = x.bring(ctx, next, &changes); err != nil {
+			break
+		}
+	}
 	if err != nil {
 		x.memory = nil
 	}
@@ -72,8 +77,9 @@ func (x *xtables) bring(ctx context.Context, want *Ruleset, changes *Changes) er
 		if err != nil {
 			return err
 		}
-		changes.Repaired = setDrift(&known.applied, seen)
-		x.silent = len(changes.Repaired)
+		drift := setDrift(&known.applied, seen)
+		changes.Repaired = append(changes.Repaired, drift...)
+		x.silent += len(drift)
 		held = seen
 	}
 	write := !want.sameRules(&known.applied) || verify && x.rulesMayDiffer(now)
