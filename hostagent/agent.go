@@ -185,7 +185,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), prober: newProber(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), prober: newProber(), result: Result{Range: DefaultSidecarRange()}}
 	if !parts.Report {
 		a.reported = parts.Policy.OwnService // what an earlier run left goes
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,11 +101,18 @@ func (h *fakeHost) Show(context.Context) (firewall.State, error) {
 			{Name: "hostagent-guard", Ports: h.rules.Guard}, {Name: "hostagent-open", Ports: h.rules.Open},
 			{Name: "hostagent-cut", Ports: h.rules.Cut},
 			{Name: "hostagent-from4", Sources: h.rules.AllowFrom},
+			{Name: "hostagent-paths", Ports: h.rules.Paths}, {Name: "hostagent-paths4", Sources: h.rules.PathsFrom},
 		},
 		Families: []firewall.Family{firewall.IPv4},
 	}
 	if !h.noRules {
 		state.Tables = []firewall.TableState{mangle(len(h.rules.AllowFrom) > 0)}
+		for i := range state.Tables[0].Chains {
+			if c := &state.Tables[0].Chains[i]; len(h.rules.PathsFrom) > 0 {
+				rule := "-A " + c.Name + " -m set --match-set hostagent-paths dst -m set --match-set hostagent-paths4 src -j RETURN"
+				c.Rules = slices.Insert(c.Rules, 0, rule)
+			}
+		}
 	}
 	return state, nil
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
@@ -23,18 +22,23 @@ func (a *Agent) adopt(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot see the rules of an earlier run: %w", err)
 	}
-	if guard, open := state.Guard(), state.Open(); guard.Len() > 0 || open.Len() > 0 {
-		a.memory.adopt(guard, open)
-		a.memory.adoptCut(guard, open, state.Cut())
-		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String())
+	found := standingOf(state)
+	if guard, open := found.guard, found.open; guard.Len() > 0 || open.Len() > 0 || found.paths.Len() > 0 {
+		a.memory.adopt(guard, open, found.paths)
+		a.memory.adoptCut(guard, open.Union(found.paths), state.Cut())
+		a.parts.Log.Info("adopted the rules of an earlier run", "guard", guard.String(), "open", open.String(), "exposed_paths", found.paths.String())
 	}
 	a.recallState()
 	if limited, ok := state.Limited(); ok && a.parts.Policy.AllowCluster {
 		a.sources.members.adopt(limited)
 	}
-	a.adopted, a.found = true, standingOf(state)
-	a.enforced = a.found.enforced
-	a.holds = &standing{guard: a.found.guard, open: a.found.open, cut: a.found.cut, sources: a.found.sources}
+	if a.parts.Policy.ExposedPathsCluster {
+		a.sources.pathMembers.adopt(found.pathSources)
+	}
+	a.adopted, a.found, a.enforced = true, found, found.enforced
+	a.holds = &standing{
+		guard: found.guard, open: found.open, cut: found.cut, sources: found.sources, paths: found.paths, pathSources: found.pathSources,
+	}
 	return nil
 }
 
@@ -58,14 +62,13 @@ func (a *Agent) apply(ctx context.Context) error {
 		a.enforced = firewall.PortSet{} // nobody knows now what the kernel holds
 		return err
 	}
-	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open)
+	a.enforced = a.result.Rules.Guard.Minus(a.result.Rules.Open).Minus(a.result.Rules.Paths)
 	a.applyAt = time.Now()
 	a.news.trouble(a.parts.Log, a.applyAt, "repair", nil) // what the watch could not put right is right now
 	rules := &a.result.Rules
-	a.memory.opened(rules.Open, rules.Guard)
-	if a.holds.guard != rules.Guard || a.holds.open != rules.Open || a.holds.cut != rules.Cut ||
-		!slices.Equal(a.holds.sources, rules.AllowFrom) {
-		a.holds = &standing{guard: rules.Guard, open: rules.Open, cut: rules.Cut, sources: rules.AllowFrom}
+	a.memory.opened(rules.Open.Union(rules.Paths), rules.Guard)
+	if !a.holds.same(rules) {
+		a.holds = standingAs(rules)
 	}
 	return nil
 }

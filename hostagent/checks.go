@@ -243,7 +243,7 @@ func openingText(o Opening) string {
 			names = append(names, catalog.Clean(id))
 		}
 	}
-	text := list(names)
+	text := list(names) + o.pathText()
 	if o.Held {
 		text = strings.TrimSpace(text + " (no longer registered, closes after close_delay)")
 	}
@@ -309,6 +309,7 @@ func sidecarsText(sidecars []Sidecar, mode Mode) string {
 			state = "open"
 		}
 		fmt.Fprintf(&b, "\nsidecar %s: port %d, %s", catalog.CleanTo(p.ID, 80), p.Port, state)
+		b.WriteString(pathsText(p.Paths, mode))
 	}
 	if more := len(sidecars) - most; more > 0 {
 		fmt.Fprintf(&b, "\nand %d more sidecars", more)

@@ -37,6 +37,9 @@ type DocumentOpening struct {
 	Registrations []string `json:"registrations"`
 	Held          bool     `json:"held"`
 	Predicted     bool     `json:"predicted"`
+	// Kind is what is behind the port, and From who may connect in the operator's words, empty for everybody.
+	Kind OpeningKind `json:"kind"`
+	From []string    `json:"from"`
 }
 
 // DocumentService is a mesh service of the host.
@@ -53,6 +56,15 @@ type DocumentSidecar struct {
 	Port      int    `json:"port"`
 	Opened    bool   `json:"opened"`
 	Predicted bool   `json:"predicted"`
+	// Paths are the ports on which it lets others in without mTLS.
+	Paths []DocumentPath `json:"exposed_paths"`
+}
+
+// DocumentPath is a port on which a sidecar says that it lets paths of its application through, or shows metrics.
+type DocumentPath struct {
+	Port   uint16      `json:"port"`
+	Kind   OpeningKind `json:"kind"`
+	Opened bool        `json:"opened"`
 }
 
 // DocumentListener is a socket.
@@ -141,7 +153,11 @@ func (s *Scan) Document(version string) Document {
 	for _, service := range s.Services {
 		ds := DocumentService{ID: service.ID, Name: service.Name, Sidecars: []DocumentSidecar{}, Listeners: []DocumentListener{}}
 		for _, p := range service.Sidecars {
-			ds.Sidecars = append(ds.Sidecars, DocumentSidecar(p))
+			sidecar := DocumentSidecar{ID: p.ID, Port: p.Port, Opened: p.Opened, Predicted: p.Predicted, Paths: []DocumentPath{}}
+			for _, path := range p.Paths {
+				sidecar.Paths = append(sidecar.Paths, DocumentPath(path))
+			}
+			ds.Sidecars = append(ds.Sidecars, sidecar)
 		}
 		for i := range service.Listeners {
 			ds.Listeners = append(ds.Listeners, *documentListener(&service.Listeners[i]))
@@ -166,7 +182,7 @@ func documentOpenings(openings []Opening) []DocumentOpening {
 	for i, o := range openings {
 		out[i] = DocumentOpening{
 			Port: o.Port, Services: append([]string{}, o.Services...), Registrations: append([]string{}, o.IDs...),
-			Held: o.Held, Predicted: o.Predicted,
+			Held: o.Held, Predicted: o.Predicted, Kind: o.Kind, From: append([]string{}, o.From...),
 		}
 	}
 	return out
@@ -236,6 +252,7 @@ type PlanDocument struct {
 	Releases      string               `json:"releases"`
 	AllowFrom     []string             `json:"allow_from"`
 	Sources       int                  `json:"sources"`
+	PathsFrom     []string             `json:"exposed_paths_from"`
 	Cuts          []DocumentCut        `json:"cuts"`
 	Quarantined   []DocumentQuarantine `json:"quarantined"`
 	Firewall      []string             `json:"firewall"`
@@ -257,6 +274,7 @@ type DocumentCut struct {
 	Processes   []DocumentProcess `json:"processes"`
 	Connections int               `json:"connections"`
 	Outside     bool              `json:"outside_allow_from"`
+	OutsidePath bool              `json:"outside_exposed_paths_from"`
 	Ends        bool              `json:"connections_end"`
 	Quarantine  []string          `json:"quarantine"`
 }
@@ -284,12 +302,13 @@ func (p *Plan) Document(version string) PlanDocument {
 		SchemaVersion: 1, Version: version, Source: scan.Source, Mode: p.Mode, Node: scan.Node, Datacenter: scan.Datacenter,
 		SidecarRange: scan.SidecarRange, Opens: documentOpenings(p.Opens), Keeps: documentOpenings(p.Keeps),
 		Closes: p.Closes.String(), Later: p.Later.String(), Releases: p.Releases.String(), AllowFrom: append([]string{}, p.AllowFrom...), Sources: len(p.Rules.AllowFrom),
-		Cuts: []DocumentCut{}, Quarantined: documentQuarantine(p.Quarantined), Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
+		PathsFrom: append([]string{}, p.ExposedPathsFrom...),
+		Cuts:      []DocumentCut{}, Quarantined: documentQuarantine(p.Quarantined), Firewall: append([]string{}, p.Changes.Lines()...), Findings: documentFindings(p.RangeFindings()),
 		Errors: scan.Errors, Notes: scan.Notes,
 	}
 	for _, c := range p.Cuts {
 		cut := DocumentCut{
-			Port: c.Port, Listener: documentListener(c.Listener), GoesTo: c.GoesTo, Connections: c.Connections, Outside: c.Outside,
+			Port: c.Port, Listener: documentListener(c.Listener), GoesTo: c.GoesTo, Connections: c.Connections, Outside: c.Outside && !c.Path, OutsidePath: c.Path,
 			Ends: c.Ends, Quarantine: append([]string{}, c.For...),
 		}
 		cut.User, cut.Unit, cut.Container, cut.Runtime, cut.Processes = documentOwner(c.Owner)

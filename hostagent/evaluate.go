@@ -21,7 +21,8 @@ import (
 // the same answer for the same input, and it never changes in.
 //
 // A registration is a claim, never an authority: whatever Consul says, Rules.Open holds only ports of the sidecar range
-// and of Policy.ExtraPorts, and for close_delay those that were open under another range, Rules.Guard only ports of the range, of Policy.GuardPorts and of Policy.Quarantine.Ports, and
+// and of Policy.ExtraPorts, and for close_delay those that were open under another range; Rules.Paths holds only ports of the
+// range and of Policy.ExtraPorts, Rules.Guard only ports of the range, of Policy.GuardPorts and of Policy.Quarantine.Ports, and
 // neither a protected one. Rules.Cut holds only guarded ports that are not open.
 //
 // Result.Suspects names the sockets whose owners would make the result better; a caller that can looks them up and
@@ -59,8 +60,10 @@ func evaluate(in Input, wordless bool) Result {
 		e.in.Leaving = in.Leaving.Union(in.PreviousRange.Ports().Intersect(in.WasOpen))
 	}
 	e.collectClaims() // what is held counts while registrations are not known
+	e.collectPaths()
 	if in.Source != SourceNone {
 		e.judgeClaims()
+		e.judgePaths()
 		e.judgeLoopbackOnly()
 		e.judgeServices()
 		e.judgeRange()
@@ -73,6 +76,7 @@ func evaluate(in Input, wordless bool) Result {
 	e.exempt() // before quarantine, which leaves it alone
 	quarantined := e.judgeQuarantine()
 	e.res.Rules = ruleset(e.in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))
+	e.letPaths(portsIn(quarantined))
 	e.res.Quarantined = slices.DeleteFunc(quarantined, func(q Quarantined) bool { return !e.res.Rules.Cut.Has(q.Port) })
 	e.res.Rules.AllowFrom = sourcesOf(&in)
 	e.judgeBlocked()
@@ -96,6 +100,8 @@ type evaluation struct {
 	claims      map[uint16][]claim                         // by port, only those that count as sidecar, gateway or native service
 	asks        map[*consul.Registration]bool              // those of claims
 	claimed     firewall.PortSet                           // that are to be open: keys of claims, and held ports
+	pathClaims  map[uint16][]pathClaim                     // by port, of those that count
+	paths       firewall.PortSet                           // that somebody asks for as exposed paths, or did: held ports
 	suspects    map[uint64]sockets.Listener
 	addresses   map[netip.Addr]bool // of this host; empty where they are not known
 	rules       natRules
@@ -247,12 +253,16 @@ func (e *evaluation) collectClaims() {
 	}
 	held := map[uint16][]string{}
 	for _, h := range e.in.Held {
+		if h.Path {
+			continue
+		}
 		e.claimed.Add(h.Port)
 		held[h.Port] = append(held[h.Port], h.ID)
 	}
 	e.claimed = ruleset(e.in, e.res.Range, e.protected, e.claimed, firewall.PortSet{}).Open // what is held may be any port
+	from := sourceTexts(e.in.Policy.AllowCluster, e.in.Policy.AllowFrom)
 	for port := range e.claimed.All() {
-		opening := Opening{Port: port, Held: len(e.claims[port]) == 0}
+		opening := Opening{Port: port, Held: len(e.claims[port]) == 0, Kind: OpensMesh, From: from}
 		for _, c := range e.claims[port] {
 			opening.Predicted = opening.Predicted || c.reg.Predicted
 			opening.IDs = append(opening.IDs, c.reg.ID)

@@ -109,6 +109,7 @@ func (s *source) input() Input {
 	}
 	if s.flag() {
 		in.Policy.AllowFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		in.Policy.ExposedPathsFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	}
 	in.Policy.AllowCluster, in.Policy.AllowBridges = s.flag(), s.flag()
 	for range uint32(s.number()) % 4 {
@@ -217,6 +218,11 @@ func FuzzEvaluate(f *testing.F) {
 		}
 		leaving := in.Leaving.Union(in.PreviousRange.Ports().Intersect(in.WasOpen))
 		must("open, beside range, extra_ports and the range before,", res.Rules.Open, sidecars.Union(in.Policy.ExtraPorts).Union(leaving).Minus(protected))
+		must("exposed paths, beside range and extra_ports,", res.Rules.Paths, sidecars.Union(in.Policy.ExtraPorts).Minus(protected).Minus(res.Rules.Open))
+		must("exposed paths that are cut,", res.Rules.Paths.Intersect(res.Rules.Cut), firewall.PortSet{})
+		if !in.Policy.exposes() && (res.Rules.Paths.Len() > 0 || len(res.Rules.PathsFrom) > 0) {
+			t.Errorf("exposed paths %s for %v, and the operator lets in nobody", res.Rules.Paths, res.Rules.PathsFrom)
+		}
 		var mayQuarantine, exposed, quarantined firewall.PortSet
 		if in.Policy.Quarantine != nil {
 			mayQuarantine = in.Policy.Quarantine.Ports.Minus(protected).Minus(sidecars).Minus(res.Rules.Open)
@@ -269,12 +275,21 @@ func FuzzEvaluate(f *testing.F) {
 		must("the gate's cut", gate.Cut, listed.Intersect(gate.Guard).Minus(gate.Open))
 
 		claimed := firewall.PortSet{}
+		paths := firewall.PortSet{}
+		note := func(h Held) {
+			if h.Path {
+				paths.Add(h.Port)
+			} else {
+				claimed.Add(h.Port)
+			}
+		}
 		for claim := range in.Policy.claims(in.Registrations) {
-			claimed.Add(claim.Port)
+			note(claim)
 		}
 		for _, h := range in.Held {
-			claimed.Add(h.Port)
+			note(h)
 		}
+		must("exposed paths, beside what anybody claims,", res.Rules.Paths, paths)
 		must("open, beside what anybody claims,", res.Rules.Open, claimed)
 		allowed := res.Rules.AllowFrom
 		if (len(allowed) > 0) != in.Policy.limits() {

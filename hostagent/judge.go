@@ -48,6 +48,7 @@ func (a *Agent) collect(now time.Time, consulErr error) Input {
 		Elsewhere:     a.elsewhere.Listeners,
 		Namespaces:    a.elsewhere.Namespaces,
 		Members:       a.sources.members.all,
+		PathMembers:   a.sources.pathMembers.all,
 		Networks:      a.sources.networks,
 		Agent:         a.facts,
 		PreviousRange: a.result.Range,

@@ -124,6 +124,10 @@ func (a *Agent) toSave() *Saved {
 		Limited: policy.limits(), Sources: canonicalPrefixes(rules.AllowFrom),
 		AllowFrom: canonicalPrefixes(policy.AllowFrom), AllowCluster: policy.AllowCluster, AllowBridges: policy.AllowBridges,
 	}
+	if policy.exposes() {
+		s.Paths, s.PathSources = rules.Paths, canonicalPrefixes(rules.PathsFrom)
+		s.PathsFrom, s.PathsCluster = canonicalPrefixes(policy.ExposedPathsFrom), policy.ExposedPathsCluster
+	}
 	if !usableFolder(s.DataDir) {
 		s.DataDir = ""
 	}

@@ -71,6 +71,7 @@ func (a *Agent) openFirst(ctx context.Context) {
 	a.ssh, a.ranged = result.SSH, a.ranged || result.RangeTaken
 	rules := result.Rules
 	rules.Guard, rules.Cut, rules.Open = a.holds.guard, a.holds.cut, rules.Open.Union(a.holds.open)
+	rules.Paths, rules.PathsFrom = a.holds.paths.Minus(rules.Open), a.holds.pathSources
 	if rules.Open == a.holds.open || a.applyWaits() != nil {
 		return
 	}
@@ -80,6 +81,6 @@ func (a *Agent) openFirst(ctx context.Context) {
 	a.tellChanges(now, changes)
 	if err == nil {
 		a.memory.opened(rules.Open, rules.Guard)
-		a.holds = &standing{guard: rules.Guard, open: rules.Open, cut: rules.Cut, sources: rules.AllowFrom}
+		a.holds = standingAs(&rules)
 	}
 }

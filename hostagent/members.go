@@ -21,10 +21,11 @@ const (
 
 // sources is what the loop knows of who may connect, as far as the operator limits it.
 type sources struct {
-	members     *sourceMemory
-	membersErr  error     // of the last question, nil where it was answered
-	membersNext time.Time // when the agent is asked again
-	failures    int       // of the last questions
+	members     *sourceMemory // for Policy.AllowCluster
+	pathMembers *sourceMemory // for Policy.ExposedPathsCluster: an earlier run may have let in others there
+	membersErr  error         // of the last question, nil where it was answered
+	membersNext time.Time     // when the agent is asked again
+	failures    int           // of the last questions
 
 	networks     facts.Networks
 	networksRead bool // networks were read at least once
@@ -39,12 +40,19 @@ func (s *sources) soon() { s.membersNext, s.networksNext, s.failures = time.Time
 // answered before stands when there is no answer.
 func (a *Agent) askMembers(ctx context.Context, now time.Time) {
 	s := &a.sources
+	policy := &a.parts.Policy
+	if !policy.AllowCluster {
+		s.members = newSourceMemory()
+	}
+	if !policy.ExposedPathsCluster {
+		s.pathMembers = newSourceMemory()
+	}
 	switch {
-	case !a.parts.Policy.AllowCluster:
-		s.members, s.membersErr, s.membersNext, s.failures = newSourceMemory(), nil, time.Time{}, 0
+	case !policy.AllowCluster && !policy.ExposedPathsCluster:
+		s.membersErr, s.membersNext, s.failures = nil, time.Time{}, 0
 		return
 	case a.failures > 0: // the agent does not answer; its trouble is told already
-		s.members.miss()
+		s.miss()
 		return
 	case now.Before(s.membersNext):
 		return
@@ -54,14 +62,36 @@ func (a *Agent) askMembers(ctx context.Context, now time.Time) {
 	a.meanwhile(ctx, func(ctx context.Context) { members, err = a.parts.members(ctx, a.facts.Datacenter) })
 	if s.membersErr = err; err != nil {
 		a.consulFailed(ctx, err)
-		s.members.miss()
+		s.miss()
 		wait := min(a.parts.PollInterval<<min(s.failures, 6), membersEvery)
 		s.membersNext = now.Add(wait/2 + rand.N(wait/2+1))
 		s.failures++
 		return
 	}
 	s.failures, s.membersNext = 0, now.Add(membersEvery)
-	s.members.answer(now, members, a.parts.CloseDelay)
+	if policy.AllowCluster {
+		s.members.answer(now, members, a.parts.CloseDelay)
+	}
+	if policy.ExposedPathsCluster {
+		s.pathMembers.answer(now, members, a.parts.CloseDelay)
+	}
+}
+
+// miss records that nobody told who is a member.
+func (s *sources) miss() {
+	s.members.miss()
+	s.pathMembers.miss()
+}
+
+// clusterSetting names the setting for whose sake members are asked for.
+func (p *Policy) clusterSetting() string {
+	switch {
+	case !p.ExposedPathsCluster:
+		return "allow_from"
+	case !p.AllowCluster:
+		return "exposed_paths_from"
+	}
+	return "allow_from and exposed_paths_from"
 }
 
 // members asks for the members of a datacenter, "" for all that the agent knows.
@@ -71,11 +101,11 @@ func (p *Parts) members(ctx context.Context, datacenter string) ([]netip.Addr, e
 		members, err = p.Members(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot learn who the members of the datacenter are, for allow_from: %w", err)
+		return nil, fmt.Errorf("cannot learn who the members of the datacenter are, for %s: %w", p.Policy.clusterSetting(), err)
 	}
 	of := members.Of(datacenter)
 	if len(of) == 0 { // the agent itself should be there
-		return nil, fmt.Errorf("cannot use the members of the datacenter for allow_from: none of them says that it is in %q", datacenter)
+		return nil, fmt.Errorf("cannot use the members of the datacenter for %s: none of them says that it is in %q", p.Policy.clusterSetting(), datacenter)
 	}
 	return of, nil
 }

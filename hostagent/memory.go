@@ -52,10 +52,13 @@ func newMemory() *memory {
 }
 
 // adopt takes over the ports of an earlier run: they stay as they are until whole answers say otherwise.
-func (m *memory) adopt(guard, open firewall.PortSet) {
+func (m *memory) adopt(guard, open, paths firewall.PortSet) {
 	m.adoptedGuard = guard
 	for port := range open.All() {
 		m.absent[Held{Port: port}] = 0
+	}
+	for port := range paths.All() {
+		m.absent[Held{Port: port, Path: true}] = 0
 	}
 }
 
@@ -139,7 +142,9 @@ func (m *memory) held() []Held {
 			held = append(held, claim)
 		}
 	}
-	slices.SortFunc(held, func(a, b Held) int { return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(held, func(a, b Held) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.ID, b.ID), compareBools(a.Path, b.Path))
+	})
 	return held
 }
 

@@ -126,6 +126,9 @@ func (p *Policy) claims(regs []consul.Registration) map[Held]bool {
 				claims[Held{ID: r.ID, Port: uint16(port)}] = true
 			}
 		}
+		if p.counts(&regs[i]) {
+			p.claimPaths(claims, &regs[i])
+		}
 	}
 	return claims
 }
@@ -134,6 +137,7 @@ func (p *Policy) claims(regs []consul.Registration) map[Held]bool {
 type Held struct {
 	ID   string // of the registration; "" for a port adopted from an earlier run's rules
 	Port uint16
+	Path bool // as an exposed path: only for Policy.ExposedPathsFrom
 }
 
 // Source is where registrations come from.
@@ -155,6 +159,7 @@ type Input struct {
 	Namespaces    []sockets.Namespace      // those, by ID
 	Today         time.Time                // midnight in UTC, for what the operator limits to a day
 	Members       []netip.Addr             // of this datacenter, sorted: who may connect where Policy.AllowCluster says so
+	PathMembers   []netip.Addr             // the same, for Policy.ExposedPathsCluster
 	Networks      facts.Networks           // of this host; read only where Policy limits who may connect
 	Owners        map[uint64]sockets.Owner // by socket cookie; a missing one is normal
 	Agent         consul.Agent             // zero when the agent did not tell
@@ -210,7 +215,7 @@ func (in *Input) equal(other *Input) bool {
 	sameRegistrations := len(in.Registrations) == len(other.Registrations) &&
 		(len(in.Registrations) == 0 || &in.Registrations[0] == &other.Registrations[0])
 	return sameRegistrations && slices.Equal(in.Held, other.Held) && slices.Equal(in.Listeners, other.Listeners) &&
-		sameAddrs(in.Members, other.Members) && in.Networks.Equal(&other.Networks) &&
+		sameAddrs(in.Members, other.Members) && sameAddrs(in.PathMembers, other.PathMembers) && in.Networks.Equal(&other.Networks) &&
 		reflect.DeepEqual(in.Agent, other.Agent) && in.PreviousRange == other.PreviousRange &&
 		in.SSH == other.SSH && in.Settled == other.Settled && in.AdoptedGuard == other.AdoptedGuard && in.Leaving == other.Leaving && in.Enforced == other.Enforced &&
 		in.Trouble == other.Trouble && in.Source == other.Source && in.Host == other.Host && in.Drift == other.Drift &&
@@ -277,6 +282,8 @@ type Opening struct {
 	Held     bool     // no registration of the last answer holds it any more
 	// Predicted tells that no agent has assigned the port yet: it is what one would.
 	Predicted bool
+	Kind      OpeningKind
+	From      []string // who may connect, in the operator's words; empty for everybody
 }
 
 // Service is one mesh service of this host, as Evaluate sees it.
@@ -293,6 +300,14 @@ type Sidecar struct {
 	Port      int // as registered: may be no port at all
 	Opened    bool
 	Predicted bool // no agent has assigned Port yet
+	Paths     []SidecarPath
+}
+
+// SidecarPath is a port on which a Sidecar says that it lets others in without mTLS.
+type SidecarPath struct {
+	Port   uint16
+	Kind   OpeningKind
+	Opened bool // to Policy.ExposedPathsFrom
 }
 
 // Result is what Evaluate decides.

@@ -20,6 +20,7 @@ type news struct {
 	findings map[findingKey]Finding
 	open     firewall.PortSet
 	guard    firewall.PortSet
+	paths    firewall.PortSet
 	closed   []Quarantined
 	notes    []string            // of the host, as told
 	ended    map[Exemption]bool  // as told
@@ -59,6 +60,14 @@ func (n *news) tell(log *slog.Logger, mode Mode, result *Result, known bool) {
 		log.Info(message, "open", open.String(), "opened", open.Minus(n.open).String(), "closed", n.open.Minus(open).String(),
 			"guarded", guard.String())
 		n.open, n.guard, n.told = open, guard, true
+	}
+	if paths := result.Rules.Paths; paths != n.paths {
+		message := "exposed paths"
+		if mode == ModeObserve {
+			message = "exposed paths that guard mode would open"
+		}
+		log.Info(message, "ports", paths.String(), "opened", paths.Minus(n.paths).String(), "closed", n.paths.Minus(paths).String())
+		n.paths = paths
 	}
 	n.tellQuarantine(log, mode, result.Quarantined)
 	n.tellFindings(log, result.Findings)
@@ -179,7 +188,10 @@ func (n *news) tellPlan(log *slog.Logger, plan *Plan) {
 		if c.Owner != nil {
 			attrs = append(attrs, slog.String("user", catalog.Clean(c.Owner.User)), slog.String("unit", catalog.Clean(c.Owner.Unit)))
 		}
-		if c.Outside {
+		switch {
+		case c.Path:
+			attrs = append(attrs, slog.String("outside", "exposed_paths_from"))
+		case c.Outside:
 			attrs = append(attrs, slog.String("outside", "allow_from"))
 		}
 		if c.Connections >= 0 {

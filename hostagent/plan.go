@@ -44,8 +44,9 @@ type Cut struct {
 	GoesTo      string            // where nat rules send the port, "" where none does
 	Connections int               // from the network, now; -1 when they cannot be counted
 	// Outside tells that the port is open and only sources outside of Rules.AllowFrom would lose it; Connections are
-	// theirs, and there is at least one.
+	// theirs, and there is at least one. With Path it is an exposed path, and the sources are those of Rules.PathsFrom.
 	Outside bool
+	Path    bool
 	Ends    bool     // running connections end too
 	For     []string // names of the services for whose sake the port would be in quarantine; none where it is not for that
 }
@@ -57,15 +58,33 @@ type standing struct {
 	enforced    firewall.PortSet // what the network is kept from: sets alone keep nobody out
 	sources     []netip.Prefix   // to whom open ports are limited, where limited
 	limited     bool
+	paths       firewall.PortSet // exposed to pathSources only
+	pathSources []netip.Prefix
 }
 
 func standingOf(state firewall.State) standing {
 	s := standing{guard: state.Guard(), open: state.Open()}
+	s.paths, s.pathSources, _ = state.Paths()
+	s.paths = s.paths.Minus(s.open)
 	if state.Guards() {
-		s.enforced, s.cut = s.guard.Minus(s.open), state.Cut()
+		s.enforced, s.cut = s.guard.Minus(s.open).Minus(s.paths), state.Cut()
 		s.sources, s.limited = state.Limited()
 	}
 	return s
+}
+
+// standingAs is what rules make of the kernel, as far as it is shown.
+func standingAs(rules *firewall.Ruleset) *standing {
+	return &standing{
+		guard: rules.Guard, open: rules.Open, cut: rules.Cut, sources: rules.AllowFrom,
+		paths: rules.Paths, pathSources: rules.PathsFrom,
+	}
+}
+
+// same tells whether s is what rules make of the kernel, as far as it is shown.
+func (s *standing) same(rules *firewall.Ruleset) bool {
+	return s.guard == rules.Guard && s.open == rules.Open && s.cut == rules.Cut && slices.Equal(s.sources, rules.AllowFrom) &&
+		s.paths == rules.Paths && slices.Equal(s.pathSources, rules.PathsFrom)
 }
 
 // narrows tells whether limiting open ports to sources, which are as sourcesOf returns them, keeps out somebody who is let
@@ -75,6 +94,16 @@ func (s *standing) narrows(sources []netip.Prefix) bool {
 		return false
 	}
 	return !s.limited || slices.ContainsFunc(s.sources, func(now netip.Prefix) bool { return !admits(sources, now) })
+}
+
+// narrowsPaths returns the guarded ports of exposed paths that somebody may reach now who may not under rules.
+func (s *standing) narrowsPaths(rules *firewall.Ruleset) firewall.PortSet {
+	ports := rules.Paths.Intersect(rules.Guard).Minus(s.enforced)
+	fewer := slices.ContainsFunc(s.pathSources, func(now netip.Prefix) bool { return !admits(rules.PathsFrom, now) })
+	if !fewer {
+		ports = ports.Minus(s.paths)
+	}
+	return ports
 }
 
 // LookAhead makes one pass that changes nothing, as Look does, and tells what guard mode would change. It fails where
@@ -121,7 +150,7 @@ func LookAhead(ctx context.Context, parts Parts) (*Plan, error) {
 func planOf(res *Result, listeners []sockets.Listener, published []firewall.Published, now standing) *Plan {
 	plan := &Plan{rules: res.Rules}
 	for _, o := range res.Openings {
-		if now.open.Has(o.Port) {
+		if o.IsPath() && now.paths.Has(o.Port) || !o.IsPath() && now.open.Has(o.Port) {
 			plan.Keeps = append(plan.Keeps, o)
 		} else {
 			plan.Opens = append(plan.Opens, o)
@@ -129,12 +158,17 @@ func planOf(res *Result, listeners []sockets.Listener, published []firewall.Publ
 	}
 	plan.Later = now.open.Intersect(res.Rules.Guard).Minus(res.Rules.Open)
 	plan.rules.Open = res.Rules.Open.Union(plan.Later)
+	plan.rules.Paths = res.Rules.Paths.Minus(plan.rules.Open)
+	if len(res.Rules.PathsFrom) > 0 {
+		later := now.paths.Intersect(res.Rules.Guard).Minus(plan.rules.Open).Minus(plan.rules.Paths)
+		plan.rules.Paths, plan.Later = plan.rules.Paths.Union(later), plan.Later.Union(later)
+	}
 	plan.rules.Cut = res.Rules.Cut.Minus(plan.Later)
-	will := plan.rules.Guard.Minus(plan.rules.Open)
+	will := plan.rules.Guard.Minus(plan.rules.Open).Minus(plan.rules.Paths)
 	plan.Closes = will.Minus(now.enforced)
-	plan.Releases = now.enforced.Minus(will).Minus(plan.rules.Open)
+	plan.Releases = now.enforced.Minus(will).Minus(plan.rules.Open).Minus(plan.rules.Paths)
 	plan.ends = plan.rules.Cut.Minus(now.cut)
-	plan.cut(listeners, published, now.narrows(res.Rules.AllowFrom))
+	plan.cut(listeners, published, now.narrows(res.Rules.AllowFrom), now.narrowsPaths(&plan.rules))
 	for i := range plan.Cuts {
 		c := &plan.Cuts[i]
 		c.Ends = plan.ends.Has(c.Port)
@@ -149,7 +183,7 @@ func planOf(res *Result, listeners []sockets.Listener, published []firewall.Publ
 
 // cut collects who would be cut off. Sockets that differ in nothing that people see are one; where sources are narrowed,
 // those on open ports are candidates, until explain has seen who is connected.
-func (p *Plan) cut(listeners []sockets.Listener, published []firewall.Published, narrows bool) {
+func (p *Plan) cut(listeners []sockets.Listener, published []firewall.Published, narrows bool, narrowed firewall.PortSet) {
 	goesTo, loses := map[uint16]string{}, p.Closes.Union(p.ends)
 	for _, nat := range published {
 		ports := publishedPorts([]firewall.Published{nat}).Intersect(loses)
@@ -164,12 +198,13 @@ func (p *Plan) cut(listeners []sockets.Listener, published []firewall.Published,
 	for i := range listeners {
 		l := &listeners[i]
 		port, key := l.Addr.Port(), socketKey{l.Protocol, l.Addr, l.UID}
-		outside := narrows && p.rules.Open.Has(port)
+		path := narrowed.Has(port)
+		outside := path || narrows && p.rules.Open.Has(port)
 		if l.Protocol != sockets.TCP || !l.Exposed() || seen[key] || !outside && !loses.Has(port) {
 			continue
 		}
 		seen[key], held[port] = true, true
-		p.Cuts = append(p.Cuts, Cut{Port: port, Listener: l, GoesTo: goesTo[port], Connections: -1, Outside: outside})
+		p.Cuts = append(p.Cuts, Cut{Port: port, Listener: l, GoesTo: goesTo[port], Connections: -1, Outside: outside, Path: path})
 	}
 	for port, to := range goesTo {
 		if !held[port] {
@@ -231,7 +266,14 @@ func (p *Plan) count(connections []sockets.Connection) {
 				break
 			}
 		}
-		if took != nil && (!took.Outside || !admits(p.rules.AllowFrom, netip.PrefixFrom(conn.Peer, conn.Peer.BitLen()))) {
+		if took == nil {
+			continue
+		}
+		sources := p.rules.AllowFrom
+		if took.Path {
+			sources = p.rules.PathsFrom
+		}
+		if !took.Outside || !admits(sources, netip.PrefixFrom(conn.Peer, conn.Peer.BitLen())) {
 			took.Connections++
 		}
 	}

@@ -20,6 +20,7 @@ const (
 	UseShared   Use = "shared"   // two registrations ask for it, or another allocator handed it out too
 	UseUnserved Use = "unserved" // registered, and nothing listens
 	UseSidecar  Use = "sidecar"  // registered
+	UsePath     Use = "path"     // a sidecar's exposed path or metrics, open to a few
 	UseHeld     Use = "held"     // not registered any more, and open until close_delay has passed
 	UseLocal    Use = "local"    // something listens that nobody finds fault with: a sidecar's upstream on loopback, say
 )
@@ -42,6 +43,9 @@ func (s *Scan) RangeUse() []PortUse {
 	}
 	for _, o := range s.Openings {
 		use := PortUse{Port: o.Port, Use: UseSidecar, For: cmp.Or(strings.Join(o.Services, ", "), strings.Join(o.IDs, ", "))}
+		if o.IsPath() {
+			use.Use, use.For = UsePath, use.For+o.pathText()
+		}
 		if o.Held {
 			use.Use, use.For = UseHeld, strings.Join(o.IDs, ", ")
 		}

@@ -65,8 +65,8 @@ func Restore(ctx context.Context, parts Parts) (*Restored, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot see the rules of an earlier run: %w", err)
 	}
-	if guard, open := state.Guard(), state.Open(); state.Guards() && guard.Len()+open.Len() > 0 {
-		return &Restored{Standing: true, Rules: firewall.Ruleset{Guard: guard, Open: open}}, nil
+	if now := standingOf(state); state.Guards() && now.guard.Len()+now.open.Len() > 0 {
+		return &Restored{Standing: true, Rules: firewall.Ruleset{Guard: now.guard, Open: now.open, Paths: now.paths, PathsFrom: now.pathSources}}, nil
 	}
 	saved, err := LoadState(parts.StateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +79,7 @@ func Restore(ctx context.Context, parts Parts) (*Restored, error) {
 		return nil, &RefusedError{Dir: parts.StateDir, Err: err}
 	}
 	in := Input{Policy: parts.Policy}
-	in.Listeners, in.Owners = parts.rootsListeners(ctx, saved.Guard.Union(saved.Open))
+	in.Listeners, in.Owners = parts.rootsListeners(ctx, saved.Guard.Union(saved.Open).Union(saved.Paths))
 	var done Restored
 	done.Rules, done.Nobody = saved.rules(in)
 	if done.Changes, err = parts.Firewall.Apply(ctx, done.Rules); err == nil && parts.Publish != nil {
@@ -124,7 +124,15 @@ func (s *Saved) rules(in Input) (rules firewall.Ruleset, nobody bool) {
 		nobody = rules.Open.Len() > 0
 		rules.Open = firewall.PortSet{}
 	}
-	return rules, nobody
+	return pathGate(rules, policy, sidecars, protected, s.Paths, s.Cut, s.pathSources(policy)), nobody
+}
+
+// pathSources are who may connect to exposed paths: as with sources, nobody who was not let in when s was saved, or is not now.
+func (s *Saved) pathSources(policy *Policy) []netip.Prefix {
+	if !policy.exposes() {
+		return nil
+	}
+	return stillIn(s.PathSources, s.PathsFrom, canonicalPrefixes(policy.ExposedPathsFrom), s.PathsCluster && !policy.ExposedPathsCluster)
 }
 
 // sources are who may connect to open ports, and whether only those may: never more than were let in when s was saved, nor
@@ -141,8 +149,15 @@ func (s *Saved) sources(policy *Policy) (sources []netip.Prefix, limited bool) {
 	case !policy.limits():
 		return s.Sources, true
 	}
-	had, has := indexPrefixes(s.Sources), indexPrefixes(networks)
-	for _, source := range s.Sources {
+	took := s.AllowCluster && !policy.AllowCluster || s.AllowBridges && !policy.AllowBridges
+	return stillIn(s.Sources, s.AllowFrom, networks, took), true
+}
+
+// stillIn are those of the sources that were let in, and of which the operator had written some as networks, who are let in
+// by networks, too. What nobody had written stays, unless the operator took back what it was made of.
+func stillIn(in, wrote, networks []netip.Prefix, took bool) (sources []netip.Prefix) {
+	had, has := indexPrefixes(in), indexPrefixes(networks)
+	for _, source := range in {
 		if has.covers(source) {
 			sources = append(sources, source)
 		}
@@ -152,16 +167,16 @@ func (s *Saved) sources(policy *Policy) (sources []netip.Prefix, limited bool) {
 			sources = append(sources, network)
 		}
 	}
-	if s.AllowCluster && !policy.AllowCluster || s.AllowBridges && !policy.AllowBridges {
-		return canonicalPrefixes(sources), true
+	if took {
+		return canonicalPrefixes(sources)
 	}
-	written := indexPrefixes(s.AllowFrom)
-	for _, source := range s.Sources {
+	written := indexPrefixes(wrote)
+	for _, source := range in {
 		if !written.covers(source) {
 			sources = append(sources, source)
 		}
 	}
-	return canonicalPrefixes(sources), true
+	return canonicalPrefixes(sources)
 }
 
 // prefixIndex finds networks around a network in a few steps, however many there are.

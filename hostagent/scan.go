@@ -24,6 +24,8 @@ type Scan struct {
 	// AllowFrom is who may connect to open ports in the operator's words: "cluster", "10.0.0.0/8"; empty for everybody. Who
 	// that is in fact stands in Rules.
 	AllowFrom []string
+	// ExposedPathsFrom is who may connect to exposed paths in the operator's words; empty for nobody.
+	ExposedPathsFrom []string
 	// Network is who listens where the network can reach it, in the order of List; only with SourceNone.
 	Network []Reachable
 	// Listeners are all of the host, in the order of List, and behind them those of Namespaces; only with Parts.All.
@@ -149,10 +151,12 @@ func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 func (s *Scan) askSources(ctx context.Context, parts Parts, in *Input) {
 	policy := &parts.Policy
 	s.AllowFrom = sourceTexts(policy.AllowCluster, policy.AllowFrom)
-	if policy.AllowCluster {
+	s.ExposedPathsFrom = sourceTexts(policy.ExposedPathsCluster, policy.ExposedPathsFrom)
+	if policy.AllowCluster || policy.ExposedPathsCluster {
 		if in.Members, s.membersErr = parts.members(ctx, in.Agent.Datacenter); s.membersErr != nil {
 			s.note("%v", s.membersErr)
 		}
+		in.PathMembers = in.Members
 	}
 	if policy.limits() && parts.Networks != nil {
 		var err error
@@ -179,7 +183,7 @@ func (s *Scan) lookAtFirewall(ctx context.Context, parts Parts, in *Input) {
 	s.standing = standingOf(state)
 	in.Enforced = s.standing.enforced
 	earlier := newMemory()
-	earlier.adoptCut(state.Guard(), state.Open(), state.Cut())
+	earlier.adoptCut(state.Guard(), state.Open().Union(s.standing.paths), state.Cut())
 	in.WasOpen, in.Quarantined = earlier.wasOpen, earlier.quarantined()
 }
 

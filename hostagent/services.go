@@ -76,7 +76,7 @@ func (e *evaluation) judgeService(r *consul.Registration, proxies []*consul.Regi
 	var own []*sockets.Listener
 	s := Service{ID: r.ID, Name: r.Name}
 	for _, p := range proxies {
-		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: e.asks[p], Predicted: p.Predicted})
+		s.Sidecars = append(s.Sidecars, Sidecar{ID: p.ID, Port: p.Port, Opened: e.asks[p], Predicted: p.Predicted, Paths: e.sidecarPaths(p)})
 	}
 	calls := e.calls(r, proxies)
 	home, sure := e.namespaceOf(r, proxies, calls)

@@ -56,6 +56,11 @@ func sourcesOf(in *Input) []netip.Prefix {
 	if len(all) == 0 {
 		hosts([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()})
 	}
+	return outermost(all)
+}
+
+// outermost sorts networks, in place, and leaves out those that lie in others.
+func outermost(all []netip.Prefix) []netip.Prefix {
 	slices.SortFunc(all, netip.Prefix.Compare)
 	apart := all[:0]
 	for _, p := range all { // a network sorts right before all that lies in it

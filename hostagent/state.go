@@ -4,6 +4,7 @@ package hostagent
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -40,6 +41,17 @@ type Saved struct {
 	// AllowFrom, AllowCluster and AllowBridges are the part of the operator's policy that Sources were made of.
 	AllowFrom                  []netip.Prefix
 	AllowCluster, AllowBridges bool
+
+	// Paths are the exposed paths, and PathSources, canonical, who may connect to them; both empty where the operator lets
+	// nobody. PathsFrom and PathsCluster are the part of the policy that PathSources were made of.
+	Paths                  firewall.PortSet
+	PathSources, PathsFrom []netip.Prefix
+	PathsCluster           bool
+}
+
+// exposes tells whether s holds anything of exposed paths.
+func (s *Saved) exposes() bool {
+	return s.Paths.Len() > 0 || len(s.PathSources) > 0 || len(s.PathsFrom) > 0 || s.PathsCluster
 }
 
 // Why a saved state cannot be used. Errors of LoadState and Saved.belongs wrap one of them where they are one.
@@ -49,8 +61,9 @@ var (
 	errForeign = errors.New("it belongs to another host")
 )
 
-// stateVersion is the version of the format that this program writes and reads.
-const stateVersion = 1
+// stateVersion is the newest version of the format that this program reads: 2 has exposed paths. A state without any is
+// written as version 1, so that a hostagent that knows no other reads it, too.
+const stateVersion = 2
 
 const (
 	// maxState is how many bytes a state may have: the most sources that two sets hold take less, twice.
@@ -83,11 +96,26 @@ type stateContent struct {
 	AllowFrom []netip.Prefix `json:"allow_from"`
 	Cluster   bool           `json:"allow_cluster"`
 	Bridges   bool           `json:"allow_local_bridges"`
+	Paths     *statePaths    `json:"exposed_paths,omitempty"` // version 2 only
+}
+
+// statePaths is what Saved holds of exposed paths.
+type statePaths struct {
+	Ports   string         `json:"ports"`
+	Sources []netip.Prefix `json:"sources"`
+	From    []netip.Prefix `json:"exposed_paths_from"`
+	Cluster bool           `json:"exposed_paths_cluster"`
 }
 
 // encode writes s as a file's content. The same s gives the same bytes.
 func (s *Saved) encode() ([]byte, error) {
+	version := 1
+	var paths *statePaths
+	if s.exposes() {
+		version, paths = 2, &statePaths{s.Paths.String(), s.PathSources, s.PathsFrom, s.PathsCluster}
+	}
 	content, err := json.Marshal(stateContent{
+		Paths:   paths,
 		Version: s.Version, Machine: s.Machine, NodeID: s.NodeID, DataDir: s.DataDir, Range: s.Range.Ports().String(),
 		Guard: s.Guard.String(), Open: s.Open.String(), Cut: s.Cut.String(),
 		Limited: s.Limited, Sources: s.Sources, AllowFrom: s.AllowFrom, Cluster: s.AllowCluster, Bridges: s.AllowBridges,
@@ -95,7 +123,7 @@ func (s *Saved) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(stateEnvelope{Version: stateVersion, Checksum: checksum(content), State: content})
+	data, err := json.Marshal(stateEnvelope{Version: version, Checksum: checksum(content), State: content})
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +162,9 @@ func decodeState(data []byte) (*Saved, error) {
 	var content stateContent
 	if err := decodeStrictly(envelope.State, &content); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if (envelope.Version > 1) != (content.Paths != nil) {
+		return nil, fmt.Errorf("%w: exposed paths are not of format %d", errDamaged, envelope.Version)
 	}
 	s, err := content.check()
 	if err != nil {
@@ -185,6 +216,16 @@ func (c *stateContent) check() (*Saved, error) {
 	}{{"guard", c.Guard, &s.Guard}, {"open", c.Open, &s.Open}, {"cut", c.Cut, &s.Cut}} {
 		if *set.into, err = parsePorts(set.text); err != nil {
 			return nil, fmt.Errorf("%s: %w", set.name, err)
+		}
+	}
+	if p := c.Paths; p != nil {
+		if s.Paths, err = parsePorts(p.Ports); err != nil {
+			return nil, fmt.Errorf("exposed_paths: %w", err)
+		}
+		s.PathSources, s.PathsFrom, s.PathsCluster = p.Sources, p.From, p.Cluster
+		err = errors.Join(checkPrefixes("sources of exposed_paths", p.Sources), checkPrefixes("exposed_paths_from", p.From))
+		if err != nil || !s.exposes() {
+			return nil, cmp.Or(err, errors.New("exposed_paths holds nothing"))
 		}
 	}
 	if !s.Limited && len(s.Sources) > 0 {
@@ -269,7 +310,8 @@ func (s *Saved) equal(other *Saved) bool {
 	return s.Machine == other.Machine && s.NodeID == other.NodeID && s.DataDir == other.DataDir && s.Range == other.Range &&
 		s.Guard == other.Guard && s.Open == other.Open && s.Cut == other.Cut &&
 		s.Limited == other.Limited && slices.Equal(s.Sources, other.Sources) && slices.Equal(s.AllowFrom, other.AllowFrom) &&
-		s.AllowCluster == other.AllowCluster && s.AllowBridges == other.AllowBridges
+		s.AllowCluster == other.AllowCluster && s.AllowBridges == other.AllowBridges && s.Paths == other.Paths &&
+		slices.Equal(s.PathSources, other.PathSources) && slices.Equal(s.PathsFrom, other.PathsFrom) && s.PathsCluster == other.PathsCluster
 }
 
 // MachineIDFile is where systemd and D-Bus keep the machine's id.

@@ -139,7 +139,7 @@ func TestDamagedStates(t *testing.T) {
 		"null":                    {[]byte("null"), errDamaged},
 		"a list":                  {[]byte("[]"), errDamaged},
 		"version 0":               {bytes.Replace(good, []byte(`"version":1`), []byte(`"version":0`), 1), errDamaged},
-		"version 2":               {[]byte(`{"version": 2, "anything": {}}`), errNewer},
+		"version 3":               {[]byte(`{"version": 3, "anything": {}}`), errNewer},
 		"a port edited":           {bytes.Replace(good, []byte("21000-21255"), []byte("21000-21254"), 1), errDamaged},
 		"a blank more":            {bytes.Replace(good, []byte(`"limited":true`), []byte(`"limited": true`), 1), errDamaged},
 		"no checksum":             {bytes.Replace(good, []byte(`"checksum"`), []byte(`"checksun"`), 1), errDamaged},

@@ -18,6 +18,7 @@ type view struct {
 	mode         Mode
 	allowFrom    []netip.Prefix
 	allowCluster bool
+	pathsFrom    []string // who may connect to exposed paths, in the operator's words
 	version      string
 	backend      string
 	address      string // of the Consul agent
@@ -64,7 +65,8 @@ func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
 	hears, hearErr := a.ears.state()
 	return &view{
-		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, allowCluster: a.parts.Policy.AllowCluster, version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
+		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, allowCluster: a.parts.Policy.AllowCluster,
+		pathsFrom: sourceTexts(a.parts.Policy.ExposedPathsCluster, a.parts.Policy.ExposedPathsFrom), version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
 		degradations: a.parts.Degradations,
 		namespace:    a.parts.Namespace, started: a.started, passes: a.passes, passAt: start, passTook: took,
 		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
@@ -130,17 +132,20 @@ type StatusConsul struct {
 // or "none"; of those in Cut running connections end too. AllowFrom is who may connect in the operator's words, empty for
 // everybody, and Sources how many networks and addresses that is. Settled is false until enough whole answers were seen to close anything.
 type StatusFirewall struct {
-	Backend    string     `json:"backend"`
-	Guarded    string     `json:"guarded"`
-	Open       string     `json:"open"`
-	Cut        string     `json:"cut"`
-	AllowFrom  []string   `json:"allow_from"`
-	Sources    int        `json:"sources"`
-	Settled    bool       `json:"settled"`
-	LastApply  *time.Time `json:"last_apply"`
-	LastChange *time.Time `json:"last_change"`
-	Repairs    int        `json:"repairs"`
-	Error      string     `json:"error"`
+	Backend   string   `json:"backend"`
+	Guarded   string   `json:"guarded"`
+	Open      string   `json:"open"`
+	Cut       string   `json:"cut"`
+	AllowFrom []string `json:"allow_from"`
+	Sources   int      `json:"sources"`
+	// ExposedPaths are the ports that only ExposedPathsFrom, in the operator's words, may reach; empty for nobody.
+	ExposedPaths     string     `json:"exposed_paths"`
+	ExposedPathsFrom []string   `json:"exposed_paths_from"`
+	Settled          bool       `json:"settled"`
+	LastApply        *time.Time `json:"last_apply"`
+	LastChange       *time.Time `json:"last_change"`
+	Repairs          int        `json:"repairs"`
+	Error            string     `json:"error"`
 	// Quarantined are the ports that are closed because an application is exposed on them, by port.
 	Quarantined []DocumentQuarantine `json:"quarantined"`
 }
@@ -158,7 +163,7 @@ func (a *Agent) Status() Status {
 		},
 		Listeners: StatusListeners{StatusStep{errorText(v.listenErr)}, v.hears},
 		Firewall: StatusFirewall{
-			Backend: v.backend, AllowFrom: sourceTexts(v.allowCluster, v.allowFrom),
+			Backend: v.backend, AllowFrom: sourceTexts(v.allowCluster, v.allowFrom), ExposedPathsFrom: append([]string{}, v.pathsFrom...),
 			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
 		},
 		Report:       StatusStep{Error: errorText(v.reportErr)},
@@ -172,12 +177,13 @@ func (a *Agent) Status() Status {
 	}
 	holds := v.holds
 	if v.mode != ModeGuard { // owns nothing: what it would hold
-		holds = &standing{guard: v.result.Rules.Guard, open: v.result.Rules.Open, cut: v.result.Rules.Cut, sources: v.result.Rules.AllowFrom}
+		holds = standingAs(&v.result.Rules)
 	}
 	s.Firewall.Sources = len(holds.sources)
 	if v.networksErr != nil {
 		s.Degradations = append(s.Degradations, v.networksErr.Error())
 	}
+	s.Firewall.ExposedPaths = holds.paths.String()
 	s.Firewall.Guarded, s.Firewall.Open, s.Firewall.Cut = holds.guard.String(), holds.open.String(), holds.cut.String()
 	s.Firewall.Quarantined = documentQuarantine(slices.DeleteFunc(slices.Clone(v.result.Quarantined), func(q Quarantined) bool {
 		return !holds.cut.Has(q.Port)

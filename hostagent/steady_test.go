@@ -133,6 +133,7 @@ func TestEveryPartOfTheInputCounts(t *testing.T) {
 		"Namespaces":    []sockets.Namespace{{}},
 		"Today":         time.Unix(86400, 0).UTC(),
 		"Members":       []netip.Addr{netip.IPv6Loopback()},
+		"PathMembers":   []netip.Addr{netip.IPv6Loopback()},
 		"Networks":      facts.Networks{Bridged: []netip.Prefix{{}}},
 		"Agent":         consul.Agent{Ports: map[string]uint16{"http": 8500}},
 		"PreviousRange": DefaultSidecarRange(),

@@ -450,10 +450,15 @@ func summary(scan *hostagent.Scan) string {
 	if scan.Source == hostagent.SourceNone {
 		return fmt.Sprintf("%s; %s for the network, services not known", found, plural(len(scan.Network), "listener"))
 	}
-	text := fmt.Sprintf("%s; %s, %s for the network", found, plural(len(scan.Services), "mesh service"), plural(len(scan.Openings), "sidecar port"))
+	paths := scan.Rules.Paths
+	sidecars := len(scan.Openings) - paths.Len()
+	text := fmt.Sprintf("%s; %s, %s for the network", found, plural(len(scan.Services), "mesh service"), plural(sidecars, "sidecar port"))
 	const most = 60 // runes of ports: more of them are read better in the map
-	if ports := scan.Rules.Open.String(); len(scan.Openings) > 0 && len(ports) <= most {
+	if ports := scan.Rules.Open.String(); sidecars > 0 && len(ports) <= most {
 		text += ": " + ports
+	}
+	if paths.Len() > 0 {
+		text += ", " + plural(paths.Len(), "exposed path") + " for some of it"
 	}
 	if n := scan.Looked(); len(scan.Findings) == 0 && n > 0 {
 		text += "; " + plural(n, "listener") + " looked at"

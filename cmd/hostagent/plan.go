@@ -122,11 +122,7 @@ func (s *screen) marked(mark, verb, text string) {
 }
 
 func openingFor(o *hostagent.Opening) string {
-	names := make([]string, len(o.Services))
-	for i, name := range o.Services {
-		names[i] = catalog.Clean(name)
-	}
-	text := strings.Join(names, ", ")
+	text := o.For()
 	if o.Predicted {
 		text += "  (predicted)"
 	}
@@ -148,7 +144,11 @@ func cutText(c *hostagent.Cut) string {
 	case c.Connections < 0:
 		text += ", connections not counted"
 	case c.Outside:
-		return text + ", " + plural(c.Connections, "connection") + " from outside of allow_from"
+		setting := "allow_from"
+		if c.Path {
+			setting = "exposed_paths_from"
+		}
+		return text + ", " + plural(c.Connections, "connection") + " from outside of " + setting
 	default:
 		text += ", " + plural(c.Connections, "connection") + " from the network"
 	}

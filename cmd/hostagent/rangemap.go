@@ -24,6 +24,7 @@ type mark struct {
 func marks() []mark {
 	return []mark{
 		{hostagent.UseSidecar, '#', "with a sidecar", "", "32"},
+		{hostagent.UsePath, '=', "of exposed paths", "", "36"},
 		{hostagent.UseUnserved, '?', "without its sidecar", "nobody listens for ", "33"},
 		{hostagent.UseHeld, '~', "closing", "closing: ", "2"},
 		{hostagent.UseSquatted, '!', "squatted", "squatted by ", "31;1"},

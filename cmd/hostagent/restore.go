@@ -97,6 +97,9 @@ func makeSets(cmd *cobra.Command, fw *firewall.Firewall) error {
 
 func restoredText(dir string, done *hostagent.Restored) string {
 	ports := fmt.Sprintf("guard %s; open %s", done.Rules.Guard, done.Rules.Open)
+	if done.Rules.Paths.Len() > 0 {
+		ports += fmt.Sprintf("; exposed paths %s", done.Rules.Paths)
+	}
 	switch {
 	case done.Missing:
 		return fmt.Sprintf("no saved state in %s: nothing to restore\n", dir)

@@ -96,6 +96,9 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 	s.wrapped("range:      ", clean(st.SidecarRange))
 	for _, o := range st.Openings {
 		text := fmt.Sprintf("%d  %s", o.Port, clean(strings.Join(o.Services, ", ")))
+		if o.Kind == hostagent.OpensPath || o.Kind == hostagent.OpensMetrics {
+			text += clean(", " + string(o.Kind) + ", from " + strings.Join(o.From, ", "))
+		}
 		if o.Held {
 			text = fmt.Sprintf("%d  %s (no longer registered, closes after close_delay)", o.Port, clean(strings.Join(o.Registrations, ", ")))
 		}
@@ -134,6 +137,9 @@ func (s *screen) firewall(st *hostagent.Status, now time.Time) {
 	}
 	if len(f.AllowFrom) > 0 {
 		s.wrapped("            ", "open to "+clean(strings.Join(f.AllowFrom, ", "))+" only ("+plural(f.Sources, "source")+")")
+	}
+	if f.ExposedPaths != "none" && f.ExposedPaths != "" {
+		s.wrapped("            ", "exposed paths "+clean(f.ExposedPaths)+" open to "+clean(strings.Join(f.ExposedPathsFrom, ", "))+" only")
 	}
 	switch {
 	case st.Mode != hostagent.ModeGuard:
