@@ -13,7 +13,8 @@ import (
 // so one attempt to connect counts several times.
 type Drops struct{ IPv4, IPv6 DropCount }
 
-// DropCount is what was dropped in one family: Guard because its port is guarded and not open, Source because its port
+// DropCount is what was dropped in one family: Guard because its port is guarded and not open, or is an exposed path and not
+// for where it came from (Ruleset.PathsFrom), Source because its port
 // is open, but not to where it came from (Ruleset.AllowFrom).
 type DropCount struct{ Guard, Source uint64 }
 
@@ -21,7 +22,7 @@ type DropCount struct{ Guard, Source uint64 }
 // counted once, in PREROUTING or in INPUT. What the cut rules drop is not in it: those are no SYNs.
 //
 // The kernel counts from the moment a rule is written. So the numbers begin again at 0 when Apply writes the chains anew:
-// when sources begin or cease to be limited, when Ruleset.CutRules changes, after a repair, and with Remove; a restart,
+// when sources begin or cease to be limited or exposed paths to be let in, when Ruleset.CutRules changes, after a repair, and with Remove; a restart,
 // ports that open and close, and sources that change leave them alone. iptables -Z sets them to 0 as well.
 //
 // With iptables it runs one iptables-save a family. It takes no lock, neither Apply's nor that of the xtables, and so neither waits for

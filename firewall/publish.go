@@ -59,6 +59,8 @@ type publishMemo struct {
 // no packet ever sees less in it than was there before and is in open. A rule of the operator's that accepts what goes to
 // ports of the set then lets in what hostagent opens, in a base chain that our own accept cannot help in.
 //
+// Exposed paths (Ruleset.Paths) do not belong into open: a rule that accepts what goes to ports of the set knows no sources.
+//
 // While nothing in nf_tables changes, the same call costs reading its generation. Errors are of the kinds ErrNoSet,
 // ErrWrongSet, ErrOwnedSet, ErrFullSet and ErrPermission where they are one. Publish is independent of Apply.
 func (f *Firewall) Publish(ctx context.Context, set SetName, open PortSet) (changed bool, err error) {

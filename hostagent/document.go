@@ -3,6 +3,7 @@
 package hostagent
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -182,7 +183,7 @@ func documentOpenings(openings []Opening) []DocumentOpening {
 	for i, o := range openings {
 		out[i] = DocumentOpening{
 			Port: o.Port, Services: append([]string{}, o.Services...), Registrations: append([]string{}, o.IDs...),
-			Held: o.Held, Predicted: o.Predicted, Kind: o.Kind, From: append([]string{}, o.From...),
+			Held: o.Held, Predicted: o.Predicted, Kind: cmp.Or(o.Kind, OpensMesh), From: append([]string{}, o.From...),
 		}
 	}
 	return out

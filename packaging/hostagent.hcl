@@ -56,8 +56,14 @@ mode = "observe"
 # ---- Services -------------------------------------------------------------------------------------------------------
 
 # Who may connect to the ports on which sidecars let paths of their application through without mTLS (expose { paths } of a
-# registration, and the statistics of Envoy): networks or "cluster", as in allow_from. Such a port opens only inside the
-# sidecar range or on extra_ports. Empty opens none.
+# registration, and the statistics of Envoy that a registration puts on a port for the network): networks or "cluster", as
+# in allow_from, which says nothing of these ports. They are for a few callers, Prometheus and load balancers, so local
+# bridges are let in only where their networks stand here; the host itself always is. Such a port opens only inside the
+# sidecar range or on extra_ports, and closes as a sidecar's does, but at once when nobody is let in here any more. On a port
+# that is a registered sidecar's, too, allow_from counts and not this. Others are kept out of ports in the sidecar range and
+# in guard_ports only: a port that stands in extra_ports alone, say of 21500-21755 as Consul's documentation suggests, is let
+# in for these sources, and for all others the host's own rules decide, so add it to guard_ports as well. A set of
+# publish_set does not hold these ports. Checks of the agent (expose { checks }) need nothing here. Empty opens none.
 # exposed_paths_from = []
 
 # Names of the gateway services of this host (mesh, ingress, terminating, API). A registration that calls itself a gateway
@@ -187,7 +193,8 @@ mode = "observe"
 #   iptables_variant = "auto"
 
 # A set of your own nftables ruleset, "inet filter NAME", that is kept equal to the open ports, so that a rule of yours can
-# accept them. It must exist, with "type inet_service". Empty keeps none.
+# accept them. It must exist, with "type inet_service". Ports of exposed_paths_from are not put into it, because such a rule
+# would let in everybody. Empty keeps none.
 #   publish_set = ""
 # }
 

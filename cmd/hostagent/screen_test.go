@@ -102,6 +102,7 @@ func statuses() map[string]hostagent.Status {
 		},
 		Firewall: hostagent.StatusFirewall{
 			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", Cut: "8080, 21200", AllowFrom: document.AllowFrom, Sources: 27,
+			ExposedPaths: "21210", ExposedPathsFrom: []string{"10.0.0.0/8", "cluster"},
 			Quarantined: []hostagent.DocumentQuarantine{
 				{Port: 8080, Services: []string{hostileName, "web"}}, {Port: 8081, Services: []string{}, Held: true},
 			},
@@ -111,14 +112,16 @@ func statuses() map[string]hostagent.Status {
 		Listeners:    hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
 		SidecarRange: "21000-21255",
 		Openings: append(document.Opens, hostagent.DocumentOpening{
-			Port: 21002, Services: []string{}, Registrations: []string{"old-sidecar-proxy"}, Held: true,
+			Port: 21002, Services: []string{}, Registrations: []string{"old-sidecar-proxy"}, Held: true, Kind: hostagent.OpensMesh, From: []string{},
+		}, hostagent.DocumentOpening{
+			Port: 21210, Services: []string{"web"}, Registrations: []string{}, Kind: hostagent.OpensPath, From: []string{"10.0.0.0/8", "cluster"},
 		}),
 		Findings: plan.Scan.Document("1").Findings, Degradations: []string{"IPv6 is disabled on this host: only IPv4 is guarded"},
 	}
 	observing := hostagent.Status{
 		SchemaVersion: 1, Version: "1.2.3", Mode: hostagent.ModeObserve, Started: before(90 * time.Second),
 		Firewall: hostagent.StatusFirewall{
-			Guarded: "none", Open: "none", Cut: "none", AllowFrom: []string{}, Quarantined: []hostagent.DocumentQuarantine{},
+			Guarded: "none", Open: "none", Cut: "none", AllowFrom: []string{}, ExposedPaths: "none", ExposedPathsFrom: []string{}, Quarantined: []hostagent.DocumentQuarantine{},
 		},
 		SidecarRange: "none", Openings: []hostagent.DocumentOpening{}, Findings: []hostagent.DocumentFinding{}, Degradations: []string{},
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -219,13 +220,17 @@ func PortOf(v any) int {
 }
 
 // MetricsPorts reads out of opaque proxy configuration, which held returns by its keys, on which ports Envoy listens to
-// show its statistics. Where else it listens beside the mesh is not there at all: -admin-bind and -envoy-ready-bind-address
-// of consul connect envoy (1.21) are flags and no keys, and those that name a statsd are where Envoy sends.
+// show its statistics. An address on loopback is for this host alone, and not among them. Where else it listens beside the
+// mesh is not there at all: -admin-bind and -envoy-ready-bind-address of consul connect envoy (1.21) are flags and no keys,
+// and those that name a statsd are where Envoy sends.
 func MetricsPorts(held func(key string) any) []int {
 	var ports []int
 	for _, key := range []string{"envoy_prometheus_bind_addr", "envoy_stats_bind_addr"} {
 		text, _ := held(key).(string)
-		_, port, _ := net.SplitHostPort(text) // "" of what Consul would refuse, too
+		host, port, _ := net.SplitHostPort(text) // "" of what Consul would refuse, too
+		if addr, err := netip.ParseAddr(host); err == nil && addr.Unmap().IsLoopback() {
+			continue
+		}
 		if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 {
 			ports = append(ports, int(n))
 		}

@@ -88,7 +88,7 @@ func TestExposedPaths(t *testing.T) {
 				t.Errorf("firewall show lacks %q:\n%s", want, show)
 			}
 			plan := w.hostagent(0, "firewall", "plan", "--config", file)
-			if want := "21200  web, exposed path, from " + prometheus.IPv4; !strings.Contains(plan, want) {
+			if want := "21200 web, exposed path, from " + prometheus.IPv4; !strings.Contains(plan, want) {
 				t.Errorf("firewall plan lacks %q:\n%s", want, plan)
 			}
 
