@@ -381,7 +381,7 @@ func TestClaimsOfKinds(t *testing.T) {
 	if diff := cmp.Diff(slices.SortedFunc(maps.Keys(claims), compare), got); diff != "" {
 		t.Errorf("openings (-remembered +got):\n%s", diff)
 	}
-	want := []Held{{"gw", 443}, {"gw", 8443}, {"gw", 8445}, {"web-sidecar-proxy", 21000}, {"api-sidecar-proxy", 21001}, {"api-sidecar-proxy", 21100}}
+	want := []Held{{ID: "gw", Port: 443}, {ID: "gw", Port: 8443}, {ID: "gw", Port: 8445}, {ID: "web-sidecar-proxy", Port: 21000}, {ID: "api-sidecar-proxy", Port: 21001}, {ID: "api-sidecar-proxy", Port: 21100}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
