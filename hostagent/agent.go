@@ -75,6 +75,9 @@ type Parts struct {
 	// Listened tells of sockets as they begin to listen, first of all with nothing when it hears, until its context ends; nil:
 	// listeners are found at PollInterval. It is called once, with what the first Parts have: a reload changes nothing of it.
 	Listened func(ctx context.Context, told func(sockets.Heard)) error
+	// Changed waits until the catalog sees another set of services at a node than at an index, as consul.Client.Changed does;
+	// it is called beside the loop. nil: registrations are seen at PollInterval.
+	Changed func(ctx context.Context, node string, index uint64) (uint64, error)
 	// Blocked tells which ports a firewall of the host keeps from the network whatever ours accepts; nil: not looked at.
 	Blocked func(context.Context, []firewall.Probe) ([]firewall.Block, error)
 	// Roots tells the certificate authority of the mesh, and Ask what a listener of this host shows of itself. They are called
@@ -162,6 +165,7 @@ type Agent struct {
 	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
 	inbox     *inbox
 	ears      *ears
+	wakeup    *wakeup
 	beside    beside
 	consulErr error          // of the last question to the agent
 	untrusted atomic.Bool    // it was that the agent is somebody else's or another host's; read beside the loop
@@ -185,7 +189,7 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), prober: newProber(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(), result: Result{Range: DefaultSidecarRange()}}
 	if !parts.Report {
 		a.reported = parts.Policy.OwnService // what an earlier run left goes
 	}
@@ -204,6 +208,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 	defer a.listen(ctx)()
 	stopProbes := a.startProbes(ctx)
 	defer func() { stopProbes() }()
+	defer a.wakeup.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -229,6 +234,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			}
 			continue // whoever listens without pause must not put off what the timer is for
 		case <-a.prober.wake:
+		case <-a.wakeup.wake:
 		case <-timer.C:
 		}
 		if ctx.Err() == nil {
@@ -246,6 +252,7 @@ func (a *Agent) replace(parts Parts) {
 		a.found, a.holds = standing{}, &standing{}
 	}
 	a.publisher.replace(&a.parts, &parts)
+	a.wakeup.end() // it asks as the old ones say
 	a.lookAgain()
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
@@ -272,6 +279,7 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		if !errors.Is(a.consulErr, errWaiting) {
 			a.stepped("consul", start)
 		}
+		a.followCatalog(all)
 		a.askSources(all, start)
 	}
 	consulErr := a.consulErr
@@ -323,6 +331,7 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	if !woken {
 		a.lookAtBlocked(all, start)
 		a.lookAtHost(all, start) // later for the next pass: no port waits for it
+		a.wakeup.took(time.Since(start))
 	}
 	if a.beside.owed && !a.beside.busy {
 		signal(a.ears.wake)

@@ -42,6 +42,14 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 		return err
 	}
 	a.failures = 0
+	if err := a.facts.TooOld(); err != nil { // nothing of it counts, but it may be upgraded
+		a.consulFailed(ctx, err)
+		a.memory.miss()
+		if soon := now.Add(maxBackoff); a.factsNext.After(soon) {
+			a.factsNext = soon
+		}
+		return err
+	}
 	if a.factsErr != nil && !a.facts.RangeKnown {
 		a.memory.miss()
 		return a.factsErr

@@ -113,7 +113,7 @@ func base() Input {
 		Registrations: []consul.Registration{app("web", 8080), sidecar("web", 21000)},
 		Listeners:     listeners("tcp 127.0.0.1:8080", "tcp [::]:21000"),
 		Agent: consul.Agent{
-			Node: "n1", Address: netip.MustParseAddr("10.0.0.1"), RangeKnown: true, SidecarMin: 21000, SidecarMax: 21255,
+			Node: "n1", Version: "1.21.0", Address: netip.MustParseAddr("10.0.0.1"), RangeKnown: true, SidecarMin: 21000, SidecarMax: 21255,
 			Ports: map[string]uint16{"http": 8500, "grpc": 8502, "server": 8300},
 		},
 		PreviousRange: DefaultSidecarRange(),

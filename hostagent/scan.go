@@ -134,7 +134,12 @@ func (p *Parts) lookAtHost(ctx context.Context) *Host {
 // register asks for registrations and for the agent's facts.
 func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 	answer, err := parts.Registry.Services(ctx)
-	if err != nil {
+	tooOld := consul.KindOf(err) == consul.KindTooOld
+	switch {
+	case err == nil:
+	case tooOld: // all the same a scan shows what it tells
+		s.note("services may be missing: %v", err)
+	default:
 		s.Errors = append(s.Errors, err)
 		in.Trouble, in.Source = agentTrouble(err), SourceNone
 	}
@@ -145,6 +150,9 @@ func (s *Scan) register(ctx context.Context, parts Parts, in *Input) {
 		s.factsErr = err
 	}
 	s.Agent = in.Agent
+	if err := in.Agent.TooOld(); err != nil && !tooOld && in.Source != SourceNone {
+		s.note("services may be missing: %v", err)
+	}
 }
 
 // askSources asks who may connect, where that is limited.

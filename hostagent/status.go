@@ -51,6 +51,8 @@ type view struct {
 	blockedErr  error
 	hears       bool // of listeners as they appear
 	hearErr     error
+	wakeup      WakeupState
+	wakeupErr   error // why it is off or fails
 	probeErr    error
 	certErr     error    // why new certificates for Consul are not used
 	elsewhere   []string // what is not known of other network namespaces
@@ -64,6 +66,7 @@ func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
 	hears, hearErr := a.ears.state()
+	wakeup, wakeupErr := a.wakeup.shown()
 	return &view{
 		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, allowCluster: a.parts.Policy.AllowCluster,
 		pathsFrom: sourceTexts(a.parts.Policy.ExposedPathsCluster, a.parts.Policy.ExposedPathsFrom), version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
@@ -73,7 +76,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
-		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, probeErr: a.prober.trouble(), certErr: a.news.last("certificates"),
+		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, wakeup: wakeup, wakeupErr: wakeupErr, probeErr: a.prober.trouble(), certErr: a.news.last("certificates"),
 		elsewhere: a.elsewhere.degradations(),
 	}
 }
@@ -126,6 +129,15 @@ type StatusConsul struct {
 	WholeAnswers    int        `json:"whole_answers"`
 	LastWholeAnswer *time.Time `json:"last_whole_answer"`
 	Error           string     `json:"error"`
+	// Wakeup says whether changes of the catalog wake the loop. That it fails is no failure of hostagent.
+	Wakeup StatusWakeup `json:"catalog_wakeup"`
+}
+
+// StatusWakeup is how soon registrations are seen. Reason says why they are seen at poll_interval only; it is empty where
+// State is WakeupWaiting or WakeupStarting.
+type StatusWakeup struct {
+	State  WakeupState `json:"state"`
+	Reason string      `json:"reason"`
 }
 
 // StatusFirewall is what the kernel holds, or in observe mode would hold. Guarded and Open are ports as in "21000-21002, 21010",
@@ -160,6 +172,7 @@ func (a *Agent) Status() Status {
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
 			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(v.consulErr),
+			Wakeup: StatusWakeup{State: v.wakeup, Reason: errorText(v.wakeupErr)},
 		},
 		Listeners: StatusListeners{StatusStep{errorText(v.listenErr)}, v.hears},
 		Firewall: StatusFirewall{
@@ -195,6 +208,9 @@ func (a *Agent) Status() Status {
 		if err != nil {
 			s.Degradations = append(s.Degradations, err.Error())
 		}
+	}
+	if v.answers > 0 && !v.agent.VersionKnown() {
+		s.Degradations = append(s.Degradations, unknownVersion)
 	}
 	s.Degradations = append(s.Degradations, v.result.Unprobed...)
 	s.Degradations = append(s.Degradations, v.elsewhere...)

@@ -246,7 +246,7 @@ mode = "observe"
 #   allow_remote_agent = false
 
 # Whether changes of the catalog wake hostagent, so that a new sidecar's port opens at once instead of at the next look. It
-# costs one waiting request. Needs "node:read" and "service:read"; without them, or without servers, poll_interval counts.
+# costs one waiting request and needs no right but "agent:read"; while no server answers, poll_interval counts.
 #   catalog_wakeup = true
 
 # How long one request may take, 100ms to 20s. Raise it on hosts that are slow under load.

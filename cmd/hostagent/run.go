@@ -38,6 +38,8 @@ func runCommand() *cobra.Command {
 stay in place when it stops (hostagent firewall remove takes them away). SIGHUP reloads the configuration; SIGTERM and
 SIGINT end it in good order, a second one at once.
 
+It refuses to start beside a Consul agent older than ` + consul.MinVersion + `; without any agent it starts and waits for one.
+
 Exit status: 0 stopped by a signal, 78 the configuration is wrong and trying again cannot help, 2 anything else.`,
 		Example: `  hostagent run --mode observe
   hostagent run --config /etc/hostagent.d`,
@@ -171,6 +173,9 @@ func (d *daemon) run(ctx context.Context, first *built, hangup <-chan os.Signal)
 	}
 	defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
 
+	if err := first.parts.RefuseOld(ctx); err != nil {
+		return err // not exitConfig: another start may help, once Consul is upgraded
+	}
 	agent := hostagent.NewAgent(first.parts)
 	d.servers.start(agent, first)
 	defer d.servers.close()

@@ -99,6 +99,7 @@ func statuses() map[string]hostagent.Status {
 		Consul: hostagent.StatusConsul{
 			Address: "http://127.0.0.1:8500", Node: "host\x1b[31m", Datacenter: "dc1", Version: "1.21.0", WholeAnswers: 258000,
 			LastWholeAnswer: before(3 * time.Minute), Error: "cannot ask for /v1/agent/services at the Consul agent http://127.0.0.1:8500: connection refused",
+			Wakeup: hostagent.StatusWakeup{State: hostagent.WakeupFailing, Reason: "registrations are seen at poll_interval only: status 500: No cluster\x1b[2J leader"},
 		},
 		Firewall: hostagent.StatusFirewall{
 			Backend: "iptables-nft 1.8.9 + ipset", Guarded: "21000-21255", Open: "21000-21002", Cut: "8080, 21200", AllowFrom: document.AllowFrom, Sources: 27,
@@ -120,6 +121,7 @@ func statuses() map[string]hostagent.Status {
 	}
 	observing := hostagent.Status{
 		SchemaVersion: 1, Version: "1.2.3", Mode: hostagent.ModeObserve, Started: before(90 * time.Second),
+		Consul: hostagent.StatusConsul{Wakeup: hostagent.StatusWakeup{State: hostagent.WakeupWaiting}},
 		Firewall: hostagent.StatusFirewall{
 			Guarded: "none", Open: "none", Cut: "none", AllowFrom: []string{}, ExposedPaths: "none", ExposedPathsFrom: []string{}, Quarantined: []hostagent.DocumentQuarantine{},
 		},

@@ -107,6 +107,13 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 		}
 		p.Roots, p.Ask = beside.Roots, probe.Ask
 	}
+	if c.Consul.CatalogWakeup {
+		beside, err := consul.New(options)
+		if err != nil {
+			return hostagent.Parts{}, err
+		}
+		p.Changed = beside.Changed
+	}
 	return p, nil
 }
 

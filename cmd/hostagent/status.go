@@ -84,6 +84,7 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 	}
 	s.wrapped("consul:     ", node)
 	s.wrapped("            ", "last whole answer "+ago(st.Consul.LastWholeAnswer, now))
+	s.wrapped("            ", wakeupText(&st.Consul.Wakeup))
 	s.failure(st.Consul.Error)
 	s.wrapped("pass:       ", fmt.Sprintf("number %d, %s, took %s", st.Pass.Count, ago(st.Pass.Last, now),
 		time.Duration(st.Pass.Duration*float64(time.Second)).Round(100*time.Microsecond)))
@@ -116,6 +117,15 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 		s.wrapped("", "no findings")
 	}
 	return s.text.String()
+}
+
+// wakeupText says how soon registrations are seen.
+func wakeupText(w *hostagent.StatusWakeup) string {
+	text := "catalog wake-up " + catalog.Clean(string(w.State))
+	if w.Reason != "" {
+		text += ": " + catalog.CleanTo(w.Reason, 2000)
+	}
+	return text
 }
 
 func (s *screen) firewall(st *hostagent.Status, now time.Time) {

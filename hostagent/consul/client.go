@@ -170,7 +170,8 @@ func parseAddress(configured string) (address string, dial dialFunc, err error) 
 type answer struct {
 	header http.Header
 	body   []byte
-	token  bool // a token was sent
+	token  bool  // a token was sent
+	most   int64 // set by who asks: bytes of the body, 0 for Config's bound
 }
 
 type answerKey struct{}
@@ -200,19 +201,24 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, concealError(err, token)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, t.config.maxBody+1))
+	want, wanted := req.Context().Value(answerKey{}).(*answer)
+	most := t.config.maxBody
+	if wanted && want.most > 0 {
+		most = want.most
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the whole answer: %w", err)
 	}
-	if int64(len(body)) > t.config.maxBody {
-		return nil, fmt.Errorf("%w: it has more than %d bytes", errTooLong, t.config.maxBody)
+	if int64(len(body)) > most {
+		return nil, fmt.Errorf("%w: it has more than %d bytes", errTooLong, most)
 	}
 	if resp.StatusCode == http.StatusOK && isJSON(body) {
 		body = concealWhole(body, token)
 	} else { // it is shown, or its beginning
 		body = []byte(conceal(string(body[:min(len(body), maxShown)]), token))
 	}
-	if want, ok := req.Context().Value(answerKey{}).(*answer); ok {
+	if wanted {
 		*want = answer{header: resp.Header, body: body, token: token != ""}
 	}
 	// api.Client decodes into something that nobody reads; the caller decodes the answer's body, once.

@@ -31,7 +31,7 @@ const (
 	KindStatus      Kind = "status"      // any other status than 200
 	KindFiltered    Kind = "filtered"    // 200, but ACLs may have taken services out of the answer
 	KindMalformed   Kind = "malformed"   // not what an agent answers: half, too long, no JSON
-	KindTooOld      Kind = "too-old"     // the agent sends none of the headers that the whole-answer rule needs
+	KindTooOld      Kind = "too-old"     // the agent is older than MinVersion: it does not say what it leaves out
 	KindImpostor    Kind = "impostor"    // what listens at the agent's address is another user's
 	KindNotLocal    Kind = "not-local"   // the agent is another host's
 )

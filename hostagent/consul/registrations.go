@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"net/netip"
@@ -95,7 +96,8 @@ type Answer struct {
 	Unchanged bool
 }
 
-// Services returns every registration of the local agent, or an *Error: never a part of them.
+// Services returns every registration of the local agent, or an *Error: never a part of them. Only with an error of
+// KindTooOld there is an answer too, for who may show what cannot be told to be whole.
 //
 // An answer is whole when its status is 200, ACLs took nothing out (X-Consul-Results-Filtered-By-ACLs), and either a
 // token was sent or the default policy is to allow: an agent under default-deny answers an anonymous caller with
@@ -105,8 +107,15 @@ func (c *Client) Services(ctx context.Context) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	if err := whole(got); err != nil {
-		return Answer{}, err
+	switch doubt := whole(got); {
+	case KindOf(doubt) == KindTooOld:
+		regs, err := decodeServices(got.body) // no whole answer: it is not kept
+		if err != nil {
+			return Answer{}, c.malformed("registrations", err)
+		}
+		return Answer{Registrations: regs}, doubt
+	case doubt != nil:
+		return Answer{}, doubt
 	}
 	regs, unchanged, err := c.services.decode(got.body, decodeServices)
 	if err != nil {
@@ -126,9 +135,9 @@ func whole(got answer) error {
 	case isFiltered(got):
 		return &Error{Kind: KindFiltered, Err: errors.New(
 			`cannot use a part of an answer: Consul left services out, because the token lacks service:read on some, or because the agent was started while the servers are away and does not know the token; give it service_prefix "" { policy = "read" }`)}
-	case policy == "" && !got.token:
-		return &Error{Kind: KindTooOld, Err: errors.New(
-			"cannot tell whether the Consul agent's answer is whole: it sends no X-Consul-Default-ACL-Policy header; upgrade Consul (hostagent is tested with 1.21), or give hostagent a token")}
+	case policy == "":
+		return &Error{Kind: KindTooOld, Err: fmt.Errorf(
+			"%w: it sends no X-Consul-Default-ACL-Policy header, as Consul does since 1.9; upgrade Consul to %s or later", errTooOld, MinVersion)}
 	case policy != "allow" && !got.token:
 		return &Error{Kind: KindFiltered, Err: errors.New(
 			"cannot use an answer to nobody: Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }; \"hostagent acl-policy\" prints what the token needs")}
