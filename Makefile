@@ -53,6 +53,10 @@ bench: tools consul ## measured figures, beside peers in the same run
 bench-scan: tools ## hostagent scan beside ss, lsof, netstat and gopsutil, with 50,000 connections; needs root
 	@./test/bench-scan.sh
 
+.PHONY: bench-consul
+bench-consul: tools consul ## polls, idle hosts, raft writes and openings with a real Consul agent of up to 4,000 services
+	@./test/bench-consul.sh $(BENCH_CONSUL)
+
 .PHONY: clean
 clean: ## remove what the other targets built here
 	rm -rf $(BIN)

@@ -4,10 +4,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -115,15 +112,15 @@ func (h *idleHost) start(b *testing.B) (err error) {
 
 // mark notes the CPU time at the start of the window.
 func (h *idleHost) mark() (err error) {
-	if h.consulStart, err = cpuTime(h.consul.PID()); err == nil && h.agent != nil {
-		h.agentStart, err = cpuTime(h.agent.PID())
+	if h.consulStart, err = h.consul.CPUTime(); err == nil && h.agent != nil {
+		h.agentStart, err = h.agent.CPUTime()
 	}
 	return err
 }
 
 // used returns how much of one core, in per cent, Consul and hostagent have taken since mark, and hostagent's memory.
 func (h *idleHost) used(elapsed time.Duration) (consul, agent, megabytes float64, err error) {
-	end, err := cpuTime(h.consul.PID())
+	end, err := h.consul.CPUTime()
 	consul = 100 * (end - h.consulStart).Seconds() / elapsed.Seconds()
 	if h.agent == nil || err != nil {
 		return consul, 0, 0, err
@@ -131,9 +128,9 @@ func (h *idleHost) used(elapsed time.Duration) (consul, agent, megabytes float64
 	if trouble := h.trouble(); trouble != "" {
 		return 0, 0, 0, fmt.Errorf("the host was not idle: hostagent says %q", trouble)
 	}
-	if end, err = cpuTime(h.agent.PID()); err == nil {
+	if end, err = h.agent.CPUTime(); err == nil {
 		agent = 100 * (end - h.agentStart).Seconds() / elapsed.Seconds()
-		megabytes, err = residentMegabytes(h.agent.PID())
+		megabytes, err = h.agent.ResidentMegabytes()
 	}
 	return consul, agent, megabytes, err
 }
@@ -149,44 +146,4 @@ func (h *idleHost) trouble() string {
 		}
 	}
 	return ""
-}
-
-// ticksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.
-const ticksPerSecond = 100
-
-// cpuTime returns the CPU time of a process and of the children that it has waited for, to a hundredth of a second:
-// fields 14 to 17 of proc_pid_stat(5). The name in field 2 may hold blanks and parentheses.
-func cpuTime(pid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("cannot read CPU time: %w", err)
-	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	if len(fields) < 15 {
-		return 0, fmt.Errorf("cannot read CPU time: /proc/%d/stat is %q", pid, text)
-	}
-	var sum time.Duration
-	for _, field := range fields[11:15] {
-		ticks, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("cannot read CPU time: %w", err)
-		}
-		sum += time.Duration(ticks) * (time.Second / ticksPerSecond)
-	}
-	return sum, nil
-}
-
-// residentMegabytes returns VmRSS of a process, in units of 1,000,000 bytes.
-func residentMegabytes(pid int) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("cannot read memory: %w", err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var kibibytes float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kibibytes); err == nil {
-			return kibibytes * 1024 / 1e6, nil
-		}
-	}
-	return 0, errors.New("cannot read memory: the process has no VmRSS")
 }

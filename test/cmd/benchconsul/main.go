@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Command benchconsul measures what hostagent and a real Consul agent cost each other, on hosts of different sizes: a poll
+// beside its peers, a host on which nothing happens, what it has the servers write, and how soon the port of a registered
+// sidecar is open, seen from the network.
+//
+//	benchconsul [-services 10,250,2000,4000] [-registrations 200] [-idle 60s] [-raft 300s]
+//
+// bench-consul.sh runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
+)
+
+// choices are the flags.
+type choices struct {
+	services      []int
+	registrations int
+	idle, raft    time.Duration
+}
+
+func main() {
+	sizes := flag.String("services", "10,250,2000,4000", "how many services hosts have, each with a sidecar")
+	var c choices
+	flag.IntVar(&c.registrations, "registrations", 200, "how many sidecars are registered to see how soon their ports open; 0 for none")
+	flag.DurationVar(&c.idle, "idle", time.Minute, "how long the CPU time of a host is measured on which nothing happens")
+	flag.DurationVar(&c.raft, "raft", 5*time.Minute, "how long it is counted what the servers write on such a host; 0 not at all")
+	flag.Parse()
+	for text := range strings.SplitSeq(*sizes, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > mostServices {
+			fmt.Fprintf(os.Stderr, "benchconsul: -services wants numbers from 1 to %d\n", mostServices)
+			os.Exit(2)
+		}
+		c.services = append(c.services, n)
+	}
+	netns.Enter()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := measure(ctx, os.Stdout, c); err != nil {
+		fmt.Fprintln(os.Stderr, "benchconsul:", err)
+		os.Exit(1)
+	}
+}
+
+const (
+	firstPort    = 30000 // of applications
+	firstSidecar = 21000
+	lastSidecar  = firstSidecar + 4095 // hostagent takes no larger range over
+	mostServices = 4000
+	polls        = 100
+	startLimit   = 10 * time.Minute // until a host of the largest size has settled
+)
+
+func measure(ctx context.Context, out io.Writer, c choices) error {
+	for _, n := range c.services {
+		if err := measureSize(ctx, out, c, n); err != nil {
+			return fmt.Errorf("with %d services: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// bench is a host that is measured.
+type bench struct {
+	*host.Host
+	consul *host.Consul
+	out    io.Writer
+	size   int
+	next   int // sidecars were registered up to this one
+}
+
+func measureSize(ctx context.Context, out io.Writer, c choices, n int) (err error) {
+	fmt.Fprintf(out, "\n%d services with sidecars\n", n)
+	h, err := host.New(ctx, host.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	b := &bench{Host: h, out: out, size: n, next: n}
+	if err := b.startConsul(ctx); err != nil {
+		return err
+	}
+	if err := b.pollCosts(ctx); err != nil {
+		return err
+	}
+	if err := b.guarding(ctx, "", func(agent *host.Process) error {
+		if err := b.idle(ctx, agent, c); err != nil {
+			return err
+		}
+		return b.openings(ctx, "catalog_wakeup = true", 100*time.Millisecond, c.registrations)
+	}); err != nil {
+		return err
+	}
+	if c.registrations == 0 {
+		return nil
+	}
+	return b.guarding(ctx, "consul { catalog_wakeup = false }\n", func(*host.Process) error {
+		return b.openings(ctx, "catalog_wakeup = false", 1200*time.Millisecond, c.registrations)
+	})
+}
+
+// startConsul starts an agent with all services in files. Coordinates of nodes are what an agent writes by itself.
+func (b *bench) startConsul(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	var text strings.Builder
+	for i := range b.size {
+		fmt.Fprintf(&text, "services {\n  name = \"service-%04d\"\n  port = %d\n  connect {\n    sidecar_service {\n      port = %d\n    }\n  }\n}\n",
+			i, firstPort+i, firstSidecar+i)
+	}
+	dir := filepath.Join(b.Dir, "services")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "all.hcl"), []byte(text.String()), 0o600)); err != nil {
+		return err
+	}
+	b.consul, err = b.StartConsul(ctx, host.ConsulOptions{
+		ConfigDir: dir, Config: fmt.Sprintf("disable_coordinates = true\nports {\n  sidecar_min_port = %d\n  sidecar_max_port = %d\n}\n", firstSidecar, lastSidecar),
+	})
+	if err != nil {
+		return err
+	}
+	_, err = b.quiet(ctx, 5*time.Second)
+	return err
+}
+
+// guarding runs hostagent in guard mode, with reports, while f runs.
+func (b *bench) guarding(ctx context.Context, config string, f func(*host.Process) error) error {
+	agent, err := b.StartHostagent(ctx, "mode = \"guard\"\n"+config)
+	if err != nil {
+		return err
+	}
+	starting, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if err := agent.WaitLog(starting, fmt.Sprint(lastSidecar)); err != nil {
+		return err
+	}
+	took, err := b.quiet(starting, 8*time.Second)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b.out, "  every check of hostagent in the catalog %.0f s after its start\n", took.Seconds())
+	return errors.Join(f(agent), agent.Stop())
+}
+
+// quiet waits until the servers have written nothing for a while, and tells how long that while had not begun.
+func (b *bench) quiet(ctx context.Context, while time.Duration) (took time.Duration, err error) {
+	began, since := time.Now(), time.Now()
+	for last := -1; ; {
+		index, err := b.raftIndex()
+		if err != nil {
+			return 0, err
+		}
+		if index != last {
+			last, since = index, time.Now()
+		}
+		if time.Since(since) > while {
+			return since.Sub(began), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("the servers do not stop writing: %w", ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (b *bench) raftIndex() (int, error) {
+	self, err := b.consul.API().Agent().Self()
+	if err != nil {
+		return 0, err
+	}
+	raft, _ := self["Stats"]["raft"].(map[string]any)
+	text, _ := raft["last_log_index"].(string)
+	index, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the server's last_log_index: %w", err)
+	}
+	return index, nil
+}
+
+// idle measures a host on which nothing happens.
+func (b *bench) idle(ctx context.Context, agent *host.Process, c choices) error {
+	before, err := b.raftIndex()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	ours, theirs, err := b.used(agent, func() error { return wait(ctx, c.idle) })
+	if err != nil {
+		return err
+	}
+	share := func(cpu time.Duration) float64 { return 100 * cpu.Seconds() / c.idle.Seconds() }
+	b.figure(fmt.Sprintf("idle for %v: CPU of hostagent", c.idle), fmt.Sprintf("%.2f %%", share(ours)), verdict(b.size == 250, share(ours) < 0.3, "under 0.3 %"))
+	b.figure("  CPU of the Consul agent", fmt.Sprintf("%.2f %%", share(theirs)), "")
+	megabytes, err := agent.ResidentMegabytes()
+	if err != nil {
+		return err
+	}
+	b.figure("  memory of hostagent (RSS)", fmt.Sprintf("%.1f MB", megabytes), "")
+	if c.raft == 0 {
+		return nil
+	}
+	if err := wait(ctx, c.raft-time.Since(began)); err != nil {
+		return err
+	}
+	after, err := b.raftIndex()
+	if err != nil {
+		return err
+	}
+	b.figure(fmt.Sprintf("  entries of the raft log in %v", time.Since(began).Round(time.Second)), fmt.Sprint(after-before), verdict(true, after == before, "none"))
+	return nil
+}
+
+// used returns the CPU time of hostagent and of the Consul agent while f runs.
+func (b *bench) used(agent *host.Process, f func() error) (ours, theirs time.Duration, err error) {
+	var at [4]time.Duration
+	read := func(i int) (err error) {
+		if at[i], err = agent.CPUTime(); err == nil {
+			at[i+1], err = b.consul.CPUTime()
+		}
+		return err
+	}
+	if err := read(0); err != nil {
+		return 0, 0, err
+	}
+	if err := f(); err != nil {
+		return 0, 0, err
+	}
+	err = read(2)
+	return at[2] - at[0], at[3] - at[1], err
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func (b *bench) figure(text, value, verdict string) {
+	fmt.Fprintln(b.out, strings.TrimRight(fmt.Sprintf("  %-60s %12s   %s", text, value, verdict), " "))
+}
+
+// verdict compares with a target, where there is one.
+func verdict(wanted, met bool, target string) string {
+	switch {
+	case !wanted:
+		return ""
+	case met:
+		return target + ", met"
+	}
+	return target + ", MISSED"
+}
+
+// percentile returns one of durations, which it sorts.
+func percentile(all []time.Duration, n int) time.Duration {
+	slices.Sort(all)
+	return all[max((len(all)*n+99)/100-1, 0)]
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
