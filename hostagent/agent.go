@@ -235,6 +235,13 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			continue // whoever listens without pause must not put off what the timer is for
 		case <-a.prober.wake:
 		case <-a.wakeup.wake:
+			start := time.Now()
+			if ctx.Err() == nil {
+				a.pass(ctx, false)
+			}
+			a.wakeup.spend(time.Since(start))
+			timer.Reset(a.parts.PollInterval)
+			continue
 		case <-timer.C:
 		}
 		if ctx.Err() == nil {
@@ -331,7 +338,6 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	if !woken {
 		a.lookAtBlocked(all, start)
 		a.lookAtHost(all, start) // later for the next pass: no port waits for it
-		a.wakeup.took(time.Since(start))
 	}
 	if a.beside.owed && !a.beside.busy {
 		signal(a.ears.wake)

@@ -16,11 +16,14 @@ import (
 )
 
 const (
-	// After a change the catalog is not asked again for a while: registrations that come in a row share a pass. How long
-	// depends on what passes take on this host, so that whoever registers without pause costs wakeupShare of a processor.
-	minWakeupPause = 100 * time.Millisecond
+	// After a change the catalog is not asked again for wakeupPause: a service and its sidecar come one after the other.
+	wakeupPause = 20 * time.Millisecond
+	// The passes that changes cause may take wakeupBurst together, each at least wakeupLeast, and then one wakeupShare of the
+	// time: many registrations in a row are served at once, and who registers without pause cannot keep a host busy.
+	wakeupBurst    = time.Second
+	wakeupLeast    = 20 * time.Millisecond
+	wakeupShare    = 4 // one in so many
 	maxWakeupPause = time.Second
-	wakeupShare    = 5 // one in so many
 
 	// After failures the servers are asked ever more rarely.
 	minWakeupRetry = time.Second
@@ -51,7 +54,8 @@ type wakeup struct {
 	mu    sync.Mutex
 	state WakeupState
 	err   error         // why it is off or fails
-	pause time.Duration // after a change
+	spent time.Duration // by passes that changes caused, less what time has made up for
+	as    time.Time     // when spent was so
 }
 
 var (
@@ -60,7 +64,7 @@ var (
 )
 
 func newWakeup() *wakeup {
-	return &wakeup{wake: make(chan struct{}, 1), state: WakeupOff, err: errWakeupOff, pause: minWakeupPause}
+	return &wakeup{wake: make(chan struct{}, 1), state: WakeupOff, err: errWakeupOff}
 }
 
 // followCatalog begins to hear of changes, where the agent's node is another than before. An agent that may not be trusted
@@ -95,11 +99,21 @@ func (w *wakeup) end() {
 	}
 }
 
-// took tells how long a pass took.
-func (w *wakeup) took(pass time.Duration) {
+// spend tells what a pass took that a change caused.
+func (w *wakeup) spend(pass time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pause = min(max((wakeupShare-1)*pass, minWakeupPause), maxWakeupPause)
+	now := time.Now()
+	w.spent = max(w.spent-now.Sub(w.as)/wakeupShare, 0) + max(pass, wakeupLeast)
+	w.as = now
+}
+
+// pause returns how long the catalog is not asked after a change.
+func (w *wakeup) pause() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	over := max(w.spent-time.Since(w.as)/wakeupShare-wakeupBurst, 0)
+	return min(max(over*wakeupShare, wakeupPause), maxWakeupPause)
 }
 
 // set records the state and tells whether it is another than before.
@@ -116,13 +130,6 @@ func (w *wakeup) shown() (WakeupState, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state, w.err
-}
-
-func (w *wakeup) pauses(ctx context.Context) {
-	w.mu.Lock()
-	pause := w.pause
-	w.mu.Unlock()
-	sleep(ctx, pause)
 }
 
 // run asks for changes of a node until ctx ends. The first answer, and the first after failures, count as changes: what
@@ -165,7 +172,7 @@ func (w *wakeup) run(ctx context.Context, node string, changed func(context.Cont
 		}
 		if next != index {
 			signal(w.wake)
-			w.pauses(ctx)
+			sleep(ctx, w.pause())
 		}
 		index = next
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/sockets"
 )
 
 // catalogHost is a host whose servers tell of changes.
@@ -101,29 +102,33 @@ func TestCatalogWakesTheLoop(t *testing.T) {
 	want(t, "questions that wait after the end", "0", fmt.Sprint(h.waiting))
 }
 
-// TestCatalogThatChangesWithoutPause costs a pass in a tenth of a second, less where passes take longer.
+// TestCatalogThatChangesWithoutPause costs a quarter of the time of a processor, after a burst.
 func TestCatalogThatChangesWithoutPause(t *testing.T) {
-	h, parts := newCatalogHost()
-	parts.Changed = func(context.Context, string, uint64) (uint64, error) {
-		h.index++
-		return h.index, nil
-	}
-	h.runParts(t, parts, func(chan<- Parts) {
-		pass(10*time.Second + time.Millisecond)
-		asked := h.fakeHost.asked
-		pass(10 * time.Second)
-		if passes := h.fakeHost.asked - asked; passes < 90 || passes > 102 {
-			t.Errorf("%d passes in 10 s, want about 100", passes)
-		}
-	})
-	for took, pause := range map[time.Duration]time.Duration{
-		0: minWakeupPause, 10 * time.Millisecond: minWakeupPause, 50 * time.Millisecond: 200 * time.Millisecond, time.Minute: maxWakeupPause,
+	for took, want := range map[time.Duration][2]int{ // a pass takes so long: passes of the first second, and of ten seconds later
+		0: {30, 125}, 100 * time.Millisecond: {8, 25},
 	} {
-		w := newWakeup()
-		w.took(took)
-		if w.pause != pause {
-			t.Errorf("after a pass of %v it pauses %v, want %v", took, w.pause, pause)
+		h, parts := newCatalogHost()
+		parts.Changed = func(context.Context, string, uint64) (uint64, error) {
+			h.index++
+			return h.index, nil
 		}
+		list := parts.Listen
+		parts.Listen = func(ctx context.Context) ([]sockets.Listener, error) {
+			time.Sleep(took)
+			return list(ctx)
+		}
+		h.runParts(t, parts, func(chan<- Parts) {
+			pass(time.Second)
+			if h.fakeHost.asked < want[0] {
+				t.Errorf("%d passes of %v in the first second, want %d at least", h.fakeHost.asked, took, want[0])
+			}
+			pass(10 * time.Second)
+			asked := h.fakeHost.asked
+			pass(10 * time.Second)
+			if passes := h.fakeHost.asked - asked; passes < want[1]*3/4 || passes > want[1]*5/4 {
+				t.Errorf("%d passes of %v in ten seconds, want about %d", passes, took, want[1])
+			}
+		})
 	}
 }
 
