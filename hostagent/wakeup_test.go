@@ -200,7 +200,7 @@ func TestAgentThatIsTooOld(t *testing.T) {
 		if s := a.Status(); !strings.Contains(s.Consul.Error, "1.11.0 or later") {
 			t.Errorf("status says %q", s.Consul.Error)
 		}
-		want(t, "questions to its catalog", "0", fmt.Sprint(len(h.asked)-asked))
+		want(t, "questions to its catalog, and such that wait", "0 0", fmt.Sprint(len(h.asked)-asked, h.waiting))
 		h.facts.Version, h.regs = "1.21.0", newFakeHost().regs
 		pass(maxBackoff + time.Second)
 		want(t, "after an upgrade", "", a.Status().Consul.Error)
