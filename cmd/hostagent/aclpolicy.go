@@ -60,7 +60,7 @@ Exit status: 0 printed, 2 not.`,
 func needsOf(c *config.Config) consul.Needs {
 	p := policy(c)
 	needs := consul.Needs{
-		Members: p.AllowCluster || p.ExposedPathsCluster, Wakeup: c.Consul.CatalogWakeup,
+		Members:   p.AllowCluster || p.ExposedPathsCluster,
 		Namespace: c.Consul.Namespace, Partition: c.Consul.Partition,
 	}
 	if c.Report.Enabled {

@@ -3,7 +3,6 @@
 package consul
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 )
@@ -42,15 +41,4 @@ func deniedRemedy(body string) string {
 		return "; add this rule to a policy of the token: " + missing.rule()
 	}
 	return `; compare the policy of the token with what "hostagent acl-policy" prints`
-}
-
-// FilteredNode is the failure to see node in the catalog: an answer from /v1/catalog/node-services that has no node in it,
-// because Consul leaves out what a token may not see where one would expect a refusal (Consul 1.21).
-func FilteredNode(node string) *Error {
-	remedy := `compare the policy of the token with what "hostagent acl-policy" prints`
-	if isRuleName(node) {
-		remedy = "add this rule to a policy of the token: " + rule("node", node, "read")
-	}
-	return &Error{Kind: KindFiltered, Err: fmt.Errorf(
-		"cannot watch this node in the catalog: Consul left it out, because the token lacks node:read on it; %s", remedy)}
 }

@@ -39,8 +39,3 @@ func TestDenied(t *testing.T) {
 		})
 	}
 }
-
-func TestFilteredNode(t *testing.T) {
-	checkError(t, FilteredNode("Host_1.x"), KindFiltered, `lacks node:read on it; add this rule to a policy of the token: node "Host_1.x" { policy = "read" }`)
-	checkError(t, FilteredNode("a\"b\n"), KindFiltered, `"hostagent acl-policy" prints`)
-}

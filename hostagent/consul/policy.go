@@ -22,8 +22,6 @@ type Needs struct {
 	OnServices bool
 	// Members are let in as sources.
 	Members bool
-	// Wakeup waits for changes of the node's services in the catalog.
-	Wakeup bool
 	// Namespace and Partition are those of Consul Enterprise, "" for none.
 	Namespace, Partition string
 }
@@ -83,17 +81,11 @@ func (n Needs) rules() []neededRule {
 		[]string{"What the agent says of itself: its sidecar range, its own ports and its node id."},
 		rule("agent", n.Node, "read"),
 	}}
-	switch { // a rule for all nodes covers this one
-	case n.Members:
+	if n.Members {
 		rules = append(rules, neededRule{
 			[]string{`The members of the datacenter, for "cluster" in allow_from or exposed_paths_from. Without a right on all of them ` +
 				"Consul leaves some out, and hostagent uses no part of a list."},
 			rule("node_prefix", "", "read"),
-		})
-	case n.Wakeup:
-		rules = append(rules, neededRule{
-			[]string{"Changes of this node's services, for consul { catalog_wakeup }. Without it poll_interval counts."},
-			rule("node", n.Node, "read"),
 		})
 	}
 	services := neededRule{

@@ -24,7 +24,7 @@ func rulesOf(policy string) []string {
 
 func TestPolicy(t *testing.T) {
 	const (
-		agent, node   = `agent "db-1" { policy = "read" }`, `node "db-1" { policy = "read" }`
+		agent         = `agent "db-1" { policy = "read" }`
 		nodes         = `node_prefix "" { policy = "read" }`
 		services, all = `service_prefix "" { policy = "read" }`, `service_prefix "" { policy = "write" }`
 		own           = `service "hostagent" { policy = "write" }`
@@ -35,12 +35,11 @@ func TestPolicy(t *testing.T) {
 		want  []string
 		text  string // in a comment
 	}{
-		{"the defaults", Needs{Service: "hostagent", Wakeup: true}, []string{agent, node, services, own}, "# hostagent's own service"},
+		{"the defaults", Needs{Service: "hostagent"}, []string{agent, services, own}, "# hostagent's own service"},
 		{"nothing but a look", Needs{}, []string{agent, services}, "# The registrations of this host."},
-		{"no wake-up", Needs{Service: "hostagent"}, []string{agent, services, own}, ""},
-		{"no reports", Needs{OnServices: true, Wakeup: true}, []string{agent, node, services}, ""},
+		{"no reports", Needs{OnServices: true}, []string{agent, services}, ""},
 		{"another name", Needs{Service: "guard"}, []string{agent, services, `service "guard" { policy = "write" }`}, ""},
-		{"members, who are nodes too", Needs{Members: true, Wakeup: true}, []string{agent, nodes, services}, `"cluster" in allow_from`},
+		{"members, who are nodes too", Needs{Members: true}, []string{agent, nodes, services}, `"cluster" in allow_from`},
 		{"results on applications", Needs{Service: "hostagent", OnServices: true}, []string{agent, all}, "#  " + own},
 		{"Enterprise", Needs{Namespace: "shop", Partition: "east\n" + all}, []string{agent, services}, `namespace "shop" and partition "east\nservice_prefix`},
 		{"origin", Needs{Origin: "told by\nagent \"x\" { policy = \"write\" }\r\u2028" + all + strings.Repeat(" words", 50)}, []string{agent, services}, "# told by agent"},
