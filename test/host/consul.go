@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -145,6 +147,24 @@ func (c *Consul) ready(ctx context.Context) error {
 	}
 	return errors.New("no active root certificate")
 }
+
+// RaftIndex returns the index of the last entry of the server's log. A server without clients adds a few every minute.
+func (c *Consul) RaftIndex() (int, error) {
+	self, err := c.api.Agent().Self()
+	if err != nil {
+		return 0, err
+	}
+	raft, _ := self["Stats"]["raft"].(map[string]any)
+	text, _ := raft["last_log_index"].(string)
+	index, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the server's last_log_index: %w", err)
+	}
+	return index, nil
+}
+
+// Synced returns how often the agent has written a service, a check or its node to the servers, by its log.
+func (c *Consul) Synced() int { return strings.Count(c.Log(), " agent: Synced ") }
 
 // API returns a client whose connections start inside the host and which sends the token of ConsulOptions.
 func (c *Consul) API() *api.Client { return c.api }

@@ -70,9 +70,18 @@ const (
 	startLimit   = 10 * time.Minute // until a host of the largest size has settled
 )
 
-func measure(ctx context.Context, out io.Writer, c choices) error {
+func measure(ctx context.Context, out io.Writer, c choices) (err error) {
+	h, err := host.New(ctx, host.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	alone, err := h.StartConsul(ctx, host.ConsulOptions{Config: "disable_coordinates = true\n"})
+	if err != nil {
+		return err
+	}
 	for _, n := range c.services {
-		if err := measureSize(ctx, out, c, n); err != nil {
+		if err := measureSize(ctx, out, c, n, alone); err != nil {
 			return fmt.Errorf("with %d services: %w", n, err)
 		}
 	}
@@ -83,19 +92,20 @@ func measure(ctx context.Context, out io.Writer, c choices) error {
 type bench struct {
 	*host.Host
 	consul *host.Consul
+	alone  *host.Consul // on another host, which has nothing else
 	out    io.Writer
 	size   int
 	next   int // sidecars were registered up to this one
 }
 
-func measureSize(ctx context.Context, out io.Writer, c choices, n int) (err error) {
+func measureSize(ctx context.Context, out io.Writer, c choices, n int, alone *host.Consul) (err error) {
 	fmt.Fprintf(out, "\n%d services with sidecars\n", n)
 	h, err := host.New(ctx, host.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	b := &bench{Host: h, out: out, size: n, next: n}
+	b := &bench{Host: h, alone: alone, out: out, size: n, next: n}
 	if err := b.startConsul(ctx); err != nil {
 		return err
 	}
@@ -118,13 +128,15 @@ func measureSize(ctx context.Context, out io.Writer, c choices, n int) (err erro
 	})
 }
 
-// startConsul starts an agent with all services in files. Coordinates of nodes are what an agent writes by itself.
+// startConsul starts an agent with all services in files. It writes nothing by itself: coordinates of its node are off, and
+// sidecars have a check that never changes, where Consul's own would bring its output to the servers minutes later.
 func (b *bench) startConsul(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	var text strings.Builder
 	for i := range b.size {
-		fmt.Fprintf(&text, "services {\n  name = \"service-%04d\"\n  port = %d\n  connect {\n    sidecar_service {\n      port = %d\n    }\n  }\n}\n",
+		fmt.Fprintf(&text, "services {\n  name = \"service-%04d\"\n  port = %d\n  connect {\n    sidecar_service {\n      port = %d\n"+
+			"      check {\n        ttl = \"876000h\"\n        status = \"passing\"\n      }\n    }\n  }\n}\n",
 			i, firstPort+i, firstSidecar+i)
 	}
 	dir := filepath.Join(b.Dir, "services")
@@ -175,16 +187,12 @@ func (b *bench) reported(ctx context.Context) error {
 	}
 }
 
-// quiet waits until the servers have written nothing for a while.
+// quiet waits until the agent has written nothing to the servers for a while.
 func (b *bench) quiet(ctx context.Context, while time.Duration) error {
 	since := time.Now()
 	for last := -1; ; {
-		index, err := b.raftIndex()
-		if err != nil {
-			return err
-		}
-		if index != last {
-			last, since = index, time.Now()
+		if synced := b.consul.Synced(); synced != last {
+			last, since = synced, time.Now()
 		}
 		if time.Since(since) > while {
 			return nil
@@ -195,27 +203,13 @@ func (b *bench) quiet(ctx context.Context, while time.Duration) error {
 	}
 }
 
-func (b *bench) raftIndex() (int, error) {
-	self, err := b.consul.API().Agent().Self()
-	if err != nil {
-		return 0, err
-	}
-	raft, _ := self["Stats"]["raft"].(map[string]any)
-	text, _ := raft["last_log_index"].(string)
-	index, err := strconv.Atoi(text)
-	if err != nil {
-		return 0, fmt.Errorf("cannot read the server's last_log_index: %w", err)
-	}
-	return index, nil
-}
-
 // idle measures a host on which nothing happens.
 func (b *bench) idle(ctx context.Context, agent *host.Process, c choices) error {
-	before, err := b.raftIndex()
+	writes, began := b.consul.Synced(), time.Now()
+	before, err := b.raft()
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	ours, theirs, err := b.used(agent, func() error { return wait(ctx, c.idle) })
 	if err != nil {
 		return err
@@ -234,12 +228,22 @@ func (b *bench) idle(ctx context.Context, agent *host.Process, c choices) error 
 	if err := wait(ctx, c.raft-time.Since(began)); err != nil {
 		return err
 	}
-	after, err := b.raftIndex()
+	after, err := b.raft()
 	if err != nil {
 		return err
 	}
-	b.figure(fmt.Sprintf("  entries of the raft log in %v", time.Since(began).Round(time.Second)), fmt.Sprint(after-before), verdict(true, after == before, "none"))
+	writes = b.consul.Synced() - writes
+	b.figure(fmt.Sprintf("  services and checks written to the servers in %v", time.Since(began).Round(time.Second)), fmt.Sprint(writes), verdict(true, writes == 0, "none"))
+	b.figure("  entries of the raft log", fmt.Sprint(after[0]-before[0]), fmt.Sprintf("%d where Consul is alone", after[1]-before[1]))
 	return nil
+}
+
+// raft returns the last index of this host's server, and of the one that is alone.
+func (b *bench) raft() (index [2]int, err error) {
+	if index[0], err = b.consul.RaftIndex(); err == nil {
+		index[1], err = b.alone.RaftIndex()
+	}
+	return index, err
 }
 
 // used returns the CPU time of hostagent and of the Consul agent while f runs.
