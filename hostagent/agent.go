@@ -69,6 +69,8 @@ type Parts struct {
 	// Certificates tells how often certificates of the connection to Consul were replaced, and why those that are there now are
 	// not used; nil: there are none.
 	Certificates func() (changes int, broken error)
+	// Close lets go of the connections to Consul when other Parts have taken the place of these; nil: there are none.
+	Close func()
 	// Foreign repairs what others change in the firewall as it happens, until its context ends, and tells of it and of
 	// changes that may bear on us; nil: Apply finds out by itself, later.
 	Foreign func(ctx context.Context, told func(firewall.Changes, error)) error
@@ -261,6 +263,9 @@ func (a *Agent) replace(parts Parts) {
 	a.publisher.replace(&a.parts, &parts)
 	a.wakeup.end() // it asks as the old ones say
 	a.lookAgain()
+	if a.parts.Close != nil {
+		a.parts.Close()
+	}
 	a.parts = parts
 	a.nextTry, a.factsNext, a.hostNext, a.resultAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	a.sources.soon()

@@ -66,6 +66,9 @@ type daemon struct {
 	// The firewall of the last configuration, and how it was made: what it knows of the kernel is worth keeping.
 	firewall *firewall.Firewall
 	options  firewall.Options
+	// What knows of sockets, and holds a program in the kernel for that.
+	owners    *sockets.Owners
+	elsewhere *sockets.Elsewhere
 }
 
 // built is what one reading of the configuration makes.
@@ -93,6 +96,10 @@ func (d *daemon) assemble() (*built, error) {
 	case err != nil:
 		return nil, &exitError{exitConfig, err}
 	}
+	if d.owners == nil {
+		d.owners, d.elsewhere = sockets.NewOwners(), sockets.NewElsewhere()
+	}
+	p.Owners, p.Elsewhere = d.owners, d.elsewhere.List
 	b := &built{parts: p, metrics: c.Metrics.Address, format: c.LogFormat}
 	b.firewall, err = d.openFirewall(firewallOptions(c))
 	switch {

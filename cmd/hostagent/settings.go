@@ -100,12 +100,14 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 	}
 	p.Registry, p.Address, p.Members = client, client.Address(), client.Members
 	p.Certificates, p.Notes = client.Certificates, client.Warnings()
+	clients := []*consul.Client{client}
 	if c.Probe {
 		beside, err := consul.New(options) // a client is for one goroutine
 		if err != nil {
 			return hostagent.Parts{}, err
 		}
 		p.Roots, p.Ask = beside.Roots, probe.Ask
+		clients = append(clients, beside)
 	}
 	if c.Consul.CatalogWakeup {
 		beside, err := consul.New(options)
@@ -113,6 +115,12 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 			return hostagent.Parts{}, err
 		}
 		p.Changed = beside.Changed
+		clients = append(clients, beside)
+	}
+	p.Close = func() {
+		for _, c := range clients {
+			c.Close()
+		}
 	}
 	return p, nil
 }

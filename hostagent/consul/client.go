@@ -58,6 +58,7 @@ type Config struct {
 // Client is one local Consul agent. Its methods may be called by one goroutine at a time.
 type Client struct {
 	api     *api.Client
+	next    transport
 	timeout time.Duration
 	address string
 	now     func() time.Time
@@ -94,15 +95,15 @@ func New(cfg Config) (*Client, error) {
 		proven := strings.HasPrefix(address, "https://") && !cfg.InsecureSkipVerify
 		dial = cfg.Trust.guard(dial, cfg.Address, proven, cfg.Timeout)
 	}
-	transport := &http.Transport{ // without Proxy: the agent is on this host, whatever HTTP_PROXY says
+	base := &http.Transport{ // without Proxy: the agent is on this host, whatever HTTP_PROXY says
 		DialContext:            dial,
 		DisableCompression:     true, // on one host gzip would cost both sides more than it saves
 		MaxIdleConns:           2,
 		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        15 * time.Second, // longer than between two polls; after a reload nobody else closes them
+		IdleConnTimeout:        15 * time.Second, // longer than between two polls
 		MaxResponseHeaderBytes: maxHeader,
 	}
-	next, err := secure(&cfg, transport)
+	next, err := secure(&cfg, base)
 	if err != nil {
 		return nil, err
 	}
@@ -121,11 +122,15 @@ func New(cfg Config) (*Client, error) {
 	}
 	secured, _ := next.(*secured) // nil without TLS
 	return &Client{
-		secured: secured, warnings: warnings(&cfg),
+		secured: secured, warnings: warnings(&cfg), next: next,
 		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{},
 		refused: map[string]refusal{},
 	}, nil
 }
+
+// Close closes the connections that are not in use, and those that are as soon as they are not. A client that is used once
+// more makes new ones.
+func (c *Client) Close() { c.next.CloseIdleConnections() }
 
 // Address returns the agent's address as an operator would write it, for messages.
 func (c *Client) Address() string { return c.address }
@@ -179,8 +184,14 @@ type answerKey struct{}
 // tap is the RoundTripper under api.Client. It sends the token, namespace and partition of config and of nobody else,
 // takes in every response whole and bounded, and keeps it for callers that ask for it through the context.
 type tap struct {
-	next   http.RoundTripper
+	next   transport
 	config Config
+}
+
+// transport is a http.Transport, or one over TLS.
+type transport interface {
+	http.RoundTripper
+	CloseIdleConnections()
 }
 
 func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -3,6 +3,7 @@
 package consul
 
 import (
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -319,5 +320,65 @@ func TestUnixSocket(t *testing.T) {
 	}
 	if want := "unix://" + path; c.Address() != want {
 		t.Errorf("address %q, want %q", c.Address(), want)
+	}
+}
+
+// TestClose: connections that are kept go at once, with TLS too, and one under way as soon as its answer is there.
+func TestClose(t *testing.T) {
+	for _, scheme := range []string{"http", "https"} {
+		t.Run(scheme, func(t *testing.T) {
+			var open atomic.Int32
+			hold := make(chan struct{})
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "/roots") {
+					<-hold
+				}
+				reply(200, `{}`, allow).ServeHTTP(w, r)
+			}))
+			srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+				open.Add(map[http.ConnState]int32{http.StateNew: 1, http.StateClosed: -1}[s])
+			}
+			become := func(want int32) {
+				t.Helper()
+				for end := time.Now().Add(5 * time.Second); open.Load() != want; time.Sleep(time.Millisecond) {
+					if time.Now().After(end) {
+						t.Fatalf("%d connections are open, want %d", open.Load(), want)
+					}
+				}
+			}
+			cfg := Config{Token: secret}
+			if scheme == "http" {
+				srv.Start()
+			} else {
+				srv.StartTLS()
+				cfg.CAFile = newFolder(t).file("ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}))
+			}
+			defer srv.Close()
+			cfg.Address = srv.URL
+			c := newClient(t, cfg)
+			ask := func() {
+				t.Helper()
+				_, err := c.Services(t.Context())
+				checkError(t, err, "", "")
+			}
+			ask()
+			become(1)
+			c.Close()
+			become(0)
+
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = c.Roots(t.Context())
+			}()
+			become(1)
+			c.Close()
+			become(1)
+			close(hold)
+			<-done
+			become(0)
+			ask()
+			become(1)
+		})
 	}
 }

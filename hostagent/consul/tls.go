@@ -43,16 +43,16 @@ type secured struct {
 	changes int
 }
 
-// secure puts TLS under transport, for an agent that has it. It fails where a file of the configuration is not good, with TLS
+// secure puts TLS under base, for an agent that has it. It fails where a file of the configuration is not good, with TLS
 // or without: whoever names one will want it.
-func secure(cfg *Config, transport *http.Transport) (http.RoundTripper, error) {
-	s := &secured{config: cfg, base: transport, dial: transport.DialContext, now: time.Now}
+func secure(cfg *Config, base *http.Transport) (transport, error) {
+	s := &secured{config: cfg, base: base, dial: base.DialContext, now: time.Now}
 	if s.look(); s.broken != nil {
 		return nil, s.broken
 	}
 	if !strings.HasPrefix(cfg.Address, "https://") {
-		transport.DialContext = s.dial.asking()
-		return transport, nil
+		base.DialContext = s.dial.asking()
+		return base, nil
 	}
 	s.looked = s.now()
 	return s, nil
@@ -66,6 +66,13 @@ func (s *secured) RoundTrip(req *http.Request) (*http.Response, error) {
 		s.mu.Unlock()
 	}
 	return resp, err
+}
+
+// CloseIdleConnections closes those of the certificates of now; others are closed already.
+func (s *secured) CloseIdleConnections() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current.CloseIdleConnections()
 }
 
 // transport returns what sends requests now, after a look at the files where the last one was a while ago.
