@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -211,16 +213,91 @@ func TestFullQueueIsNobodys(t *testing.T) {
 
 func remoteOf(b bound) string { return net.JoinHostPort("127.0.0.1", fmt.Sprint(b.port)) }
 
-// TestPeerElsewhere: what no socket of this namespace is the other end of is nobody's, though something listens there.
-func TestPeerElsewhere(t *testing.T) {
+// TestPeerThatWasNeverThere: the other end of a connection that this host does not have is nobody's, though something listens
+// there.
+func TestPeerThatWasNeverThere(t *testing.T) {
 	b := open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
-	local, remote, conn := connectTo(t, "127.0.0.1", b.port)
-	// The other end is taken for one at another port: as if a nat rule led this connection there.
+	local, remote, _ := connectTo(t, "127.0.0.1", b.port)
 	other := open(t, unix.SOCK_STREAM, 0, "127.0.0.1:0", "")
 	if got := peer(within(t, 2*time.Second), local, netip.AddrPortFrom(remote.Addr(), other.port), only(uint32(os.Geteuid()))); got != "ended" {
 		t.Errorf("a connection that is not there: %s, want ended", got)
 	}
-	conn.Close()
+}
+
+// TestPeerElsewhere: nat rules lead a connection to an address of this host into another network namespace, or to another
+// port. Whoever listens at the address itself has nothing to do with it.
+func TestPeerElsewhere(t *testing.T) {
+	const behind, port, moved = "10.8.0.2", 8500, 8600
+	space := startElsewhere(t)
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nat0"}, PeerName: "nat1"}
+	check(t, netlink.LinkAdd(link))
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+	there, err := netlink.LinkByName("nat1")
+	check(t, errors.Join(err, netlink.LinkSetNsPid(there, int(space.pid))))
+	addresses := func(name string, prefixes ...string) error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		for _, prefix := range prefixes {
+			addr, err := netlink.ParseAddr(prefix)
+			check(t, err)
+			if addr.IP.To4() == nil {
+				addr.Flags = unix.IFA_F_NODAD
+			}
+			if err := netlink.AddrAdd(link, addr); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(link)
+	}
+	check(t, addresses("nat0", "10.8.0.1/24", "fd08::1/64"))
+	space.do(t, func() error {
+		if err := addresses("nat1", behind+"/24", "fd08::2/64"); err != nil {
+			return err
+		}
+		open(t, unix.SOCK_STREAM, 0, "[::]:8500", "", dual) // it ends with the test
+		return nil
+	})
+	open(t, unix.SOCK_STREAM, 0, fmt.Sprintf("[::]:%d", moved), "", dual)
+	nft := exec.Command("nft", "-f", "-")
+	nft.Stdin = strings.NewReader(fmt.Sprintf(`table inet hostagent-test { chain output { type nat hook output priority -100;
+		ip daddr 10.8.0.1 tcp dport %[1]d dnat ip to %[2]s
+		ip6 daddr fd08::1 tcp dport %[1]d dnat ip6 to fd08::2
+		ip daddr 127.0.0.1 tcp dport %[1]d redirect to :%[3]d
+		ip6 daddr ::1 tcp dport %[1]d redirect to :%[3]d
+	}
+	}`, port, behind, moved))
+	if out, err := nft.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+	t.Cleanup(func() { check(t, exec.Command("nft", "delete table inet hostagent-test").Run()) })
+
+	me := uint32(os.Geteuid())
+	wants := func(to, what, want string) {
+		t.Helper()
+		local, remote, _ := connectTo(t, to, port)
+		if here, err := IsLocal(local.Addr(), remote.Addr()); err != nil || !here {
+			t.Fatalf("%s is no address of this host: %v", to, err)
+		}
+		if got := peer(within(t, 2*time.Second), local, remote, only(me)); got != want {
+			t.Errorf("%s, %s: %s, want %s", to, what, got, want)
+		}
+	}
+	for _, to := range []string{"10.8.0.1", "fd08::1", "127.0.0.1", "::1"} {
+		t.Run(to, func(t *testing.T) {
+			wants(to, "nobody listens there", "elsewhere")
+			b := open(t, unix.SOCK_STREAM, 0, net.JoinHostPort(to, fmt.Sprint(port)), "")
+			wants(to, "we listen there", "elsewhere")
+			unix.Close(b.fd)
+			if netns.Rootless() {
+				return // there is nobody else
+			}
+			as(t, stranger, func() { b = open(t, unix.SOCK_STREAM, 0, net.JoinHostPort(to, fmt.Sprint(port)), "") })
+			wants(to, "a stranger listens there", fmt.Sprint("uid ", stranger))
+			unix.Close(b.fd)
+		})
+	}
 }
 
 func TestIsLocal(t *testing.T) {
