@@ -458,7 +458,7 @@ c.hcl:2: consul.address: "127.0.0.1:85000": "85000" is not a port (1 to 65535)
 d.hcl:2: consul.address: "unix://run/consul.sock" needs an absolute path, as in "unix:///run/consul/http.sock"
 e.hcl:2: consul.address: "http://" is not an address such as "http://127.0.0.1:8500"
 f.hcl:2: consul.address: the address holds "@" (not shown); credentials do not belong into it
-g.hcl:2: consul.address: "http://127.0.0.1:8500?x=1" is not an address such as "http://127.0.0.1:8500"
+g.hcl:2: consul.address: the address holds "?" or "#" (not shown); write it as in "http://127.0.0.1:8500"
 h.hcl:2: consul.address: "" is not an address such as "http://127.0.0.1:8500"
 i.hcl:2: consul.address: "::1:8500" is not an address such as "http://127.0.0.1:8500"
 `},
