@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -61,7 +62,9 @@ func PeerUID(ctx context.Context, local, remote netip.AddrPort, trusted func(uid
 	f, err := newFinder(ctx)
 	if err == nil {
 		defer unix.Close(f.fd)
-		uid, known, err = f.peer(ctx, unmapped(local), unmapped(remote), trusted)
+		if f.device, err = deviceOf(remote.Addr()); err == nil {
+			uid, known, err = f.peer(ctx, plain(local), plain(remote), trusted)
+		}
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("cannot find out who is at the other end of the connection to %v: %w", remote, err)
@@ -69,11 +72,28 @@ func PeerUID(ctx context.Context, local, remote netip.AddrPort, trusted func(uid
 	return uid, known, nil
 }
 
-func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+// plain is an address as sock_diag has it.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// deviceOf returns the index of the device that a socket at an address of this host may be bound to: lo, which everything
+// comes through that has both ends here, but the own one of a link-local address (tcp_v6_init_req in net/ipv6/tcp_ipv6.c).
+func deviceOf(addr netip.Addr) (uint32, error) {
+	if addr.Zone() == "" {
+		return loopbackIfindex, nil
+	}
+	device, err := net.InterfaceByName(addr.Zone())
+	if err != nil {
+		return 0, fmt.Errorf("cannot find device %q: %w", addr.Zone(), err)
+	}
+	return uint32(device.Index), nil
+}
 
 // finder asks the kernel for single sockets.
 type finder struct {
 	fd     int
+	device uint32 // that sockets may be bound to, so that those are found too
 	buffer []byte
 }
 
@@ -108,7 +128,7 @@ type found struct {
 // listens at local (inet_lookup in include/net/inet_hashtables.h). ok is false where there is neither.
 func (f *finder) at(local, peer netip.AddrPort) (s found, ok bool, err error) {
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0) // without NLM_F_DUMP: one socket
-	request.AddRawData(finderBody(local, peer))
+	request.AddRawData(f.body(local, peer))
 	if err := unix.Sendto(f.fd, request.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return found{}, false, err
 	}
@@ -149,9 +169,8 @@ func (f *finder) answer(number uint32) ([]byte, error) {
 	}
 }
 
-// finderBody is the struct inet_diag_req_v2 that asks for one TCP socket. Lo is named as its device, so that one which is
-// bound to lo is found too: whatever both ends of are here comes through lo.
-func finderBody(local, peer netip.AddrPort) []byte {
+// body is the struct inet_diag_req_v2 that asks for one TCP socket.
+func (f *finder) body(local, peer netip.AddrPort) []byte {
 	b := make([]byte, requestLen)
 	b[0], b[1] = unix.AF_INET6, uint8(TCP)
 	if local.Addr().Is4() { // finds what a dual-stack socket has accepted as well
@@ -163,7 +182,7 @@ func finderBody(local, peer netip.AddrPort) []byte {
 	binary.BigEndian.PutUint16(b[requestSourcePort+2:], peer.Port())
 	copy(b[requestSource:], local.Addr().AsSlice())
 	copy(b[requestDest:], peer.Addr().AsSlice())
-	native.PutUint32(b[requestDevice:], loopbackIfindex)
+	native.PutUint32(b[requestDevice:], f.device)
 	native.PutUint64(b[requestCookie:], ^uint64(0)) // INET_DIAG_NOCOOKIE: any
 	return b
 }

@@ -24,14 +24,14 @@ import (
 
 const stranger = 54321 // a user of these tests
 
-// as does f on a thread that acts as another user.
-func as(t *testing.T, uid int, f func()) {
+// asStranger does f on a thread that acts as another user.
+func asStranger(t *testing.T, f func()) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and not unlocked: the thread ends with the goroutine
 		err := error(nil)
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), stranger, ^uintptr(0)); errno != 0 {
 			err = errno
 		} else {
 			f()
@@ -159,7 +159,7 @@ func TestStrangers(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "[::]:0"} {
 		t.Run(listen, func(t *testing.T) {
 			var b bound
-			as(t, stranger, func() { b = open(t, unix.SOCK_STREAM, 0, listen, "") })
+			asStranger(t, func() { b = open(t, unix.SOCK_STREAM, 0, listen, "") })
 			local, remote, _ := connectTo(t, "127.0.0.1", b.port)
 			// Nobody accepts: on some kernels such a socket calls itself root's.
 			start := time.Now()
@@ -177,12 +177,12 @@ func TestStrangers(t *testing.T) {
 			}
 			// Root's listener, and a stranger who accepts from it.
 			local, remote, _ = connectTo(t, "127.0.0.1", next.port)
-			as(t, stranger, func() { accept(t, next) })
+			asStranger(t, func() { accept(t, next) })
 			if got := peer(within(t, time.Second), local, remote, only(0)); got != "uid 54321" {
 				t.Errorf("a stranger accepted: %s", got)
 			}
 			// A stranger's listener, and root that accepts from it.
-			as(t, stranger, func() { b = open(t, unix.SOCK_STREAM, 0, listen, "") })
+			asStranger(t, func() { b = open(t, unix.SOCK_STREAM, 0, listen, "") })
 			local, remote, _ = connectTo(t, "127.0.0.1", b.port)
 			accept(t, b)
 			if got := peer(within(t, time.Second), local, remote, only(0)); got != "uid 54321" {
@@ -293,10 +293,53 @@ func TestPeerElsewhere(t *testing.T) {
 			if netns.Rootless() {
 				return // there is nobody else
 			}
-			as(t, stranger, func() { b = open(t, unix.SOCK_STREAM, 0, net.JoinHostPort(to, fmt.Sprint(port)), "") })
+			asStranger(t, func() { b = open(t, unix.SOCK_STREAM, 0, net.JoinHostPort(to, fmt.Sprint(port)), "") })
 			wants(to, "a stranger listens there", fmt.Sprint("uid ", stranger))
 			unix.Close(b.fd)
 		})
+	}
+}
+
+// TestPeerAtALinkLocalAddress: sockets there are bound to the address's device, and not to lo.
+func TestPeerAtALinkLocalAddress(t *testing.T) {
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "zone0"}, PeerName: "zone1"}
+	check(t, netlink.LinkAdd(link))
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+	other, err := netlink.LinkByName("zone1")
+	check(t, err)
+	check(t, errors.Join(netlink.LinkSetUp(other), netlink.LinkSetUp(link)))
+	addr, err := netlink.ParseAddr("fe80::77/64")
+	check(t, err)
+	addr.Flags = unix.IFA_F_NODAD
+	check(t, netlink.AddrAdd(link, addr))
+	first := open(t, unix.SOCK_STREAM, 0, "[::]:0", "")
+	for end := time.Now().Add(10 * time.Second); ; { // a new device takes its time
+		dialer := net.Dialer{Timeout: 100 * time.Millisecond}
+		conn, err := dialer.Dial("tcp", fmt.Sprintf("[fe80::77%%zone0]:%d", first.port))
+		if err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	me := uint32(os.Geteuid())
+	for _, device := range []string{"", "zone0"} {
+		b := open(t, unix.SOCK_STREAM, 0, "[::]:0", device)
+		local, remote, _ := connectTo(t, "fe80::77%zone0", b.port)
+		if here, err := IsLocal(local.Addr(), remote.Addr()); err != nil || !here {
+			t.Errorf("%v is no address of this host: %v", remote, err)
+		}
+		if got := peer(within(t, 30*time.Millisecond), local, remote, only(me)); got != "late" {
+			t.Errorf("before anybody accepts: %s, want late", got)
+		}
+		accept(t, b)
+		for trusted, want := range map[uint32]string{me: fmt.Sprint("uid ", me), me + 1: fmt.Sprint("uid ", me)} {
+			if got := peer(within(t, time.Second), local, remote, only(trusted)); got != want {
+				t.Errorf("accepted, uid %d is trusted: %s, want %s", trusted, got, want)
+			}
+		}
 	}
 }
 

@@ -155,7 +155,9 @@ func parseAddress(configured string) (address string, dial dialFunc, err error) 
 		if u.Hostname() == "" {
 			return "", nil, fmt.Errorf("cannot use Consul address %q: it names no host", configured)
 		}
-		return scheme + "://" + strings.TrimRight(rest, "/"), d.DialContext, nil
+		return scheme + "://" + strings.TrimRight(rest, "/"), func(ctx context.Context, network, address string) (net.Conn, error) {
+			return d.DialContext(ctx, network, strings.Replace(address, "%25", "%", 1)) // api.Client leaves a zone escaped
+		}, nil
 	case "unix":
 		if !strings.HasPrefix(rest, "/") {
 			return "", nil, fmt.Errorf("cannot use Consul address %q: write an absolute path, as in unix:///run/consul/http.sock", configured)

@@ -164,3 +164,9 @@ func TestTokenFile(t *testing.T) {
 		}
 	}
 }
+
+// A URL has a zone's percent sign escaped, and a dialler does not.
+func TestZoneOfAnAddress(t *testing.T) {
+	_, err := newClient(t, Config{Address: "http://[fe80::1%25lo]:1", Token: secret}).Services(t.Context())
+	checkError(t, err, KindUnreachable, "dial tcp [fe80::1%lo]:1: ")
+}
