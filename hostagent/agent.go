@@ -121,6 +121,10 @@ const (
 	afreshEvery  = 5 * time.Second  // how often owners and standing checks are looked at while nothing else changes
 	troubleEvery = time.Minute      // how often a lasting trouble is logged
 	maxBackoff   = 5 * time.Second  // between tries of an agent that does not answer
+
+	// factsPatience is how long ports wait for what the agent tells of itself, while what it told before can stand. Consul
+	// 1.21 takes under a millisecond.
+	factsPatience = time.Second
 )
 
 // Agent runs the pass in a loop: collect, Evaluate, Apply, Report. Make one with NewAgent; Run may be called once, and

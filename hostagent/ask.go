@@ -74,7 +74,15 @@ func (a *Agent) askFacts(ctx context.Context, now time.Time) error {
 	}
 	var facts consul.Agent
 	var err error
-	a.meanwhile(ctx, func(ctx context.Context) { facts, err = a.parts.Registry.Agent(ctx) })
+	known := a.memory.answers > 0 // what ports hang on, or nothing would have been decided
+	a.meanwhile(ctx, func(ctx context.Context) {
+		if known {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, factsPatience)
+			defer cancel()
+		}
+		facts, err = a.parts.Registry.Agent(ctx)
+	})
 	if err == nil {
 		if err := a.accept(ctx, now, &facts); err != nil {
 			return err
@@ -92,7 +100,7 @@ func (a *Agent) askFacts(ctx context.Context, now time.Time) error {
 	default:
 		a.factsErr = fmt.Errorf("cannot learn the sidecar range: %w; or set sidecar_range", err)
 	}
-	a.factsNext = now.Add(maxBackoff)
+	a.factsNext = time.Now().Add(maxBackoff) // an agent that hangs took time of its own
 	return nil
 }
 
