@@ -871,3 +871,21 @@ func TestServiceCheckSaysWhoOpens(t *testing.T) {
 			"\nsidecar web-2: port 80, "+wants[1], telling{mode: mode}.serviceCheck(s, nil).Output)
 	}
 }
+
+// TestRangesInARow: ports that were open under a range stay so for close_delay, however many ranges come after it.
+func TestRangesInARow(t *testing.T) {
+	h := newFakeHost()
+	h.run(t, ModeGuard, func(reload chan<- Parts) {
+		pass(5 * time.Second)
+		for _, first := range []int{22000, 23000, 24000} {
+			h.facts.SidecarMin, h.facts.SidecarMax = first, first+255
+			reload <- h.parts(ModeGuard)
+			pass(5 * time.Second)
+			want(t, fmt.Sprint("range at ", first), fmt.Sprintf("guard %d-%d open 21000", first, first+255), h.state())
+		}
+		pass(13 * time.Second)
+		want(t, "before close_delay", "guard 24000-24255 open 21000", h.state())
+		pass(5 * time.Second)
+		want(t, "after close_delay", "guard 24000-24255 open none", h.state())
+	})
+}

@@ -33,8 +33,7 @@ type memory struct {
 
 	adoptedGuard firewall.PortSet
 
-	former    PortRange     // the sidecar range before the one in force; zero once close_delay has passed
-	formerFor time.Duration // for how long whole answers have come since
+	former map[PortRange]time.Duration // sidecar ranges before the one in force: for how long whole answers have come since
 
 	wasOpen    firewall.PortSet
 	quarantine map[uint16]kept
@@ -48,7 +47,7 @@ type kept struct {
 }
 
 func newMemory() *memory {
-	return &memory{absent: map[Held]time.Duration{}, quarantine: map[uint16]kept{}}
+	return &memory{absent: map[Held]time.Duration{}, former: map[PortRange]time.Duration{}, quarantine: map[uint16]kept{}}
 }
 
 // adopt takes over the ports of an earlier run: they stay as they are until whole answers say otherwise.
@@ -102,8 +101,10 @@ func (m *memory) answer(now time.Time, claims map[Held]bool, delay, interval tim
 	for claim := range claims {
 		m.absent[claim] = 0
 	}
-	if m.formerFor += elapsed; m.formerFor >= delay {
-		m.former = PortRange{}
+	for former, since := range m.former {
+		if m.former[former] = since + elapsed; since+elapsed >= delay {
+			delete(m.former, former)
+		}
 	}
 	m.age(elapsed, delay)
 	m.claims, m.last, m.missed = claims, now, false
@@ -127,12 +128,19 @@ func (m *memory) settle(claims map[Held]bool, elapsed, delay time.Duration) {
 // ranged records which sidecar range is in force now, and which was before.
 func (m *memory) ranged(before, now PortRange) {
 	if before != now {
-		m.former, m.formerFor = before, 0
+		m.former[before] = 0
+		delete(m.former, now)
 	}
 }
 
-// leaving returns the ports that were open under another sidecar range and may stay so for a while.
-func (m *memory) leaving() firewall.PortSet { return m.former.Ports().Intersect(m.wasOpen) }
+// leaving returns the ports that were open under other sidecar ranges and may stay so for a while.
+func (m *memory) leaving() firewall.PortSet {
+	var ports firewall.PortSet
+	for former := range m.former {
+		ports = ports.Union(former.Ports())
+	}
+	return ports.Intersect(m.wasOpen)
+}
 
 // held returns the claims that the last whole answer did not make and that still count, sorted.
 func (m *memory) held() []Held {
