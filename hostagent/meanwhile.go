@@ -70,7 +70,8 @@ func (a *Agent) openFirst(ctx context.Context) {
 	result, _ := evaluateWithOwners(ctx, in, a.parts.Owners)
 	a.ssh, a.ranged = result.SSH, a.ranged || result.RangeTaken
 	rules := result.Rules
-	rules.Guard, rules.Cut, rules.Open = a.holds.guard, a.holds.cut, rules.Open.Union(a.holds.open)
+	rules.Guard, rules.Open = a.holds.guard, rules.Open.Union(a.holds.open)
+	rules.Cut = a.holds.cut.Minus(rules.Open)
 	rules.Paths, rules.PathsFrom = a.holds.paths.Minus(rules.Open), a.holds.pathSources
 	if rules.Open == a.holds.open || a.applyWaits() != nil {
 		return

@@ -174,3 +174,16 @@ func TestNamespacesAreLookedAtSoon(t *testing.T) {
 		}
 	})
 }
+
+// TestFirstPassDoesNotCutWhatItOpens: a port that an earlier run closed, and whose connections it cut, opens as any other.
+func TestFirstPassDoesNotCutWhatItOpens(t *testing.T) {
+	h, parts, _ := slowHost()
+	parts.Policy.Quarantine, parts.Policy.CutOnClose = nil, true
+	h.host = elsewhereDeadline - time.Millisecond
+	h.rules = firewall.Ruleset{Guard: DefaultSidecarRange().Ports(), Cut: firewall.Ports(21000, 21001), CutRules: true}
+	h.exists = true
+	h.runAgent(t, parts, func(*Agent, chan<- Parts) {
+		pass(firstPatience)
+		want(t, "meanwhile", "guard 21000-21255 open 21000 cut 21001 true", h.sets())
+	})
+}

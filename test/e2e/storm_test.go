@@ -80,6 +80,7 @@ func TestFaultStorm(t *testing.T) {
 		s.lookAtGoing()
 	}
 	t.Logf("%d faults took %v", stormFaults, time.Since(started).Round(time.Second))
+	s.last()
 	s.end(before)
 }
 
@@ -235,6 +236,20 @@ func (s *storm) change(i int) {
 	s.register(s.guest, 7000+i, int(s.port))
 	s.eventually(s.port, host.Open, 15*time.Second)
 	s.sentry.expect(host.Open, s.port)
+}
+
+// last lets answers leave something out for longer than close_delay, which would hide it.
+func (s *storm) last() {
+	s.t.Helper()
+	for _, kind := range []string{"filtered", "default deny"} {
+		fault, err := host.NewFault(s.random, kind, host.RouteServices, 1_000_000)
+		s.must(err)
+		s.answered(1)
+		s.faulty.Arm(fault)
+		time.Sleep(stormDelay + 2*time.Second)
+		s.faulty.Drop(fault)
+		s.answered(1)
+	}
 }
 
 // lookAtGoing stops expecting what was deregistered for close_delay to be open.

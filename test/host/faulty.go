@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -159,6 +160,13 @@ func (f *Faulty) Disarm() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.armed = nil
+}
+
+// Drop forgets one fault of those that were armed. What waits for the last of its requests waits for ever.
+func (f *Faulty) Drop(fault *Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.armed = slices.DeleteFunc(slices.Clone(f.armed), func(armed *Fault) bool { return armed == fault })
 }
 
 // Passed tells how many requests of a route were passed on, and answered by the agent as a whole.
