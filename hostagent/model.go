@@ -126,9 +126,7 @@ func (p *Policy) claims(regs []consul.Registration) map[Held]bool {
 				claims[Held{ID: r.ID, Port: uint16(port)}] = true
 			}
 		}
-		if p.counts(&regs[i]) {
-			p.claimPaths(claims, &regs[i])
-		}
+		p.claimPaths(claims, r)
 	}
 	return claims
 }
