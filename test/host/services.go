@@ -51,6 +51,16 @@ func (r *RunningApp) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.app.UID != 0 {
+		dir, err := os.MkdirTemp("", "hostagent-app-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		if binary, err = publicCopy(binary, dir); err != nil {
+			return err
+		}
+	}
 	args := []string{"-name", r.app.Name, fmt.Sprintf("-record=%t", r.app.Record)}
 	for _, address := range r.app.Listen {
 		args = append(args, "-listen", address)
@@ -67,6 +77,16 @@ func (r *RunningApp) start(ctx context.Context) error {
 		return errors.Join(err, r.Stop())
 	}
 	return nil
+}
+
+// publicCopy copies a program into dir, which every user may enter then, and returns its path there.
+func publicCopy(program, dir string) (string, error) {
+	text, err := os.ReadFile(program)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, filepath.Base(program))
+	return path, errors.Join(os.WriteFile(path, text, 0o755), os.Chmod(path, 0o755), os.Chmod(dir, 0o755)) //nolint:gosec // meant for everybody
 }
 
 // Rebind stops the application and starts it again on other addresses.
