@@ -39,7 +39,7 @@ func TestPolicy(t *testing.T) {
 		{"nothing but a look", Needs{}, []string{agent, services}, "# The registrations of this host."},
 		{"no reports", Needs{OnServices: true}, []string{agent, services}, ""},
 		{"another name", Needs{Service: "guard"}, []string{agent, services, `service "guard" { policy = "write" }`}, ""},
-		{"members, who are nodes too", Needs{Members: true}, []string{agent, nodes, services}, `"cluster" in allow_from`},
+		{"members", Needs{Members: true}, []string{agent, nodes, services}, `"cluster" in allow_from`},
 		{"results on applications", Needs{Service: "hostagent", OnServices: true}, []string{agent, all}, "#  " + own},
 		{"Enterprise", Needs{Namespace: "shop", Partition: "east\n" + all}, []string{agent, services}, `namespace "shop" and partition "east\nservice_prefix`},
 		{"origin", Needs{Origin: "told by\nagent \"x\" { policy = \"write\" }\r\u2028" + all + strings.Repeat(" words", 50)}, []string{agent, services}, "# told by agent"},

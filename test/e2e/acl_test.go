@@ -184,12 +184,11 @@ func newACL(t *testing.T) *acl {
 	return w
 }
 
-// stands wants b to reach the sidecar and nothing else to be reached, except the sidecar for all where the members are not
-// what limits it.
-func (w *acl) stands(network host.Reach) {
+// stands wants b, a member, to reach the sidecar and nothing else to be reached.
+func (w *acl) stands() {
 	w.t.Helper()
 	w.expect("b", w.b.Namespace, w.sidecar, host.Open, host.IPv4)
-	w.expect("the network", w.Net, w.sidecar, network, host.IPv4)
+	w.expect("the network", w.Net, w.sidecar, host.Dropped, host.IPv4)
 	w.expect("b", w.b.Namespace, 21200, host.Dropped, host.IPv4)
 }
 
@@ -255,7 +254,7 @@ func TestDefaultDeny(t *testing.T) {
 	w.checkTurns("service:web", "passing", "web listens on loopback only")
 	w.checkTurns("firewall", "passing", "Guarded: 21000-21255")
 	agent.statusTurns(0, "open to cluster only")
-	w.stands(host.Dropped)
+	w.stands()
 	if log := agent.Log(); strings.Contains(log, "level=ERROR") {
 		t.Errorf("hostagent's log has an error:\n%s", log)
 	}
@@ -296,13 +295,13 @@ func (w *acl) takeAway(agent *private, given *rights, policy string, m missing) 
 		m.scan == "" && strings.Contains(said, m.rule) {
 		w.t.Errorf("without %s scan ends with %d and says %s", m.rule, code, said)
 	}
-	w.stands(host.Dropped)
+	w.stands()
 
 	given.change(policy)
 	agent.logs(since, "recovered step="+m.step)
 	agent.statusTurns(0, "")
 	w.lifeSays("passing", "guard mode")
-	w.stands(host.Dropped)
+	w.stands()
 }
 
 // TestTokenRotates: a token that is deleted, and a file that vanishes or comes to hold half a token, cost hostagent nothing
