@@ -457,7 +457,7 @@ service web tcp 127.0.0.1:8080
 			in.Held = []Held{{ID: "x", Port: 22}}
 		}, healthy},
 		{"filtered answer", func(in *Input) { in.Trouble = AgentTrouble{ID: catalog.RegistrationsFiltered, Reason: "no token"} },
-			healthyWith(`critical registrations-filtered open "": the Consul agent's answer is incomplete (no token): the last whole answer stands`)},
+			healthyWith(`critical registrations-filtered open "": the Consul agent's answer is incomplete (no token): what is open and closed stays so`)},
 
 		// Names that want to be more than names.
 		{"hostile names", func(in *Input) {

@@ -25,7 +25,7 @@ func agentTrouble(err error) AgentTrouble {
 	}
 	switch failure.Kind {
 	case consul.KindFiltered:
-		return AgentTrouble{ID: catalog.RegistrationsFiltered, Reason: failure.Error()}
+		return AgentTrouble{ID: catalog.RegistrationsFiltered, Reason: failure.Err.Error()}
 	case consul.KindImpostor:
 		return AgentTrouble{ID: catalog.AgentImpostor, Reason: failure.Err.Error(), Fix: failure.Fix}
 	case consul.KindNotLocal:

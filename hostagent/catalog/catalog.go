@@ -193,15 +193,15 @@ func Entries() []Entry {
 		{
 			ID: RegistrationsFiltered, Severity: Critical,
 			Title:   "registrations hidden from hostagent",
-			Message: "the Consul agent's answer is incomplete ({reason}): the last whole answer stands",
-			Remedy:  `give hostagent a token with service_prefix "" { policy = "read" }, in consul { token_file } or CONSUL_HTTP_TOKEN_FILE`,
+			Message: "the Consul agent's answer is incomplete ({reason}): what is open and closed stays so",
+			Remedy:  `give hostagent a token with service_prefix "" { policy = "read" }, in consul { token_file } or CONSUL_HTTP_TOKEN_FILE; "hostagent acl-policy" prints all that it needs`,
 			Why: "An agent answers a token without service:read with status 200 and fewer services. Acting on it would close " +
 				"the ports of running sidecars.",
 		},
 		{
 			ID: AgentImpostor, Severity: Critical,
 			Title:   "somebody else answers at the Consul agent's address",
-			Message: "hostagent has sent nothing to what answers at the Consul agent's address: {reason}; the last whole answer stands",
+			Message: "hostagent has sent nothing to what answers at the Consul agent's address: {reason}; what is open and closed stays so",
 			Remedy:  "{fix}",
 			Why: "Any user of the host can listen on the agent's port while the agent is down. Whoever does would be sent " +
 				"hostagent's token, and could invent registrations that open and close ports.",
@@ -209,7 +209,7 @@ func Entries() []Entry {
 		{
 			ID: AgentNotLocal, Severity: Critical,
 			Title:   "the Consul agent is another host's",
-			Message: "the Consul agent is not this host's: {reason}; the last whole answer stands",
+			Message: "the Consul agent is not this host's: {reason}; what is open and closed stays so",
 			Remedy:  "{fix}",
 			Why: "Registrations with an agent say which ports its own host needs. Those of another host would open ports here that " +
 				"nobody uses, and close those of running sidecars.",

@@ -41,13 +41,17 @@ const (
 type Error struct {
 	Kind Kind
 	Err  error
-	Fix  string // what mends it, where Err is the bare reason: of KindImpostor and KindNotLocal
+	Fix  string // what mends it, where Err is the bare reason: of KindFiltered, KindImpostor and KindNotLocal
 }
 
 func (e *Error) Error() string {
 	text := e.Err.Error()
 	if e.Fix != "" {
-		text = "cannot trust the Consul agent: " + text + "; " + e.Fix
+		cannot := "cannot trust the Consul agent: "
+		if e.Kind == KindFiltered {
+			cannot = "cannot use the Consul agent's answer: "
+		}
+		text = cannot + text + "; " + e.Fix
 	}
 	quoted := strconv.Quote(text)
 	return strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(quoted[1 : len(quoted)-1])

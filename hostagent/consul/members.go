@@ -64,8 +64,8 @@ func (c *Client) Members(ctx context.Context) (Members, error) {
 // wholeMembers is whole for a list of members, whose remedy is another right.
 func wholeMembers(got answer) error {
 	if isFiltered(got) {
-		return &Error{Kind: KindFiltered, Err: errors.New(
-			`cannot use a part of the members: Consul left some out, because the token lacks node:read on them; give it node_prefix "" { policy = "read" }`)}
+		return &Error{Kind: KindFiltered, Err: errors.New("it left members out, because the token lacks node:read on them"),
+			Fix: `give it node_prefix "" { policy = "read" }`}
 	}
 	return whole(got)
 }

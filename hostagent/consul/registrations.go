@@ -134,13 +134,14 @@ func whole(got answer) error {
 	switch {
 	case isFiltered(got):
 		return &Error{Kind: KindFiltered, Err: errors.New(
-			`cannot use a part of an answer: Consul left services out, because the token lacks service:read on some, or because the agent was started while the servers are away and does not know the token; give it service_prefix "" { policy = "read" }`)}
+			"it left services out, because the token lacks service:read on some, or because the agent was started while the servers are away and does not know the token"),
+			Fix: `give it service_prefix "" { policy = "read" }`}
 	case policy == "":
 		return &Error{Kind: KindTooOld, Err: fmt.Errorf(
 			"%w: it sends no X-Consul-Default-ACL-Policy header, as Consul does since 1.9; upgrade Consul to %s or later", errTooOld, MinVersion)}
 	case policy != "allow" && !got.token:
-		return &Error{Kind: KindFiltered, Err: errors.New(
-			"cannot use an answer to nobody: Consul denies by default and no token was sent: set CONSUL_HTTP_TOKEN_FILE or consul { token_file }; \"hostagent acl-policy\" prints what the token needs")}
+		return &Error{Kind: KindFiltered, Err: errors.New("Consul denies by default and no token was sent"),
+			Fix: `set CONSUL_HTTP_TOKEN_FILE or consul { token_file }; "hostagent acl-policy" prints what the token needs`}
 	}
 	return nil
 }

@@ -261,8 +261,8 @@ func TestDefaultDeny(t *testing.T) {
 
 	for _, m := range []missing{
 		{`agent "host" { policy = "read" }`, "consul", true, "the sidecar range is assumed: ", 1},
-		{`service_prefix "" { policy = "read" }`, "consul", true, "cannot use a part of an answer", 2},
-		{`node_prefix "" { policy = "read" }`, "members", true, "cannot use a part of the members", 1},
+		{`service_prefix "" { policy = "read" }`, "consul", true, "left services out", 2},
+		{`node_prefix "" { policy = "read" }`, "members", true, "left members out", 1},
 		{`service "hostagent" { policy = "write" }`, "report", false, "", 1},
 	} {
 		w.takeAway(agent, given, policy, m)
