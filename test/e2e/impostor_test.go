@@ -94,41 +94,12 @@ func TestImpostor(t *testing.T) {
 	}
 }
 
-// TestAgentOfAnotherHost: neither over the network nor through a tunnel do registrations of another host count, unless the
-// operator says so.
+// TestAgentOfAnotherHost: registrations of another host do not count, unless the operator says so.
 func TestAgentOfAnotherHost(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
-	other, err := w.Neighbour()
-	w.must(err)
-	binary, err := host.ConsulBinary(w.ctx, io.Discard)
-	w.must(err)
-	_, err = w.Start("consul other", other.Command(context.Background(), binary, "agent", "-dev", "-node", "other", "-bind", other.IPv4,
-		"-client", "0.0.0.0", "-serf-lan-port", "9301", "-hcl", "disable_update_check = true"))
-	w.must(err)
-	theirs, err := api.NewClient(&api.Config{Address: net.JoinHostPort(other.IPv4, "8500"), HttpClient: w.HTTPClient()})
-	w.must(err)
-	w.until("the other agent has a sidecar", func() error {
-		return theirs.Agent().ServiceRegister(&api.AgentServiceRegistration{
-			Name: "theirs", Port: 8080, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: 21050}},
-		})
-	})
-	w.tunnel("127.0.0.1:8501", net.JoinHostPort(other.IPv4, "8500"))
-	_, err = w.StartApp(w.ctx, host.App{Name: "app", Listen: []string{"[::]:21050", "[::]:21200"}})
-	w.must(err)
-
-	tunnel, remote := "http://127.0.0.1:8501", "http://"+net.JoinHostPort(other.IPv4, "8500")
-	for address, reason := range map[string]string{tunnel: "it says that it is node other at " + other.IPv4, remote: "no address of this host"} {
-		text := w.hostagent(2, "scan", "--consul-address", address)
-		if squeezed := strings.Join(strings.Fields(text), " "); !strings.Contains(squeezed, "agent-not-local") || !strings.Contains(squeezed, reason) || strings.Contains(squeezed, "theirs") {
-			t.Errorf("scan of %s:\n%s", address, text)
-		}
-		agent := w.start(quick, "--mode", "guard", "--consul-address", address)
-		w.must(agent.WaitLog(w.ctx, reason))
-		time.Sleep(4 * time.Second) // longer than settling takes
-		w.reaches(21050, host.Open) // nothing is guarded
-		w.reaches(21200, host.Open)
-		w.must(agent.Stop())
-	}
+	theirs, address := w.otherAgent()
+	remote := "http://" + address
+	w.isNotLocal(remote, "no address of this host")
 	if services, err := theirs.Agent().Services(); err != nil || services["hostagent"] != nil {
 		t.Errorf("hostagent reported to another host's agent: %v, %v", services, err)
 	}
@@ -141,6 +112,57 @@ func TestAgentOfAnotherHost(t *testing.T) {
 	if services, err := theirs.Agent().Services(); err != nil || services["hostagent"] == nil {
 		t.Errorf("with allow_remote_agent hostagent reports to the agent: %v, %v", services, err)
 	}
+}
+
+// TestAgentBehindTunnel: they do not either where a tunnel leads from an address of this host to the other one.
+func TestAgentBehindTunnel(t *testing.T) {
+	netns.RequireRoot(t, "whoever does not see all network namespaces of the machine cannot tell that no agent gossips in one")
+	w := newWorld(t, host.ConsulOptions{})
+	theirs, address := w.otherAgent()
+	w.tunnel("127.0.0.1:8501", address)
+	w.isNotLocal("http://127.0.0.1:8501", "it says that it is node other at ")
+	if services, err := theirs.Agent().Services(); err != nil || services["hostagent"] != nil {
+		t.Errorf("hostagent reported to another host's agent: %v, %v", services, err)
+	}
+}
+
+// otherAgent starts an agent on a host of its own, where service theirs has a sidecar on 21050, and listens here on that
+// port and on 21200. It returns the agent and its address.
+func (w *world) otherAgent() (agent *api.Client, address string) {
+	w.t.Helper()
+	other, err := w.Neighbour()
+	w.must(err)
+	binary, err := host.ConsulBinary(w.ctx, io.Discard)
+	w.must(err)
+	_, err = w.Start("consul other", other.Command(context.Background(), binary, "agent", "-dev", "-node", "other", "-bind", other.IPv4,
+		"-client", "0.0.0.0", "-serf-lan-port", "9301", "-hcl", "disable_update_check = true"))
+	w.must(err)
+	address = net.JoinHostPort(other.IPv4, "8500")
+	agent, err = api.NewClient(&api.Config{Address: address, HttpClient: w.HTTPClient()})
+	w.must(err)
+	w.until("the other agent has a sidecar", func() error {
+		return agent.Agent().ServiceRegister(&api.AgentServiceRegistration{
+			Name: "theirs", Port: 8080, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: 21050}},
+		})
+	})
+	_, err = w.StartApp(w.ctx, host.App{Name: "app", Listen: []string{"[::]:21050", "[::]:21200"}})
+	w.must(err)
+	return agent, address
+}
+
+// isNotLocal wants the agent at an address to be refused for a reason, and nothing to be guarded for it.
+func (w *world) isNotLocal(address, reason string) {
+	w.t.Helper()
+	text := w.hostagent(2, "scan", "--consul-address", address)
+	if squeezed := strings.Join(strings.Fields(text), " "); !strings.Contains(squeezed, "agent-not-local") || !strings.Contains(squeezed, reason) || strings.Contains(squeezed, "theirs") {
+		w.t.Errorf("scan of %s:\n%s", address, text)
+	}
+	agent := w.start(quick, "--mode", "guard", "--consul-address", address)
+	w.must(agent.WaitLog(w.ctx, reason))
+	time.Sleep(4 * time.Second) // longer than settling takes
+	w.reaches(21050, host.Open)
+	w.reaches(21200, host.Open)
+	w.must(agent.Stop())
 }
 
 // tunnel passes on what comes for an address of the host.
