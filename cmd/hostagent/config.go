@@ -3,13 +3,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/config"
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 func configCommand() *cobra.Command {
@@ -24,7 +28,8 @@ func configCommand() *cobra.Command {
 		Use:   "validate [FILE or FOLDER]...",
 		Short: "Check configuration files, and run nothing",
 		Long: `Reads the configuration as run would, with Consul's client environment over the files, and says what is wrong with
-file and line. It connects to nothing and needs no root.
+file and line. Users and certificates that it names must be on this host, as run needs them. It connects to nothing and
+needs no root; what it may not read it takes for good.
 
 Exit status: 0 valid, 2 not.`,
 		Example: `  hostagent config validate
@@ -35,6 +40,9 @@ Exit status: 0 valid, 2 not.`,
 		s.paths = append(s.paths, args...)
 		c, err := s.load()
 		if err != nil {
+			return err
+		}
+		if err := hasHere(c); err != nil {
 			return err
 		}
 		read := "no file read, the defaults stand"
@@ -49,4 +57,18 @@ Exit status: 0 valid, 2 not.`,
 	}
 	cmd.AddCommand(validate)
 	return cmd
+}
+
+// hasHere returns why run would refuse a configuration on this host: a user that it does not have, or certificates that
+// cannot be used. The token is none of it, because it may come later.
+func hasHere(c *config.Config) error {
+	options, err := consulOptions(c)
+	if err != nil {
+		return err
+	}
+	options.Token, options.TokenFile = "", ""
+	if _, err = consul.New(options); errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }
