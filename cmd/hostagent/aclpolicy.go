@@ -51,6 +51,9 @@ Exit status: 0 printed, 2 not.`,
 		if err != nil {
 			return err
 		}
+		if strings.HasPrefix(needs.Origin, guessed) { // nobody reads the comments of what goes on to consul
+			fmt.Fprintf(cmd.ErrOrStderr(), "hostagent: the policy is for node %q, which is a guess, because the agent did not tell; use --node if it is wrong\n", needs.Node)
+		}
 		return output(cmd, text)
 	}
 	return cmd
@@ -68,6 +71,9 @@ func needsOf(c *config.Config) consul.Needs {
 	}
 	return needs
 }
+
+// guessed begins the sentence on a name that nobody told.
+const guessed = "The node's name is taken to be the host's"
 
 // nodeName returns what the node is called, and a sentence that says who told it. The agent is asked as nobody: the token
 // that the policy is for may not exist yet.
@@ -90,6 +96,6 @@ func nodeName(ctx context.Context, c *config.Config) (name, origin string, err e
 		return "", "", fmt.Errorf("cannot tell the node's name: %w; and %w; name it with --node", err, failed)
 	}
 	// Without node_name an agent takes the host's name like this (Consul 1.21).
-	return strings.TrimSpace(own), fmt.Sprintf("The node's name is taken to be the host's, as an agent without node_name does; use --node if it has another. "+
+	return strings.TrimSpace(own), fmt.Sprintf(guessed+", as an agent without node_name does; use --node if it has another. "+
 		"The agent did not tell: %s", catalog.CleanTo(err.Error(), 300)), nil
 }
