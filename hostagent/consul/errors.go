@@ -99,11 +99,29 @@ func (c *Client) failure(verb string, err error) error {
 	} else if failed, ok := errors.AsType[*tlsError](err); ok {
 		kind, remedy, err = KindTLS, "", failed
 	} else if errors.Is(err, context.Canceled) || isTimeout(err) {
-		kind, remedy = KindTimeout, ""
+		kind, remedy, err = KindTimeout, "", late(err)
 	} else if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTooLong) {
 		kind, remedy = KindMalformed, "; is that the address of a Consul agent?"
 	}
 	return &Error{Kind: kind, Err: fmt.Errorf("cannot %s at the Consul agent %s: %w%s", verb, c.address, err, remedy)}
+}
+
+// lateError is a deadline that has passed, in words of people.
+type lateError struct {
+	text string
+	err  error
+}
+
+func (e *lateError) Error() string { return e.text }
+
+func (e *lateError) Unwrap() error { return e.err }
+
+// late explains a deadline that has passed, where nobody has. A request that was given up is none.
+func late(err error) error {
+	if _, explained := errors.AsType[*lateError](err); explained || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &lateError{"it did not answer in time; its log may tell why it hangs; consul { timeout } lets it take longer", err}
 }
 
 // malformed is a 200 that could not be decoded.

@@ -51,7 +51,7 @@ func (a *attempt) explain(err error) error {
 	} else if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		text = explainRecord(record.RecordHeader)
 	} else if isTimeout(err) {
-		return fmt.Errorf("it did not end the TLS handshake in time: %w%s", err, portHint(a.address))
+		return &lateError{"it did not end the TLS handshake in time" + portHint(a.address), err}
 	} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		text = "it closed the connection during the TLS handshake; " + rightPort
 	} else if strings.Contains(err.Error(), "selected unsupported protocol version") {

@@ -134,7 +134,7 @@ func TestTLSErrors(t *testing.T) {
 		{"is gRPC", "https://" + strange(t, "\x00\x00\x0c\x04\x00\x00\x00\x00\x00"), only, KindTLS,
 			`it does not answer in TLS; write the agent's https port into address, usually 8501`},
 		{"is silent", "https://" + strange(t, "wait"), Config{Timeout: 200 * time.Millisecond}, KindTimeout,
-			`it did not end the TLS handshake in time: context deadline exceeded`},
+			`it did not end the TLS handshake in time`},
 		{"http to gRPC", "http://" + strange(t, "\x00\x00\x0c\x04\x00\x00\x00\x00\x00"), Config{}, KindUnreachable,
 			`it answers in HTTP/2, as Consul's gRPC ports do; write the port of the agent's HTTP API into address, usually 8500, or 8501 for https`},
 		{"answers http with an alert", "http://" + strange(t, "\x15\x03\x01\x00\x02\x02\x46"), Config{}, KindTLS,

@@ -80,6 +80,9 @@ func sumOf(files []pemFile) [sha256.Size]byte {
 
 func readPEM(key, path string) (pemFile, error) {
 	f := pemFile{key: key, path: path}
+	if info, err := os.Stat(path); key == "ca_file" && err == nil && info.IsDir() {
+		return f, f.fault("it is a folder; name it in ca_path")
+	}
 	data, err := readRegular(path, maxPEMFile)
 	if failed, ok := errors.AsType[*fs.PathError](err); ok {
 		err = failed.Err // the path is told once

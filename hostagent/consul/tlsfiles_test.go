@@ -50,7 +50,7 @@ func TestTLSFiles(t *testing.T) {
 		{"certificate missing", pair(dir.path+"/none.pem", key), `cannot use cert_file "DIR/none.pem": no such file or directory; put the file there, or correct cert_file`},
 		{"key missing", pair(cert, dir.path+"/none.pem"), `cannot use key_file "DIR/none.pem": no such file or directory; put the file there, or correct key_file`},
 		{"folder missing", Config{CAPath: dir.path + "/none"}, `cannot use ca_path "DIR/none": lstat DIR/none: no such file or directory`},
-		{"CA is a folder", Config{CAFile: dir.path}, `cannot use ca_file "DIR": "DIR" is no regular file of at most 1048576 bytes; correct ca_file`},
+		{"CA is a folder", Config{CAFile: dir.path}, `cannot use ca_file "DIR": it is a folder; name it in ca_path`},
 		{"key without certificate", Config{KeyFile: key}, `cannot use a client certificate without its key: set cert_file and key_file, or neither`},
 		{"certificate without key", Config{CertFile: cert}, `cannot use a client certificate without its key: set cert_file and key_file, or neither`},
 		{"CA empty", ca0("empty.pem", []byte("\n")), `cannot use ca_file "DIR/empty.pem": it is empty`},
