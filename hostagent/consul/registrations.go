@@ -3,10 +3,10 @@
 package consul
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -157,13 +157,13 @@ func decodeServices(body []byte) ([]Registration, error) {
 		return nil, err
 	}
 	regs := make([]Registration, 0, len(raw))
-	for id, s := range raw {
+	for _, id := range slices.Sorted(maps.Keys(raw)) { // in order, errors too
+		s := raw[id]
 		if s == nil || s.ID != id {
 			return nil, otherEntry("service", id)
 		}
 		regs = append(regs, registration(s))
 	}
-	slices.SortFunc(regs, func(a, b Registration) int { return cmp.Compare(a.ID, b.ID) })
 	return regs, nil
 }
 

@@ -125,8 +125,8 @@ func (c *Client) standing(ctx context.Context, service string) (map[string]*api.
 		if checks, err = decodeEntries[api.AgentCheck](body); err != nil {
 			return nil, err
 		}
-		for id, check := range checks {
-			if check != nil && check.CheckID != id { // such as an answer to the question for services
+		for _, id := range slices.Sorted(maps.Keys(checks)) { // in order, so that an error is the same each time
+			if check := checks[id]; check != nil && check.CheckID != id { // such as an answer to the question for services
 				return nil, otherEntry("check", id)
 			}
 		}
