@@ -257,8 +257,10 @@ func (o *Opening) For() string {
 	return strings.Join(names, ", ") + o.pathText()
 }
 
-// pathsText says behind a sidecar on which ports it lets others in, and which of them are opened; nothing where there are none.
+// pathsText says below a sidecar on which ports it lets others in, and which of them are opened; nothing where there are none.
+// Its lines are of fewer than 80 columns.
 func pathsText(paths []SidecarPath, mode Mode) string {
+	const maxPathPorts = 34 // columns
 	var opened, others firewall.PortSet
 	for _, p := range paths {
 		if p.Opened {
@@ -269,14 +271,14 @@ func pathsText(paths []SidecarPath, mode Mode) string {
 	}
 	state := "open to exposed_paths_from"
 	if mode == ModeObserve {
-		state = "guard mode would open them to exposed_paths_from"
+		state = "to be opened by guard mode"
 	}
 	text := ""
 	if opened.Len() > 0 {
-		text += "; exposed paths " + catalog.CleanTo(opened.String(), 60) + ", " + state
+		text += "\n  exposed paths " + catalog.CleanTo(opened.String(), maxPathPorts) + ", " + state
 	}
 	if others.Len() > 0 {
-		text += "; exposed paths " + catalog.CleanTo(others.String(), 60) + ", not opened"
+		text += "\n  exposed paths " + catalog.CleanTo(others.String(), maxPathPorts) + ", not opened"
 	}
 	return text
 }

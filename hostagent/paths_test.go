@@ -204,7 +204,7 @@ func TestPathsAreHeld(t *testing.T) {
 		reload <- nobody
 		pass(0)
 		want(t, "for nobody any more", "open 21000 paths none from []", state())
-		if text := checkOf(h.report, "service:web").Output; !strings.Contains(text, "port 21000, open; exposed paths 21200, not opened") {
+		if text := checkOf(h.report, "service:web").Output; !strings.Contains(text, "port 21000, open\n  exposed paths 21200, not opened") {
 			t.Errorf("the check says\n%s", text)
 		}
 	})
@@ -291,5 +291,24 @@ func TestSavedPaths(t *testing.T) {
 	} {
 		rules, _ := s.rules(Input{Policy: tt.policy})
 		want(t, fmt.Sprintf("%+v", tt.policy), tt.want, fmt.Sprint(rules.Paths, " ", rules.PathsFrom))
+	}
+}
+
+// What a check says of exposed paths fits 80 columns, however many they are.
+func TestPathsTextIsNarrow(t *testing.T) {
+	var paths []SidecarPath
+	for port := uint16(21000); port < 21064; port += 2 {
+		paths = append(paths, SidecarPath{Port: port, Opened: port%4 == 0})
+	}
+	for _, mode := range []Mode{ModeGuard, ModeObserve} {
+		text := pathsText(paths, mode)
+		for line := range strings.Lines(text) {
+			if columns := len([]rune(strings.TrimSuffix(line, "\n"))); columns >= 80 {
+				t.Errorf("%s: %d columns: %s", mode, columns, line)
+			}
+		}
+		if strings.Count(text, "\n") != 2 {
+			t.Errorf("%s:%s", mode, text)
+		}
 	}
 }
