@@ -81,7 +81,7 @@ func notesOf(purpose string, fs []Finding, counts bool) string {
 		if len(text)+len(remedy) > maxNotes {
 			return fmt.Sprintf("%s. And %d more: see the output.", text, len(remedies)-1-i)
 		}
-		text += ". " + remedy
+		text += ". Also: " + remedy
 	}
 	return text + "."
 }

@@ -72,9 +72,9 @@ func TestNotes(t *testing.T) {
 		{"info", []Finding{f(catalog.Info, "no")}, "purpose"},
 		{"one", []Finding{f(catalog.Warning, "bind web to 127.0.0.1"), f(catalog.Info, "no")}, "Remedy: bind web to 127.0.0.1."},
 		{"the worst", []Finding{f(catalog.Critical, "stop it."), f(catalog.Warning, "no")}, "Remedy: stop it."},
-		{"each once", []Finding{f(catalog.Warning, "a"), f(catalog.Warning, "b"), f(catalog.Warning, "a")}, "Remedy: a. b."},
+		{"each once", []Finding{f(catalog.Warning, "a"), f(catalog.Warning, "b"), f(catalog.Warning, "a")}, "Remedy: a. Also: b."},
 		{"too many", []Finding{f(catalog.Warning, "a"), f(catalog.Warning, long+"b"), f(catalog.Warning, long+"c"), f(catalog.Warning, "d")},
-			"Remedy: a. " + long + "b. And 2 more: see the output."},
+			"Remedy: a. Also: " + long + "b. And 2 more: see the output."},
 	} {
 		if got := notesOf("purpose", tt.fs, false); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
