@@ -109,7 +109,7 @@ func statuses() map[string]hostagent.Status {
 			},
 			Settled: true, LastApply: before(time.Second), LastChange: before(5 * time.Hour), Repairs: 1, Error: "another program holds the lock",
 		},
-		Report:       hostagent.StatusStep{Error: "429"},
+		Report:       hostagent.StatusStep{Error: "429 for web\n429 for \x1b[2Japi"},
 		Listeners:    hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
 		SidecarRange: "21000-21255",
 		Openings: append(document.Opens, hostagent.DocumentOpening{

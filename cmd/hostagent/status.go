@@ -164,8 +164,10 @@ func (s *screen) firewall(st *hostagent.Status, now time.Time) {
 
 // failure writes why a step fails, if it does.
 func (s *screen) failure(text string) {
-	if text != "" {
-		s.wrapped("            FAILS: ", catalog.CleanTo(text, 2000))
+	begin := "            FAILS: "
+	for line := range strings.Lines(text) { // joined errors have one each
+		s.wrapped(begin, catalog.CleanTo(strings.TrimSuffix(line, "\n"), 2000))
+		begin = "              and: "
 	}
 }
 
