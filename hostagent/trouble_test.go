@@ -15,8 +15,8 @@ import (
 // A finding about the agent holds the bare reason, and all of it; what mends it is its remedy.
 func TestAgentTroubleTellsTheReason(t *testing.T) {
 	for name, header := range map[string]string{
-		"Consul denies by default and no token was sent": "X-Consul-Default-Acl-Policy",
-		"it left services out":                           "X-Consul-Results-Filtered-By-Acls",
+		"it denies by default, and no token was sent": "X-Consul-Default-Acl-Policy",
+		"it left services out":                        "X-Consul-Results-Filtered-By-Acls",
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set(header, "deny")

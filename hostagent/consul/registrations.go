@@ -140,7 +140,7 @@ func whole(got answer) error {
 		return &Error{Kind: KindTooOld, Err: fmt.Errorf(
 			"%w: it sends no X-Consul-Default-ACL-Policy header, as Consul does since 1.9; upgrade Consul to %s or later", errTooOld, MinVersion)}
 	case policy != "allow" && !got.token:
-		return &Error{Kind: KindFiltered, Err: errors.New("Consul denies by default and no token was sent"),
+		return &Error{Kind: KindFiltered, Err: errors.New("it denies by default, and no token was sent"),
 			Fix: `set CONSUL_HTTP_TOKEN_FILE or consul { token_file }; "hostagent acl-policy" prints what the token needs`}
 	}
 	return nil
