@@ -165,6 +165,7 @@ type Agent struct {
 	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
 	ranged    bool             // this run has taken a sidecar range over
 	reported  string           // the service that holds our checks, "" while there is none
+	former    former           // those that held them before
 	news      news
 	keeper    keeper
 	stateErr  error  // why the state is not saved

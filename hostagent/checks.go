@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -18,28 +19,33 @@ import (
 
 // report writes the checks where the agent can take them, and tells how many differed. Where only news counts and there is
 // none, whether the last report still stands is left to the next pass.
+//
+// An agent that is slow to tell its registrations is tried: it may take reports all the same, and without any the life
+// check would say that hostagent is dead.
 func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (written int, err error) {
-	if !a.parts.Report && a.reported == "" {
+	if !a.parts.Report && a.reported == "" && len(a.former.names) == 0 {
 		return 0, nil
 	}
-	switch kind := consul.KindOf(consulErr); {
+	kind := consul.KindOf(consulErr)
+	switch {
 	case silent(consulErr):
 		return 0, errWaiting // nothing may be sent there
 	case a.failures == 0: // it answers, and may keep silent about itself
-	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTimeout,
-		kind == consul.KindTLS, kind == consul.KindToken:
+	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTLS, kind == consul.KindToken:
 		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
+	defer func() {
+		if kind == consul.KindTimeout && consul.KindOf(err) == kind {
+			err = errWaiting // told already
+		}
+	}()
 	if a.reported != "" && (!a.parts.Report || a.reported != a.parts.Policy.OwnService) {
 		// A reload switched reports off, or gave the service another name: what stands under the old one goes.
-		a.meanwhile(ctx, func(ctx context.Context) { err = a.parts.Registry.Withdraw(ctx, a.reported) })
-		if err != nil {
-			return 0, fmt.Errorf("cannot take reports away: %w", err)
-		}
-		a.reported = ""
+		a.former.names, a.former.next, a.reported = append(a.former.names, a.reported), time.Time{}, ""
 	}
+	a.leaveFormer(ctx)
 	if !a.parts.Report {
-		return 0, nil
+		return 0, a.former.err
 	}
 	report := a.checks(consulErr)
 	if onlyNews && a.said != nil && reflect.DeepEqual(*a.said, report) {
@@ -51,10 +57,42 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 		a.parts.Log.Debug("checks written", "count", written)
 	}
 	if err != nil {
-		return written, fmt.Errorf("cannot report to Consul: %w", err)
+		return written, errors.Join(fmt.Errorf("cannot report to Consul: %w", err), a.former.err)
 	}
 	a.said = &report
-	return written, nil
+	return written, a.former.err
+}
+
+// former are the names under which hostagent's service stood, as far as what stands there could not be taken away yet.
+type former struct {
+	names []string
+	err   error     // why
+	next  time.Time // when it is tried again
+}
+
+// formerEvery is how often that is tried: the agent logs each refusal.
+const formerEvery = time.Minute
+
+// leaveFormer takes away what stands under former names. What cannot be taken away, because the token has rights on the new
+// name only, keeps nothing from being reported.
+func (a *Agent) leaveFormer(ctx context.Context) {
+	if a.parts.Report {
+		a.former.names = slices.DeleteFunc(a.former.names, func(name string) bool { return name == a.parts.Policy.OwnService })
+	}
+	now := time.Now()
+	if len(a.former.names) > 0 && now.Before(a.former.next) {
+		return
+	}
+	var left []string
+	var errs []error
+	for _, name := range a.former.names {
+		var err error
+		a.meanwhile(ctx, func(ctx context.Context) { err = a.parts.Registry.Withdraw(ctx, name) })
+		if err != nil {
+			left, errs = append(left, name), append(errs, fmt.Errorf("cannot take reports away: %w", err))
+		}
+	}
+	a.former = former{names: left, err: errors.Join(errs...), next: now.Add(formerEvery)}
 }
 
 // stop tells Consul that hostagent ends on purpose.
