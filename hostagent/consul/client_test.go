@@ -382,3 +382,33 @@ func TestClose(t *testing.T) {
 		})
 	}
 }
+
+// TestErrorsRepeat: what fails twice alike reads alike, or each time would be news to the servers: such texts stand in the
+// output of the life check.
+func TestErrorsRepeat(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // a reset
+		}
+		_ = conn.Close()
+	}))
+	defer srv.Close()
+	var first string
+	for range 4 {
+		_, err := newClient(t, Config{Address: srv.URL}).Agent(t.Context())
+		if err == nil || KindOf(err) != KindUnreachable {
+			t.Fatalf("%q: %v", KindOf(err), err)
+		}
+		if first == "" {
+			first = err.Error()
+		}
+		if diff := cmp.Diff(first, err.Error()); diff != "" {
+			t.Fatalf("the same failure reads otherwise (-first +then)\n%s", diff)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -103,6 +104,9 @@ func (c *Client) failure(verb string, err error) error {
 	} else if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTooLong) {
 		kind, remedy = KindMalformed, "; is that the address of a Consul agent?"
 	}
+	if kind != KindTLS {
+		err = sourceless(err)
+	}
 	return &Error{Kind: kind, Err: fmt.Errorf("cannot %s at the Consul agent %s: %w%s", verb, c.address, err, remedy)}
 }
 
@@ -122,6 +126,17 @@ func late(err error) error {
 		return err
 	}
 	return &lateError{"it did not answer in time; its log may tell why it hangs; consul { timeout } lets it take longer", err}
+}
+
+// sourceless leaves out the port that a connection had here, another one each time: the same failure must read the same, for
+// it stands in the life check, and each change of that is a write to the servers.
+func sourceless(err error) error {
+	if broken, ok := errors.AsType[*net.OpError](err); ok && broken.Source != nil {
+		without := *broken
+		without.Source = nil
+		return &without
+	}
+	return err
 }
 
 // malformed is a 200 that could not be decoded.

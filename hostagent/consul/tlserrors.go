@@ -57,7 +57,7 @@ func (a *attempt) explain(err error) error {
 	} else if strings.Contains(err.Error(), "selected unsupported protocol version") {
 		text = oldTLS
 	} else {
-		text = "the TLS handshake failed: " + truncate(err.Error(), 300)
+		text = "the TLS handshake failed: " + truncate(sourceless(err).Error(), 300)
 	}
 	return &tlsError{text + portHint(a.address), err}
 }
