@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
@@ -101,14 +102,20 @@ func (a *Agent) stop(ctx context.Context) {
 	defer cancel()
 	if a.parts.Report && a.memory.answers > 0 && !silent(a.news.last("consul")) {
 		report := a.checks(nil)
-		report.Life.Status = consul.Critical
-		report.Life.Output = "hostagent was stopped: " + stopMeans(a.parts.Policy.Mode) + "."
+		report.Life = a.stoppedCheck()
 		if _, err := a.parts.Registry.Report(ctx, report); err != nil {
 			a.parts.Log.Warn("cannot tell Consul of the stop", "error", err)
 		}
 	}
 	a.keeper.wait(stopDeadline)
 	a.parts.Log.Info("stopped", "rules", stopMeans(a.parts.Policy.Mode))
+}
+
+// stoppedCheck is the last life check.
+func (a *Agent) stoppedCheck() consul.Check {
+	c := a.lifeCheck(nil)
+	c.Status, c.Output = consul.Critical, wrap("", "hostagent was stopped: "+stopMeans(a.parts.Policy.Mode)+".")
+	return c
 }
 
 func stopMeans(mode Mode) string {
@@ -157,7 +164,7 @@ func (t telling) check(c consul.Check, fs []Finding, passing, beside string) con
 		c.Status, text = findingsText(fs, consul.MaxOutput-len(stale)-len(beside))
 	}
 	if len(fs) == 0 {
-		text = passing
+		text = strings.TrimSuffix(wrap("", passing), "\n")
 	}
 	c.Output = text + beside
 	c.Notes = notesOf(c.Notes, fs, t.counts)
@@ -222,24 +229,26 @@ func (a *Agent) firewallCheck() consul.Check {
 		c.Status, c.Notes = consul.Warning, notesNoFirewall
 		b.WriteString("Observe mode: nothing is enforced, but the firewall cannot be looked at.\nRules of an earlier guard run may stand.\n")
 	case a.parts.Policy.Mode == ModeObserve:
-		fmt.Fprintf(&b, "Observe mode: nothing is enforced. Guard mode would\nclose: %s\nopen:  %s\n", res.Rules.Guard, res.Rules.Open)
+		c.Notes = notesObserve
+		b.WriteString("Observe mode: nothing is enforced. Guard mode would\n" + portLines("close: ", res.Rules.Guard) + portLines("open:  ", res.Rules.Open))
 		b.WriteString(a.fromText("from:  "))
 	case !a.memory.settled:
 		c.Status = consul.Warning
 		b.WriteString("Waiting for a second whole answer of Consul before anything is closed.\n")
 	default:
-		fmt.Fprintf(&b, "Guarded: %s\nOpen:    %s\n", res.Rules.Guard, res.Rules.Open)
+		b.WriteString(portLines("Guarded: ", res.Rules.Guard) + portLines("Open:    ", res.Rules.Open))
 		b.WriteString(a.fromText("From:    "))
 	}
 	for _, q := range res.Quarantined[:min(len(res.Quarantined), 20)] {
-		fmt.Fprintf(&b, "%5d  in quarantine%s\n", q.Port, quarantineText(q))
+		b.WriteString(wrap(fmt.Sprintf("%5d  ", q.Port), "in quarantine"+quarantineText(q)))
 	}
 	for i, o := range res.Openings {
-		if b.Len() > consul.MaxOutput-300 {
-			fmt.Fprintf(&b, "and %d more: see hostagent scan\n", len(res.Openings)-i)
+		line, more := wrap(fmt.Sprintf("%5d  ", o.Port), openingText(o)), fmt.Sprintf("and %d more: see hostagent scan\n", len(res.Openings)-i)
+		if b.Len()+len(line)+len(more) > consul.MaxOutput {
+			b.WriteString(more)
 			break
 		}
-		fmt.Fprintf(&b, "%5d  %s\n", o.Port, openingText(o))
+		b.WriteString(line)
 	}
 	c.Output = strings.TrimRight(b.String(), "\n")
 	return c
@@ -264,11 +273,21 @@ func (a *Agent) fromText(label string) string {
 			names = append(names, source.String())
 		}
 	}
-	text := label + strings.Join(names, ", ")
+	text := strings.Join(names, ", ")
 	if more := len(sources) - most; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return text + "\n"
+	return wrap(label, text)
+}
+
+// portLines names ports behind a label, the first of many.
+func portLines(label string, ports firewall.PortSet) string {
+	const most = 600 // bytes
+	text := ports.String()
+	if len(text) > most {
+		text = fmt.Sprintf("%s and so on, %d in all", text[:strings.LastIndex(text[:most], ",")], ports.Len())
+	}
+	return wrap(label, text)
 }
 
 func openingText(o Opening) string {
@@ -346,8 +365,8 @@ func sidecarsText(sidecars []Sidecar, mode Mode) string {
 		case p.Opened:
 			state = "open"
 		}
-		fmt.Fprintf(&b, "\nsidecar %s: port %d, %s", catalog.CleanTo(p.ID, 80), p.Port, state)
-		b.WriteString(pathsText(p.Paths, mode))
+		text := fmt.Sprintf("%s: port %d, %s%s", catalog.CleanTo(p.ID, 80), p.Port, state, pathsText(p.Paths, mode))
+		b.WriteString("\n" + strings.TrimSuffix(wrap("sidecar ", text), "\n"))
 	}
 	if more := len(sidecars) - most; more > 0 {
 		fmt.Fprintf(&b, "\nand %d more sidecars", more)
@@ -424,6 +443,9 @@ func wrap(indent, text string) string {
 		}
 		b.WriteString(word)
 		width += n
+	}
+	if b.Len() == 0 {
+		return strings.TrimRight(indent, " ") + "\n"
 	}
 	return b.String() + "\n"
 }

@@ -41,7 +41,7 @@ func (p *Policy) lifeNotes() string {
 	notes := "Turns critical when hostagent stops: start it again; its log says why it ended. Its other results stand until it runs " +
 		"again, or vanish with it after three days."
 	if p.ReportOnService != nil {
-		notes += " Results on applications' own services stand until then, or until hostagent reports remove."
+		notes += " Those on applications' own services never vanish by themselves: hostagent reports remove takes them away."
 	}
 	return notes
 }
@@ -49,8 +49,9 @@ func (p *Policy) lifeNotes() string {
 // maxNotes is how many bytes of remedies the notes of a check hold. The output has all of them.
 const maxNotes = 500
 
-// The notes of checks that fail for another reason than findings.
+// The notes of checks that have another reason for them than findings.
 const (
+	notesObserve    = "What guard mode would do to the firewall: open the ports of registered sidecars, and close the rest of the range."
 	notesFirewall   = "The rules of the last pass stand, and hostagent tries again. Its status on that host names what to mend."
 	notesNoFirewall = "Run hostagent where it may see the firewall: hostagent status on that host names what it lacks."
 	notesCounts     = "hostagent status and hostagent scan on that host name what is wrong and what mends it."
@@ -126,13 +127,13 @@ func (a *Agent) firewallCounts(c consul.Check) consul.Check {
 		c.Status, c.Notes, c.Output = consul.Warning, notesNoFirewall, "Observe mode: nothing is enforced, but the firewall cannot be looked at.\n"
 		return c
 	case a.parts.Policy.Mode == ModeObserve:
-		c.Output, said = "Observe mode: nothing is enforced.\n", "Guard mode would guard"
+		c.Notes, c.Output, said = notesObserve, "Observe mode: nothing is enforced.\n", "Guard mode would guard"
 	case !a.memory.settled:
 		c.Status, c.Output = consul.Warning, "Waiting for a second whole answer of Consul before anything is closed.\n"
 	}
 	c.Output += fmt.Sprintf("%s ports: %d, open: %d, in quarantine: %d.", said, res.Rules.Guard.Len(), res.Rules.Open.Len(), len(res.Quarantined))
 	if a.parts.Policy.limits() {
-		c.Output += " Who may connect is limited."
+		c.Output += "\nWho may connect is limited."
 	}
 	return c
 }
