@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/sockets"
@@ -702,17 +703,55 @@ func TestReportsSwitchedOffAreTakenAway(t *testing.T) {
 	})
 }
 
+// TestSteadyHostReportsTheSame in every form of a report, while others fail to answer alike, and after a reload: each
+// difference would be a write to the servers.
 func TestSteadyHostReportsTheSame(t *testing.T) {
-	h := newFakeHost()
-	h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000", "tcp 0.0.0.0:21050")
-	h.run(t, ModeGuard, func(chan<- Parts) {
-		pass(5 * time.Second)
-		before := h.report
-		pass(time.Minute)
-		if diff := cmp.Diff(before, h.report); diff != "" {
-			t.Errorf("a steady host says something new (-before +after)\n%s", diff)
+	exemption := Exemption{Finding: catalog.ExposedListener, Service: "web", Reason: "migration"}
+	for name, set := range map[string]func(*fakeHost, *Policy){
+		"full":       func(*fakeHost, *Policy) {},
+		"counts":     func(_ *fakeHost, p *Policy) { p.CountsOnly = true },
+		"on service": func(_ *fakeHost, p *Policy) { p.ReportOnService = map[string]consul.Status{"": consul.Critical} },
+		"counts on service": func(_ *fakeHost, p *Policy) {
+			p.CountsOnly, p.ReportOnService = true, map[string]consul.Status{"": consul.Warning}
+		},
+		"exempt": func(_ *fakeHost, p *Policy) { p.Exemptions = []Exemption{exemption} },
+		"filtered": func(h *fakeHost, _ *Policy) {
+			h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no")}
+		},
+		"no facts": func(h *fakeHost, _ *Policy) {
+			h.factsFail = &consul.Error{Kind: consul.KindDenied, Err: errors.New("no")}
+		},
+		"no listeners":   func(h *fakeHost, _ *Policy) { h.listenFail = errors.New("no") },
+		"firewall fails": func(h *fakeHost, _ *Policy) { h.applyFail = errors.New("no") },
+	} {
+		for _, mode := range []Mode{ModeGuard, ModeObserve} {
+			t.Run(fmt.Sprintf("%s, %s mode", name, mode), func(t *testing.T) {
+				h := newFakeHost()
+				h.listeners = listeners("tcp 0.0.0.0:8080", "tcp [::]:21000", "tcp 0.0.0.0:21050")
+				parts := h.parts(mode)
+				h.runParts(t, parts, func(reload chan<- Parts) {
+					pass(5 * time.Second)
+					set(h, &parts.Policy)
+					reload <- parts
+					pass(10 * time.Second)
+					before := h.report
+					for range 60 {
+						pass(time.Second)
+						if diff := cmp.Diff(before, h.report); diff != "" {
+							t.Fatalf("a steady host says something new (-before +after)\n%s", diff)
+						}
+					}
+					reload <- parts
+					for range 10 {
+						pass(time.Second)
+						if diff := cmp.Diff(before, h.report); diff != "" {
+							t.Fatalf("a reload says something new (-before +after)\n%s", diff)
+						}
+					}
+				})
+			})
 		}
-	})
+	}
 }
 
 // TestFindingLinesAreBounded: whoever registers or listens as fast as he can fills no disk.

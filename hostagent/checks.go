@@ -100,7 +100,7 @@ func (a *Agent) leaveFormer(ctx context.Context) {
 func (a *Agent) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
 	defer cancel()
-	if a.parts.Report && a.memory.answers > 0 && !silent(a.news.last("consul")) {
+	if a.parts.Report && a.reported != "" && !silent(a.news.last("consul")) {
 		report := a.checks(nil)
 		report.Life = a.stoppedCheck()
 		if _, err := a.parts.Registry.Report(ctx, report); err != nil {

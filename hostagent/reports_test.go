@@ -102,3 +102,16 @@ func TestFormerNameKeepsNothingFromBeingReported(t *testing.T) {
 		want(t, "the error", "", a.Status().Report.Error)
 	})
 }
+
+// TestStopIsTold where the agent never gave a whole answer, too.
+func TestStopIsTold(t *testing.T) {
+	h := newFakeHost()
+	h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("no service:read")}
+	h.run(t, ModeGuard, func(chan<- Parts) {
+		pass(5 * time.Second)
+		want(t, "the life check", "warning", string(h.report.Life.Status))
+	})
+	if life := h.report.Life; life.Status != consul.Critical || !strings.HasPrefix(life.Output, "hostagent was stopped") || !h.report.LifeOnly {
+		t.Errorf("after the stop: %+v", h.report)
+	}
+}
