@@ -40,7 +40,7 @@ Exit status: 0 listed, 2 the agent cannot be asked.`,
 		if err != nil {
 			return err
 		}
-		return output(cmd, reportsText(standing, service, client.Address()))
+		return output(cmd, reportsText(standing, service, client.Address())+unseenText(standing))
 	}
 	cmd.AddCommand(reportsRemoveCommand())
 	return cmd
@@ -54,7 +54,7 @@ func reportsRemoveCommand() *cobra.Command {
 of applications; nothing else. It may be called again. While hostagent runs it refuses, because they would come back;
 --stop ends it first. Where the agent does not answer it gives up after 5 seconds.
 
-Exit status: 0 nothing of hostagent is left there, 2 it could not be removed, or not all of it.`,
+Exit status: 0 nothing of hostagent is left there that the token may read, 2 it could not be removed, or not all of it.`,
 		Example: `  hostagent reports remove
   hostagent reports remove --stop`,
 		Args: noArguments,
@@ -75,6 +75,9 @@ Exit status: 0 nothing of hostagent is left there, 2 it could not be removed, or
 		text := removedText(gone, service)
 		if err == nil && text == "" {
 			text = "nothing to remove\n"
+		}
+		if err == nil {
+			text += unseenText(gone)
 		}
 		if err != nil {
 			err = fmt.Errorf("cannot remove all reports: %w\n%s", err, remains(service, gone.Registered))
@@ -113,7 +116,7 @@ func removeReports(ctx context.Context, client *consul.Client, service string) (
 			gone, err = client.Remove(ctx, service)
 			return err
 		}()
-		all.Registered = all.Registered || gone.Registered
+		all.Registered, all.Filtered = all.Registered || gone.Registered, gone.Filtered
 		all.Checks = append(all.Checks, gone.Checks...)
 		if err == nil || consul.KindOf(err) != consul.KindTimeout || len(gone.Checks) == 0 {
 			break
@@ -127,9 +130,17 @@ func remains(service string, gone bool) string {
 	if gone {
 		return "What is named here stays until it is taken away: mend that, and call this again."
 	}
-	return fmt.Sprintf(`Call this again when that is mended. Without it, service %[1]q and the checks on it go once the Consul agent has run
+	return fmt.Sprintf(`Call this again when that is mended. Without it, what stands of service %[1]q goes once the Consul agent has run
 for 72 hours with check "%[1]s:alive" critical, which it is from 30 seconds after hostagent's end. Checks of hostagent
 on the services of applications (report { on = "service" }) stay.`, service)
+}
+
+// unseenText says that there may be more than a token lets through.
+func unseenText(standing consul.Standing) string {
+	if !standing.Filtered {
+		return ""
+	}
+	return `not seen: checks on services that the token may not read; service_prefix "" { policy = "read" } shows them` + "\n"
 }
 
 // reportsText lists what stands. All of it is text of others.

@@ -29,7 +29,12 @@ func reportedCommand(ts *testscript.TestScript, _ bool, args []string) {
 		return false
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/agent/checks", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(checks) })
+	mux.HandleFunc("GET /v1/agent/checks", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Consul-Token") == "narrow" {
+			w.Header().Set("X-Consul-Results-Filtered-By-Acls", "true")
+		}
+		_ = json.NewEncoder(w).Encode(checks)
+	})
 	mux.HandleFunc("GET /v1/agent/service/hostagent", func(w http.ResponseWriter, _ *http.Request) {
 		if !own() {
 			http.Error(w, "unknown service ID: hostagent", http.StatusNotFound)

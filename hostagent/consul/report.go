@@ -76,11 +76,11 @@ const (
 func (c *Client) Report(ctx context.Context, r Report) (written int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	standing, err := c.standing(ctx, r.Service)
+	w, err := c.writer(ctx, r.Service)
 	if err != nil {
 		return 0, err
 	}
-	w := checkWriter{c: c, service: r.Service, standing: standing, until: c.now().Add(writeBudget)}
+	w.until = c.now().Add(writeBudget)
 	if err := w.ownService(ctx, r.Life.clean()); err != nil {
 		return w.written, err
 	}
@@ -96,7 +96,7 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 		wanted[id] = true
 		w.place(ctx, id, check)
 	}
-	for _, id := range slices.Sorted(maps.Keys(standing)) {
+	for _, id := range slices.Sorted(maps.Keys(w.standing)) {
 		if !wanted[id] && w.ours(id) {
 			w.keep(w.takeAway(ctx, id))
 		}
@@ -141,6 +141,7 @@ type checkWriter struct {
 	c        *Client
 	service  string
 	standing map[string]*api.AgentCheck
+	filtered bool      // ACLs took checks out of what the agent has, of whatever services
 	until    time.Time // when no further check is begun
 	written  int
 	errs     []error

@@ -25,6 +25,9 @@ const KindTaken Kind = "taken"
 type Standing struct {
 	Registered bool            // its own service stands
 	Checks     []StandingCheck // by id
+	// Filtered tells that the token may not read all checks of the agent: there may be more of hostagent's on the services of
+	// applications.
+	Filtered bool
 }
 
 // StandingCheck is a check of hostagent's. All of it is text of others.
@@ -44,7 +47,7 @@ func (c *Client) Standing(ctx context.Context, service string) (Standing, error)
 		return Standing{}, err
 	}
 	holder, err := c.holder(ctx, service)
-	s := Standing{Registered: holder != nil && isOwn(holder, service)}
+	s := Standing{Registered: holder != nil && isOwn(holder, service), Filtered: w.filtered}
 	for _, id := range slices.Sorted(maps.Keys(w.standing)) {
 		if w.ours(id) {
 			s.Checks = append(s.Checks, w.shown(id))
@@ -68,7 +71,7 @@ func (c *Client) Remove(ctx context.Context, service string) (gone Standing, err
 	if err != nil {
 		return gone, err
 	}
-	w.until = c.now().Add(time.Hour) // ctx ends it, and that is an error
+	gone.Filtered, w.until = w.filtered, c.now().Add(time.Hour) // ctx ends it, and that is an error
 	holder, err := c.holder(ctx, service)
 	if err != nil {
 		return gone, err
@@ -109,19 +112,19 @@ func (w *checkWriter) shown(id string) StandingCheck {
 
 // writer asks what stands.
 func (c *Client) writer(ctx context.Context, service string) (*checkWriter, error) {
-	standing, err := c.standing(ctx, service)
-	return &checkWriter{c: c, service: service, standing: standing}, err
+	standing, filtered, err := c.standing(ctx, service)
+	return &checkWriter{c: c, service: service, standing: standing, filtered: filtered}, err
 }
 
 // standing returns the agent's checks of service and those of its name elsewhere, by check id. Whether ACLs took
-// something out does not matter here: who may write the checks of a service may read them, and the agent says "filtered"
+// something out is no failure: who may write the checks of a service may read them, and the agent says "filtered"
 // even where ACLs took out nothing that the filter would have let through (seen with Consul 1.21).
-func (c *Client) standing(ctx context.Context, service string) (map[string]*api.AgentCheck, error) {
+func (c *Client) standing(ctx context.Context, service string) (standing map[string]*api.AgentCheck, filtered bool, err error) {
 	got, err := c.get(ctx, "/v1/agent/checks", standingFilter(service))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	standing, _, err := c.checks.decode(got.body, func(body []byte) (checks map[string]*api.AgentCheck, err error) {
+	standing, _, err = c.checks.decode(got.body, func(body []byte) (checks map[string]*api.AgentCheck, err error) {
 		if checks, err = decodeEntries[api.AgentCheck](body); err != nil {
 			return nil, err
 		}
@@ -133,9 +136,9 @@ func (c *Client) standing(ctx context.Context, service string) (map[string]*api.
 		return checks, nil
 	})
 	if err != nil {
-		return nil, c.malformed("checks", err)
+		return nil, false, c.malformed("checks", err)
 	}
-	return standing, nil
+	return standing, isFiltered(got), nil
 }
 
 func standingFilter(service string) string {
