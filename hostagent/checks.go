@@ -21,8 +21,8 @@ import (
 // report writes the checks where the agent can take them, and tells how many differed. Where only news counts and there is
 // none, whether the last report still stands is left to the next pass.
 //
-// An agent that is slow to tell its registrations is tried: it may take reports all the same, and without any the life
-// check would say that hostagent is dead.
+// An agent that does not tell its registrations, or not in time, is tried: it may take reports all the same, and without any
+// the life check would say that hostagent is dead.
 func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (written int, err error) {
 	if !a.parts.Report && a.reported == "" && len(a.former.names) == 0 {
 		return 0, nil
@@ -32,11 +32,11 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 	case silent(consulErr):
 		return 0, errWaiting // nothing may be sent there
 	case a.failures == 0: // it answers, and may keep silent about itself
-	case errors.Is(consulErr, errWaiting), kind == consul.KindUnreachable, kind == consul.KindTLS, kind == consul.KindToken:
+	case errors.Is(consulErr, errWaiting), kind == consul.KindTLS, kind == consul.KindToken:
 		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
 	defer func() {
-		if kind == consul.KindTimeout && consul.KindOf(err) == kind {
+		if again := consul.KindOf(err); (kind == consul.KindTimeout || kind == consul.KindUnreachable) && again == kind {
 			err = errWaiting // told already
 		}
 	}()
