@@ -243,6 +243,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 		case <-a.prober.wake:
 		case <-a.wakeup.wake:
 			start := time.Now()
+			a.nextTry = time.Time{} // whoever tells of the catalog answers again
 			if ctx.Err() == nil {
 				a.pass(ctx, false)
 			}

@@ -36,8 +36,8 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 		return 0, errWaiting // not tried: the trouble with Consul is told already
 	}
 	defer func() {
-		if again := consul.KindOf(err); (kind == consul.KindTimeout || kind == consul.KindUnreachable) && again == kind {
-			err = errWaiting // told already
+		if err != nil && (kind == consul.KindTimeout || kind == consul.KindUnreachable) {
+			err = errWaiting // that Consul is in trouble is told already
 		}
 	}()
 	if a.reported != "" && (!a.parts.Report || a.reported != a.parts.Policy.OwnService) {

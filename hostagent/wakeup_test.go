@@ -237,3 +237,22 @@ func TestRefuseOld(t *testing.T) {
 		}
 	}
 }
+
+// TestCatalogEndsTheWaitAfterFailures: an agent that tells of a change answers again, so that it is asked at once.
+func TestCatalogEndsTheWaitAfterFailures(t *testing.T) {
+	h, parts := newCatalogHost()
+	h.runAgent(t, parts, func(*Agent, chan<- Parts) {
+		pass(time.Minute)
+		h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("refused")}
+		h.change()
+		pass(time.Second)
+		h.fails = nil
+		before := h.asked
+		asked := h.fakeHost.asked
+		h.change()
+		pass(100 * time.Millisecond)
+		if h.fakeHost.asked == asked || len(h.asked) == len(before) {
+			t.Error("the agent is not asked for its registrations though the catalog told of a change")
+		}
+	})
+}
