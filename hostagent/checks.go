@@ -365,8 +365,8 @@ func sidecarsText(sidecars []Sidecar, mode Mode) string {
 		case p.Opened:
 			state = "open"
 		}
-		text := fmt.Sprintf("%s: port %d, %s%s", catalog.CleanTo(p.ID, 80), p.Port, state, pathsText(p.Paths, mode))
-		b.WriteString("\n" + strings.TrimSuffix(wrap("sidecar ", text), "\n"))
+		text := fmt.Sprintf("%s: port %d, %s", catalog.CleanTo(p.ID, 80), p.Port, state)
+		b.WriteString("\n" + strings.TrimSuffix(wrap("sidecar ", text), "\n") + pathsText(p.Paths, mode))
 	}
 	if more := len(sidecars) - most; more > 0 {
 		fmt.Fprintf(&b, "\nand %d more sidecars", more)
