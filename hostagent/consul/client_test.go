@@ -99,6 +99,7 @@ func TestWholeAnswer(t *testing.T) {
 		{"bad gateway", secret, reply(502, "<html>\x1b[2Jbad gateway</html>"), KindStatus, `status 502: <html>\x1b[2Jbad gateway</html>`},
 		{"long error", secret, reply(500, strings.Repeat("x", 100_000)), KindStatus, "status 500: xxx"},
 		{"error that shows the token", secret, reply(400, strings.Repeat("x", 260)+"X-Consul-Token: "+secret), KindStatus, "status 400"},
+		{"error that reads like a broken connection", secret, reply(500, `Get "x": malformed HTTP response "\x00\x00"`), KindStatus, "status 500: Get"},
 		{"redirect", secret, reply(301, ``, "Location: http://127.0.0.1:1/v1/agent/services"), KindStatus, "does not redirect"},
 
 		{"null", secret, reply(200, `null`, allow), KindMalformed, `begins "null"; is that the address of a Consul agent?`},

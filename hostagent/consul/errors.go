@@ -78,36 +78,51 @@ func (c *Client) failure(verb string, err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
+	kind, remedy, reason := c.diagnose(err)
+	return &Error{Kind: kind, Err: fmt.Errorf("cannot %s at the Consul agent %s: %w%s", verb, c.address, reason, remedy)}
+}
+
+// diagnose tells why a request brought no whole answer, and what mends it: a clause that follows the reason, or nothing. An
+// answer comes first: what is written in one is no sign of how the connection went.
+func (c *Client) diagnose(err error) (kind Kind, remedy string, reason error) {
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		err = request.Err // it would repeat the address
 	}
+	status, answered := errors.AsType[api.StatusError](err)
+	failed, handshake := errors.AsType[*tlsError](err)
+	switch {
+	case wantsTLS(err):
+		return KindTLS, "", &tlsError{"it answers in TLS only; write https:// in address (CONSUL_HTTP_ADDR)", err}
+	case answered:
+		kind, remedy = statusKind(status.Code, status.Body)
+		return kind, remedy, fmt.Errorf("status %d: %s", status.Code, strings.TrimRight(status.Body, ".\r\n "))
+	case handshake:
+		return KindTLS, "", failed
+	case errors.Is(err, context.Canceled), isTimeout(err):
+		return KindTimeout, "", late(err)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTooLong):
+		return KindMalformed, "; is that the address of a Consul agent?", sourceless(err)
+	}
+	remedy, reason = c.unreachable(err)
+	return KindUnreachable, remedy, sourceless(reason)
+}
+
+// unreachable is diagnose for an address at which nothing answers as an agent does.
+func (c *Client) unreachable(err error) (remedy string, reason error) {
+	const running = "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
 	if unasked, ok := errors.AsType[*unaskedError](err); ok {
 		err = unasked
 	}
-	kind, remedy := KindUnreachable, "; is the agent running, and is its address in CONSUL_HTTP_ADDR or consul { address }?"
-	if strings.HasPrefix(c.address, "unix://") {
-		remedy = cmp.Or(socketRemedy(err), remedy)
-	} else if isHTTP2(err) {
-		err, remedy = errors.New("it answers in HTTP/2, as Consul's gRPC ports do"), "; "+apiPort
-	} else if hint := portHint(c.address); hint != "" && !errors.Is(err, syscall.ECONNREFUSED) {
-		remedy = hint + "; " + apiPort
+	hint := portHint(c.address)
+	switch {
+	case strings.HasPrefix(c.address, "unix://"):
+		return cmp.Or(socketRemedy(err), running), err
+	case isHTTP2(err):
+		return "; " + apiPort, errors.New("it answers in HTTP/2, as Consul's gRPC ports do")
+	case hint != "" && !errors.Is(err, syscall.ECONNREFUSED):
+		return hint + "; " + apiPort, err
 	}
-	if wantsTLS(err) {
-		kind, remedy, err = KindTLS, "", &tlsError{"it answers in TLS only; write https:// in address (CONSUL_HTTP_ADDR)", err}
-	} else if status, ok := errors.AsType[api.StatusError](err); ok {
-		kind, remedy = statusKind(status.Code, status.Body)
-		err = fmt.Errorf("status %d: %s", status.Code, strings.TrimRight(status.Body, ".\r\n "))
-	} else if failed, ok := errors.AsType[*tlsError](err); ok {
-		kind, remedy, err = KindTLS, "", failed
-	} else if errors.Is(err, context.Canceled) || isTimeout(err) {
-		kind, remedy, err = KindTimeout, "", late(err)
-	} else if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTooLong) {
-		kind, remedy = KindMalformed, "; is that the address of a Consul agent?"
-	}
-	if kind != KindTLS {
-		err = sourceless(err)
-	}
-	return &Error{Kind: kind, Err: fmt.Errorf("cannot %s at the Consul agent %s: %w%s", verb, c.address, err, remedy)}
+	return running, err
 }
 
 // lateError is a deadline that has passed, in words of people.
