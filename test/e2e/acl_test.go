@@ -21,6 +21,13 @@ import (
 
 const management = "11111111-2222-3333-4444-555555555555"
 
+// frugal is the least that a token needs, without node:read.
+const frugal = `
+agent "host"        { policy = "read" }
+service_prefix ""   { policy = "read" }
+service "hostagent" { policy = "write" }
+`
+
 // defaultDeny is an agent that denies by default, and whose tokens and policies count as they are now.
 func defaultDeny() host.ConsulOptions {
 	return host.ConsulOptions{
@@ -62,11 +69,7 @@ func (w *world) startPrivately(config string, env ...string) *private {
 	cmd.Env = append(os.Environ(), env...)
 	p.Process, err = w.Start("hostagent", cmd)
 	w.must(err)
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("hostagent's log:\n%s", p.Log())
-		}
-	})
+	w.showIfFailed(p.Process)
 	return p
 }
 
@@ -80,10 +83,11 @@ func (w *world) says(args ...string) (string, int) {
 	return oneLine(out), code
 }
 
+// socket is where its status is asked for.
+func (p *private) socket() string { return filepath.Join(p.run, "hostagent.sock") }
+
 // status is what hostagent status writes, on one line, and its exit status.
-func (p *private) status() (string, int) {
-	return p.w.says("status", "--socket", filepath.Join(p.run, "hostagent.sock"))
-}
+func (p *private) status() (string, int) { return p.w.says("status", "--socket", p.socket()) }
 
 // statusTurns waits until the exit status and text are so.
 func (p *private) statusTurns(code int, text string) {
@@ -151,6 +155,21 @@ func (r *rights) deleteToken() {
 	r.w.must(err)
 }
 
+// write puts the token into a file, as a careful writer does.
+func (r *rights) write(path string) {
+	r.w.t.Helper()
+	r.w.must(os.WriteFile(path+".new", []byte(r.token.SecretID+"\n"), 0o600))
+	r.w.must(os.Rename(path+".new", path))
+}
+
+// file returns a new file that holds the token.
+func (r *rights) file() string {
+	r.w.t.Helper()
+	path := filepath.Join(r.w.t.TempDir(), "token")
+	r.write(path)
+	return path
+}
+
 // change gives the policy other rules.
 func (r *rights) change(rules string) {
 	r.w.t.Helper()
@@ -159,27 +178,18 @@ func (r *rights) change(rules string) {
 	r.w.must(err)
 }
 
-// writeWhole replaces a file as a careful writer does.
-func (w *world) writeWhole(path, text string) {
-	w.t.Helper()
-	w.must(os.WriteFile(path+".new", []byte(text), 0o600))
-	w.must(os.Rename(path+".new", path))
-}
-
 // acl is a host under default deny with a member b, and what stands there while hostagent guards it.
 type acl struct {
 	*world
 	b       member
 	sidecar uint16
-	file    string // holds the token
 }
 
 func newACL(t *testing.T) *acl {
 	t.Helper()
-	w := &acl{world: newWorld(t, defaultDeny()), file: filepath.Join(t.TempDir(), "token")}
+	w := &acl{world: newWorld(t, defaultDeny())}
 	_, w.sidecar = w.service("web", 8080, "127.0.0.1:8080")
-	_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-	w.must(err)
+	w.listenOn("squatter", 21200)
 	w.b = w.members("b")[0]
 	return w
 }
@@ -233,12 +243,11 @@ func TestDefaultDeny(t *testing.T) {
 	w.must(anonymous.Stop())
 
 	const cluster = "allow_from = [\"cluster\"]\n"
-	config := fmt.Sprintf("%sconsul { token_file = %q }\n", quick, w.file)
-	dir, err := w.Configure(config + cluster)
+	dir, err := w.Configure(quick + cluster)
 	w.must(err)
 	policy := w.policyOf(dir)
 	given := w.grant("hostagent", policy)
-	w.writeWhole(w.file, given.token.SecretID+"\n")
+	config := fmt.Sprintf("%sconsul { token_file = %q }\n", quick, given.file())
 	web := w.grant("web", `service "web" { policy = "write" }`)
 	// Whoever may write web alone takes the ids of hostagent's checks before it does.
 	for _, id := range []string{"hostagent:firewall", "hostagent:service:web"} {
@@ -269,7 +278,7 @@ func TestDefaultDeny(t *testing.T) {
 	}
 
 	// Without members no right on a node is needed: the catalog's index moves for whoever may not see what moved it.
-	w.writeWhole(filepath.Join(agent.config, "hostagent.hcl"), config)
+	w.must(os.WriteFile(filepath.Join(agent.config, "hostagent.hcl"), []byte(config), 0o600))
 	policy = w.policyOf(agent.config)
 	given.change(policy)
 	w.must(agent.Signal(syscall.SIGHUP))
@@ -309,13 +318,11 @@ func (w *acl) takeAway(agent *private, given *rights, policy string, m missing) 
 func TestTokenRotates(t *testing.T) {
 	w := newWorld(t, defaultDeny())
 	_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
-	_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-	w.must(err)
+	w.listenOn("squatter", 21200)
 	dir, err := w.Configure(quick)
 	w.must(err)
 	given := w.grant("hostagent", w.policyOf(dir))
-	file := filepath.Join(t.TempDir(), "token")
-	w.writeWhole(file, given.token.SecretID+"\n")
+	file := given.file()
 	agent := w.startPrivately(quick + fmt.Sprintf("consul { token_file = %q }\n", file))
 	w.guarded()
 	agent.statusTurns(0, "guarded 21000-21255")
@@ -345,7 +352,7 @@ func TestTokenRotates(t *testing.T) {
 		}
 		stands()
 		given.newToken()
-		w.writeWhole(file, given.token.SecretID+"\n")
+		given.write(file)
 		if step.logged {
 			agent.logs(since, "recovered step=consul")
 		}

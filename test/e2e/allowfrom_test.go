@@ -23,8 +23,7 @@ func TestAllowFrom(t *testing.T) {
 			t.Run(variant+"/"+policy, func(t *testing.T) {
 				w := newWorld(t, host.ConsulOptions{})
 				_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
-				_, err := w.StartApp(w.ctx, host.App{Name: "other", Listen: []string{"[::]:7777", "[::]:21200"}})
-				w.must(err)
+				w.listenOn("other", 7777, 21200)
 				others := host.Open // the port that is none of ours
 				if policy == "DROP" {
 					w.defaultDrop(variant)

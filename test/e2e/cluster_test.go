@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/consul/api"
-
 	"github.com/hostagent/hostagent/test/host"
 )
 
@@ -203,19 +201,13 @@ func TestClusterNeedsNodeRead(t *testing.T) {
 	w := newWorld(t, defaultDeny())
 	_, sidecar := w.service("web", 8080, "127.0.0.1:8080")
 	b := w.members("b")[0]
-	acl := w.consul.API().ACL()
 	dir, err := w.Configure(quick)
 	w.must(err)
 	policy := w.policyOf(dir) // for everybody, not the cluster
-	rights, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: policy}, nil)
-	w.must(err)
-	token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "hostagent"}}}, nil)
-	w.must(err)
-	file := filepath.Join(t.TempDir(), "token")
-	w.must(os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
+	given := w.grant("hostagent", policy)
 
 	const remedy = `node_prefix "" { policy = "read" }`
-	agent := w.start(quick+fmt.Sprintf("allow_from = [\"cluster\"]\nconsul { token_file = %q }\n", file), "--mode", "guard")
+	agent := w.start(quick+fmt.Sprintf("allow_from = [\"cluster\"]\nconsul { token_file = %q }\n", given.file()), "--mode", "guard")
 	w.checkTurns("alive", "warning", remedy)
 	w.checkTurns("firewall", "critical", "cannot tell who may connect")
 	time.Sleep(3 * time.Second) // two equal answers about services have come
@@ -224,26 +216,20 @@ func TestClusterNeedsNodeRead(t *testing.T) {
 	}
 	w.reaches(sidecar, host.Open)
 
-	allow := func(rules string) {
-		t.Helper()
-		rights.Rules = rules
-		_, _, err := acl.PolicyUpdate(rights, nil)
-		w.must(err)
-	}
-	allow(policy + remedy)
+	given.change(policy + remedy)
 	w.guarded()
 	w.checkTurns("firewall", "passing", "\nFrom:    cluster\n")
 	w.checkTurns("alive", "passing", "guard mode")
 	w.expect("b", b.Namespace, sidecar, host.Open, host.IPv4)
 	w.expect("the network", w.Net, sidecar, host.Dropped, both()...)
 
-	allow(policy)
+	given.change(policy)
 	w.checkTurns("alive", "warning", "who was let in last still is")
 	w.checkTurns("firewall", "passing", "\nFrom:    cluster\n")
 	time.Sleep(5 * time.Second) // close_delay is 4 s
 	w.expect("b", b.Namespace, sidecar, host.Open, host.IPv4)
 	w.expect("the network", w.Net, sidecar, host.Dropped, both()...)
-	if log := agent.Log(); strings.Contains(log, token.SecretID) {
+	if log := agent.Log(); strings.Contains(log, given.token.SecretID) {
 		t.Errorf("hostagent's log has the token:\n%s", log)
 	}
 }

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/consul/api"
-
 	"github.com/hostagent/hostagent/test/host"
 )
 
@@ -113,10 +111,10 @@ func TestAgentComesAndGoes(t *testing.T) {
 func TestServicesThatMoveAndGo(t *testing.T) {
 	l := newLives(t)
 	api := l.consul.API().Agent()
-	l.must(api.ServiceRegister(sidecarOn("web", 21000))) // as it stands
+	l.must(api.ServiceRegister(withSidecar("web", 8080, 21000))) // as it stands
 	l.sentry.expect("", 21001)
 	moved := time.Now()
-	l.must(api.ServiceRegister(sidecarOn("web", 21001)))
+	l.must(api.ServiceRegister(withSidecar("web", 8080, 21001)))
 	l.eventually(21001, host.Open, 5*time.Second)
 	l.sentry.expect(host.Open, 21001)
 	l.closes(moved, 21000)
@@ -144,11 +142,4 @@ func (l *lives) closes(since time.Time, port uint16) {
 	l.sentry.expect("", port)
 	l.eventually(port, host.Dropped, 10*time.Second)
 	l.sentry.expect(host.Dropped, port)
-}
-
-// sidecarOn is a service with a sidecar on a port.
-func sidecarOn(name string, port int) *api.AgentServiceRegistration {
-	return &api.AgentServiceRegistration{
-		Name: name, Port: 8080, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: port}},
-	}
 }

@@ -38,12 +38,6 @@ type planned struct {
 	Findings []struct{ ID, Remedy string }
 }
 
-// standing is what of a status the test looks at.
-type standing struct {
-	Pass     struct{ Count int }
-	Firewall struct{ Repairs int }
-}
-
 // read runs a command that prints JSON, holds what it prints to the schema of that name, and reads it into d.
 func (w *world) read(name string, d any, status int, args ...string) {
 	w.t.Helper()
@@ -61,9 +55,10 @@ func (w *world) plan() (p planned) {
 	return p
 }
 
-func (w *world) status() (s standing) {
+// status is what hostagent status tells of a hostagent that works.
+func (w *world) status(args ...string) (s hostagent.Status) {
 	w.t.Helper()
-	w.read("status", &s, 0, "status")
+	w.read("status", &s, 0, append([]string{"status"}, args...)...)
 	return s
 }
 
@@ -97,8 +92,7 @@ func (p *planned) ids() string {
 func TestDayOne(t *testing.T) {
 	w := newLoneWorld(t, host.ConsulOptions{})
 	_, web := w.service("web", 8080, "127.0.0.1:8080")
-	_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21050"}})
-	w.must(err)
+	w.listenOn("squatter", 21050)
 	conn, err := w.Net.Dial(w.ctx, "tcp", at(host.IPv4, 21050))
 	w.must(err)
 	defer conn.Close()

@@ -70,8 +70,7 @@ func (w *world) survives(faulty *host.Faulty, kind string) {
 func TestOutage(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
 	_, port := w.service("web", 8080, "127.0.0.1:8080")
-	_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-	w.must(err)
+	w.listenOn("squatter", 21200)
 	w.guard("")
 	w.must(w.consul.Stop())
 	for start := time.Now(); time.Since(start) < 6*time.Second; { // close_delay is 4 s
@@ -90,8 +89,7 @@ func TestOutage(t *testing.T) {
 func TestHostileRegistrations(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
 	_, port := w.service("web", 8080, "127.0.0.1:8080")
-	_, err := w.StartApp(w.ctx, host.App{Name: "other", Listen: []string{"[::]:22", "[::]:443", "[::]:21256"}})
-	w.must(err)
+	w.listenOn("other", 22, 443, 21256)
 	w.defaultDrop("nft")
 	w.guard("")
 	long := strings.Repeat("n", 300)
@@ -157,8 +155,7 @@ func TestManyFindingsFitTheCheck(t *testing.T) {
 
 func TestRangeOfAllPortsIsRefused(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{Config: "ports {\n  sidecar_min_port = 20\n  sidecar_max_port = 65535\n}\n"})
-	_, err := w.StartApp(w.ctx, host.App{Name: "other", Listen: []string{"[::]:22", "[::]:443", "[::]:21256"}})
-	w.must(err)
+	w.listenOn("other", 22, 443, 21256)
 	w.guard("")
 	for _, open := range []uint16{22, 443, 21256} {
 		w.reaches(open, host.Open)

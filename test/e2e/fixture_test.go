@@ -8,6 +8,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -78,14 +81,49 @@ func (w *world) must(err error) {
 // the sidecar's port.
 func (w *world) register(name string, port, sidecarPort int) uint16 {
 	w.t.Helper()
-	registration := &api.AgentServiceRegistration{
-		Name: name, Port: port,
-		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: sidecarPort}},
-	}
-	w.must(w.consul.API().Agent().ServiceRegister(registration))
+	w.must(w.consul.API().Agent().ServiceRegister(withSidecar(name, port, sidecarPort)))
 	proxy, _, err := w.consul.API().Agent().Service(name+"-sidecar-proxy", nil)
 	w.must(err)
 	return uint16(proxy.Port)
+}
+
+// withSidecar is a service on port with a sidecar, on sidecarPort or, if that is 0, where Consul puts it.
+func withSidecar(name string, port, sidecarPort int) *api.AgentServiceRegistration {
+	return &api.AgentServiceRegistration{
+		Name: name, Port: port,
+		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: sidecarPort}},
+	}
+}
+
+// listenOn starts an application on ports of every address.
+func (w *world) listenOn(name string, ports ...uint16) {
+	w.t.Helper()
+	var addresses []string
+	for _, port := range ports {
+		addresses = append(addresses, at("::", port))
+	}
+	_, err := w.StartApp(w.ctx, host.App{Name: name, Listen: addresses})
+	w.must(err)
+}
+
+// serve answers HTTP at an address of the host.
+func (w *world) serve(address string, handler http.Handler) {
+	w.t.Helper()
+	var listener net.Listener
+	w.must(w.InHost(func() (err error) {
+		listener, err = net.Listen("tcp4", address)
+		return err
+	}))
+	server := &http.Server{Handler: handler}
+	go server.Serve(listener) //nolint:errcheck // ends with Close
+	w.t.Cleanup(func() { server.Close() })
+}
+
+// passOn passes HTTP on to an address that the host reaches.
+func (w *world) passOn(to string) *httputil.ReverseProxy {
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: to})
+	proxy.Transport = w.HTTPClient().Transport
+	return proxy
 }
 
 // service registers a service with a sidecar and starts both; the application listens on the given addresses.
@@ -111,12 +149,17 @@ func (w *world) start(config string, args ...string) *host.Process {
 	w.t.Helper()
 	agent, err := w.StartHostagent(w.ctx, config, args...)
 	w.must(err)
+	w.showIfFailed(agent)
+	return agent
+}
+
+// showIfFailed shows hostagent's log at the end of a test that has failed.
+func (w *world) showIfFailed(agent *host.Process) {
 	w.t.Cleanup(func() {
 		if w.t.Failed() {
 			w.t.Logf("hostagent's log:\n%s", agent.Log())
 		}
 	})
-	return agent
 }
 
 // guard starts hostagent in guard mode with the quick configuration and more, and waits until the range is closed.

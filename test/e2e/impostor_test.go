@@ -9,10 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +29,7 @@ const stranger = 65534
 // stands, everybody is told, and when Consul is back nothing has to be restarted.
 func TestImpostor(t *testing.T) {
 	netns.RequireRoot(t, "it runs a process of another user")
+	t.Parallel()
 	for _, kind := range []string{"http", "unix"} {
 		t.Run(kind, func(t *testing.T) {
 			open := t.TempDir()
@@ -43,38 +43,40 @@ func TestImpostor(t *testing.T) {
 			if kind == "unix" {
 				address, listen, where = "unix://"+socket, "unix:"+socket, socket
 			}
-			w := newLoneWorld(t, host.ConsulOptions{Config: fmt.Sprintf(`addresses { http = "127.0.0.1 unix://%s" }`, socket)})
+			w := newWorld(t, host.ConsulOptions{Config: fmt.Sprintf(`addresses { http = "127.0.0.1 unix://%s" }`, socket)})
 			const token = "11111111-aaaa-bbbb-cccc-222222222222"
 			file := filepath.Join(open, "token")
 			w.must(os.WriteFile(file, []byte(token), 0o600))
 			port := w.register("web", 8080, 0)
-			_, err := w.StartApp(w.ctx, host.App{Name: "sidecar", Listen: []string{fmt.Sprintf("[::]:%d", port), "[::]:21200"}})
-			w.must(err)
-			flags := []string{"--consul-address", address, "--consul-token-file", file}
-			agent := w.start(quick, append([]string{"--mode", "guard"}, flags...)...)
+			w.listenOn("sidecar", port, 21200)
+			agent := w.startPrivately(quick + fmt.Sprintf("consul {\n  address = %q\n  token_file = %q\n}\n", address, file))
 			w.guarded()
-			w.reaches(port, host.Open)
-			w.reaches(21200, host.Dropped)
+			stands := func() {
+				t.Helper()
+				w.reaches(port, host.Open)
+				w.reaches(21200, host.Dropped)
+			}
+			stands()
 
 			w.must(w.consul.Stop())
 			w.must(os.RemoveAll(socket))
 			impostor, err := w.StartApp(w.ctx, host.App{Name: "impostor", Listen: []string{listen}, UID: stranger, Record: true})
 			w.must(err)
 			w.must(agent.WaitLog(w.ctx, "id=agent-impostor"))
-			for _, text := range []string{w.hostagent(1, "status"), w.hostagent(2, append([]string{"scan"}, flags...)...)} {
-				if !strings.Contains(text, "agent-impostor") || !strings.Contains(text, "(uid 65534)") || !strings.Contains(text, where) || !strings.Contains(text, "consul { user =") {
-					t.Errorf("the impostor is not named:\n%s", text)
-				}
+			named := []string{"agent-impostor", "(uid 65534)", where, "consul { user ="}
+			status, code := agent.status()
+			scan := w.hostagent(2, "scan", "--config", agent.config)
+			if code != 1 || !containsAll(status, named...) || !containsAll(scan, named...) {
+				t.Errorf("the impostor is not named: status ends with %d and says\n%s\nscan says\n%s", code, status, scan)
 			}
 			time.Sleep(6 * time.Second) // close_delay is 4 s
-			w.reaches(port, host.Open)
-			w.reaches(21200, host.Dropped)
+			stands()
 			if log := impostor.Log(); !strings.Contains(log, "connection") || strings.Contains(log, "received") {
 				t.Errorf("what reached the impostor:\n%s", log)
 			}
 
 			// The same process is the agent where the operator says so.
-			w.hostagent(2, append([]string{"scan", "--consul-user", fmt.Sprint(stranger)}, flags...)...)
+			w.hostagent(2, "scan", "--consul-user", fmt.Sprint(stranger), "--config", agent.config)
 			w.must(impostor.WaitLog(w.ctx, "/v1/agent/services"))
 
 			w.must(impostor.Stop())
@@ -82,16 +84,20 @@ func TestImpostor(t *testing.T) {
 			w.must(w.consul.Restart(w.ctx))
 			w.must(agent.WaitLog(w.ctx, "finding resolved"))
 			w.checkTurns("alive", "passing", "guard mode")
-			w.reaches(port, host.Open)
-			w.reaches(21200, host.Dropped)
-			if text := w.hostagent(0, "status"); strings.Contains(text, "agent-impostor") {
-				t.Errorf("status after the return:\n%s", text)
+			stands()
+			if text, code := agent.status(); code != 0 || strings.Contains(text, "agent-impostor") {
+				t.Errorf("status after the return ends with %d:\n%s", code, text)
 			}
 			if log := agent.Log(); strings.Contains(log, token) {
 				t.Errorf("the token is in the log:\n%s", log)
 			}
 		})
 	}
+}
+
+// containsAll tells whether a text holds all others.
+func containsAll(text string, parts ...string) bool {
+	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(text, part) })
 }
 
 // TestAgentOfAnotherHost: registrations of another host do not count, unless the operator says so.
@@ -168,13 +174,7 @@ func (w *world) isNotLocal(address, reason string) {
 // tunnel passes on what comes for an address of the host.
 func (w *world) tunnel(from, to string) {
 	w.t.Helper()
-	var listener net.Listener
-	w.must(w.InHost(func() (err error) {
-		listener, err = net.Listen("tcp4", from)
-		return err
-	}))
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: to})
-	proxy.Transport = w.HTTPClient().Transport
+	proxy := w.passOn(to)
 	// All namespaces of these tests are one machine's, so that gossip in any of them is heard of: let it seem to be elsewhere.
 	proxy.ModifyResponse = func(r *http.Response) error {
 		body, err := io.ReadAll(r.Body)
@@ -183,7 +183,5 @@ func (w *world) tunnel(from, to string) {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		return err
 	}
-	server := &http.Server{Handler: proxy}
-	go server.Serve(listener)
-	w.t.Cleanup(func() { server.Close() })
+	w.serve(from, proxy)
 }

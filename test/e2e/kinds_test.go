@@ -37,32 +37,22 @@ func (w *world) gatewayOf(kind api.ServiceKind, name string, port int, config ma
 // send what comes.
 func (w *world) boundTo(name string, port, sidecarPort, bindPort int) {
 	w.t.Helper()
-	w.must(w.consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
-		Name: name, Port: port,
-		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{
-			Port: sidecarPort, Proxy: &api.AgentServiceConnectProxyConfig{Config: map[string]any{"bind_port": fmt.Sprint(bindPort)}},
-		}},
-	}))
-	for _, family := range []host.Family{host.FamilyIPv4, host.FamilyIPv6} {
-		_, err := w.Iptables(w.ctx, family, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", fmt.Sprint(sidecarPort),
+	registration := withSidecar(name, port, sidecarPort)
+	registration.Connect.SidecarService.Proxy = &api.AgentServiceConnectProxyConfig{Config: map[string]any{"bind_port": fmt.Sprint(bindPort)}}
+	w.must(w.consul.API().Agent().ServiceRegister(registration))
+	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
+		w.run(program, "-w", "5", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", fmt.Sprint(sidecarPort),
 			"-j", "REDIRECT", "--to-ports", fmt.Sprint(bindPort))
-		w.must(err)
 	}
 }
 
-// dropByDefault makes the host refuse whatever nobody accepts, established connections too, but for Consul itself.
+// dropByDefault is defaultDrop on a host whose operator lets in what Consul's agents say to each other.
 func (w *world) dropByDefault() {
 	w.t.Helper()
-	for _, line := range []string{
-		"-A INPUT -i lo -j ACCEPT", "-A INPUT -p ipv6-icmp -j ACCEPT", "-A INPUT -p tcp --dport 8300:8302 -j ACCEPT", "-A INPUT -p udp --dport 8301:8302 -j ACCEPT",
-		"-P INPUT DROP",
-	} {
-		for _, family := range []host.Family{host.FamilyIPv4, host.FamilyIPv6} {
-			if family == host.FamilyIPv4 && strings.Contains(line, "ipv6-icmp") {
-				continue
-			}
-			_, err := w.Iptables(w.ctx, family, strings.Fields(line)...)
-			w.must(err)
+	w.defaultDrop("nft")
+	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
+		for protocol, ports := range map[string]string{"tcp": "8300:8302", "udp": "8301:8302"} {
+			w.run(program, "-w", "5", "-A", "INPUT", "-p", protocol, "--dport", ports, "-j", "ACCEPT")
 		}
 	}
 }
@@ -99,14 +89,12 @@ func TestKinds(t *testing.T) {
 	w.register("outside", 8082, 19443)
 	w.register("extra", 8083, 19444)
 	for i, id := range []string{"twin-1", "twin-2"} {
-		w.must(agent.ServiceRegister(&api.AgentServiceRegistration{
-			ID: id, Name: "twin", Port: 8084 + i, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: 21055 + i}},
-		}))
+		twin := withSidecar("twin", 8084+i, 21055+i)
+		twin.ID = id
+		w.must(agent.ServiceRegister(twin))
 	}
 	w.must(agent.ServiceRegister(&api.AgentServiceRegistration{Name: "apart", Port: 8086}))
-	w.must(agent.ServiceRegister(&api.AgentServiceRegistration{
-		Kind: api.ServiceKindConnectProxy, Name: "edge", Port: 21060, Proxy: &api.AgentServiceConnectProxyConfig{DestinationServiceName: "apart"},
-	}))
+	w.must(agent.ServiceRegister(proxy("edge", 21060, "apart")))
 	w.boundTo("bound", 8087, 21070, 21170)
 	w.boundTo("bound-extra", 8088, 21071, 18171)
 	w.boundTo("bound-outside", 8089, 21072, 18172)
@@ -145,12 +133,7 @@ func TestKinds(t *testing.T) {
 		"claimed":  {18543, 18544, 18545, 18546, 18583, 21090},
 	}
 	for _, name := range []string{"sidecars", "gateways", "native", "claimed"} {
-		var listen []string
-		for _, port := range slices.Concat(open[name], closed[name]) {
-			listen = append(listen, fmt.Sprintf("[::]:%d", port))
-		}
-		_, err := w.StartApp(w.ctx, host.App{Name: name, Listen: listen})
-		w.must(err)
+		w.listenOn(name, slices.Concat(open[name], closed[name])...)
 	}
 	w.guard(kindsConfig)
 	w.eventually(web, host.Open, 10*time.Second)
@@ -203,8 +186,7 @@ func TestRangeMoves(t *testing.T) {
 	w.dropByDefault()
 	old := w.register("web", 8080, 0)
 	w.register("extra", 8081, 19444)
-	_, err := w.StartApp(w.ctx, host.App{Name: "sidecars", Listen: []string{fmt.Sprintf("[::]:%d", old), "[::]:19444", "[::]:22000"}})
-	w.must(err)
+	w.listenOn("sidecars", old, 19444, 22000)
 	w.guard(config)
 	w.eventually(old, host.Open, 10*time.Second)
 	move := func(low, high int, guard string) {
@@ -233,9 +215,8 @@ func TestRangeMoves(t *testing.T) {
 	if diff := cmp.Diff(want, w.findings(config)); diff != "" {
 		t.Errorf("a scan finds (-want +got):\n%s", diff)
 	}
-	for _, family := range []host.Family{host.FamilyIPv4, host.FamilyIPv6} {
-		_, err := w.Iptables(w.ctx, family, "-P", "INPUT", "ACCEPT")
-		w.must(err)
+	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
+		w.run(program, "-w", "5", "-P", "INPUT", "ACCEPT")
 	}
 	w.reaches(old, host.Open) // the guard is of the new range alone
 

@@ -10,10 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,32 +22,26 @@ import (
 
 // echo stands between hostagent and the agent: it passes requests on, or answers with what it was asked.
 type echo struct {
-	at     string
+	passOn http.Handler
 	answer atomic.Pointer[http.HandlerFunc] // nil: passes on
 }
 
-// newEcho serves in the host.
-func newEcho(t *testing.T, w *world) *echo {
-	t.Helper()
-	e := &echo{}
-	var listener net.Listener
-	w.must(w.InHost(func() (err error) {
-		listener, err = net.Listen("tcp", "127.0.0.1:8601")
-		return err
-	}))
-	e.at = listener.Addr().String()
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host.ConsulAddress})
-	proxy.Transport = w.HTTPClient().Transport
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if answer := e.answer.Load(); answer != nil {
-			(*answer)(rw, r)
-			return
-		}
-		proxy.ServeHTTP(rw, r)
-	})}
-	go server.Serve(listener) //nolint:errcheck // ends with Close
-	t.Cleanup(func() { server.Close() })
+const echoAddress = "127.0.0.1:8601"
+
+// newEcho serves in the host, at echoAddress.
+func newEcho(w *world) *echo {
+	w.t.Helper()
+	e := &echo{passOn: w.passOn(host.ConsulAddress)}
+	w.serve(echoAddress, e)
 	return e
+}
+
+func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if answer := e.answer.Load(); answer != nil {
+		(*answer)(w, r)
+		return
+	}
+	e.passOn.ServeHTTP(w, r)
 }
 
 // answers are what an answer can look like that repeats the request.
@@ -90,7 +81,7 @@ func answers() map[string]http.HandlerFunc {
 func TestTokenIsNowhere(t *testing.T) {
 	w := newWorld(t, defaultDeny())
 	w.service("web", 8080, "127.0.0.1:8080")
-	e := newEcho(t, w)
+	e := newEcho(w)
 	dir, err := w.Configure(quick)
 	w.must(err)
 	policy := w.policyOf(dir)
@@ -104,12 +95,12 @@ func TestTokenIsNowhere(t *testing.T) {
 		case "file":
 			file := filepath.Join(t.TempDir(), "token")
 			w.must(os.WriteFile(file, []byte(secret), 0o644))
-			config += fmt.Sprintf("consul {\n  address = %q\n  token_file = %q\n}\n", e.at, file)
+			config += fmt.Sprintf("consul {\n  address = %q\n  token_file = %q\n}\n", echoAddress, file)
 		case "env":
 			env = []string{"CONSUL_HTTP_TOKEN=" + secret}
-			config += fmt.Sprintf("consul { address = %q }\n", e.at)
+			config += fmt.Sprintf("consul { address = %q }\n", echoAddress)
 		default:
-			config += fmt.Sprintf("consul {\n  address = %q\n  token = %q\n}\n", e.at, secret)
+			config += fmt.Sprintf("consul {\n  address = %q\n  token = %q\n}\n", echoAddress, secret)
 		}
 		agent := w.startPrivately(config, env...)
 		w.guarded()
@@ -118,7 +109,7 @@ func TestTokenIsNowhere(t *testing.T) {
 		gather := func() {
 			t.Helper()
 			for _, args := range [][]string{{"status"}, {"status", "--format", "json"}} {
-				out, _ := w.says(append(args, "--socket", filepath.Join(agent.run, "hostagent.sock"))...)
+				out, _ := w.says(append(args, "--socket", agent.socket())...)
 				seen.WriteString(out)
 			}
 			w.must(agent.scrape(metrics, seen))

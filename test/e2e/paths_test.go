@@ -30,27 +30,25 @@ func TestExposedPaths(t *testing.T) {
 			} else {
 				w.defaultDrop(name)
 			}
-			_, err := w.StartApp(w.ctx, host.App{Name: "exposed", Listen: []string{"[::]:21200", "[::]:21500"}})
-			w.must(err)
+			w.listenOn("exposed", 21200, 21500)
 			var sidecar uint16
 			register := func(ports ...int) {
 				t.Helper()
+				registration := withSidecar("web", 8080, 0)
 				proxy := &api.AgentServiceConnectProxyConfig{Expose: api.ExposeConfig{Checks: true}}
+				registration.Connect.SidecarService.Proxy = proxy
 				for _, port := range ports {
 					proxy.Expose.Paths = append(proxy.Expose.Paths, api.ExposePath{
 						Path: "/metrics", ListenerPort: port, LocalPathPort: 8080, Protocol: "http",
 					})
 				}
-				w.must(w.consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
-					Name: "web", Port: 8080,
-					Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Proxy: proxy}},
-				}))
+				w.must(w.consul.API().Agent().ServiceRegister(registration))
 				registered, _, err := w.consul.API().Agent().Service("web-sidecar-proxy", nil)
 				w.must(err)
 				sidecar = uint16(registered.Port)
 			}
 			register(21200, 21500)
-			_, err = w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"127.0.0.1:8080"}})
+			_, err := w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"127.0.0.1:8080"}})
 			w.must(err)
 			_, err = w.StartSidecar(w.ctx, "web")
 			w.must(err)

@@ -168,8 +168,7 @@ func TestQuarantineOfAPublishedContainer(t *testing.T) {
 // TestHostileRegistrationsCloseNothing: a service may be registered by anybody who may write that one, and name any port.
 func TestHostileRegistrationsCloseNothing(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
-	_, err := w.StartApp(w.ctx, host.App{Name: "others", Listen: []string{"[::]:22", "[::]:443", "[::]:5432", "[::]:6443"}})
-	w.must(err)
+	w.listenOn("others", 22, 443, 5432, 6443)
 	agent := w.consul.API().Agent()
 	w.must(agent.ServiceRegister(&api.AgentServiceRegistration{Name: "nginx", Port: 443}))
 	w.must(agent.ServiceRegister(&api.AgentServiceRegistration{Name: "evil", Port: 9999}))

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -153,9 +151,7 @@ func TestReportOnService(t *testing.T) {
 	w.seenAs("api", 9193, everywhere)
 
 	// An application that is registered anew and replaces its checks has ours back.
-	w.must(w.consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
-		Name: "api", Port: 8082, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{}},
-	}, api.ServiceRegisterOpts{ReplaceExistingChecks: true}))
+	w.must(w.consul.API().Agent().ServiceRegisterOpts(withSidecar("api", 8082, 0), api.ServiceRegisterOpts{ReplaceExistingChecks: true}))
 	w.reportedAs("api", "api: passing")
 
 	// A steady host writes nothing to the servers.
@@ -265,48 +261,23 @@ func TestReportsComeAndGo(t *testing.T) {
 // TestReportOnRefusedService: an application on whose service the token may not write has its results on hostagent's, and
 // keeps no other from its own.
 func TestReportOnRefusedService(t *testing.T) {
-	const management = "11111111-2222-3333-4444-555555555555"
-	w := newWorld(t, host.ConsulOptions{Token: management, Config: fmt.Sprintf(`acl {
-  enabled = true
-  default_policy = "deny"
-  tokens {
-    initial_management = %q
-    agent = %[1]q
-  }
-}`, management)})
+	w := newWorld(t, defaultDeny())
 	w.service("web", 8080, "0.0.0.0:8080")
 	w.service("db", 8081, "0.0.0.0:8081")
-	const narrow = `
-agent "host"        { policy = "read" }
-node "host"         { policy = "read" }
-service_prefix ""   { policy = "read" }
-service "hostagent" { policy = "write" }
-`
-	acl := w.consul.API().ACL()
-	rules, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "hostagent", Rules: narrow + `service "web" { policy = "write" }`}, nil)
-	w.must(err)
-	token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{Name: "hostagent"}}}, nil)
-	w.must(err)
-	file := filepath.Join(t.TempDir(), "token")
-	w.must(os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
-	agent := w.start(quick+fmt.Sprintf("consul { token_file = %q }\nreport { on = \"service\" }\n", file), "--mode", "observe")
+	given := w.grant("hostagent", frugal+`service "web" { policy = "write" }`)
+	agent := w.start(quick+fmt.Sprintf("consul { token_file = %q }\nreport { on = \"service\" }\n", given.file()), "--mode", "observe")
 	w.reportedAs("web", "web: warning")
 	w.reportedAs("db", "hostagent: warning")
 	w.must(agent.WaitLog(w.ctx, `give hostagent's token service \"db\" { policy = \"write\" }`))
 	time.Sleep(3 * time.Second)
-	if log := agent.Log(); strings.Count(log, "level=ERROR") != 1 || strings.Contains(log, token.SecretID) {
+	if log := agent.Log(); strings.Count(log, "level=ERROR") != 1 || strings.Contains(log, given.token.SecretID) {
 		t.Errorf("not one error, or the token:\n%s", log)
 	}
 
 	// The right to web is lost while its result stands there: when the result changes it moves, and nothing is stuck.
-	rules.Rules = narrow
-	_, _, err = acl.PolicyUpdate(rules, nil)
+	given.change(frugal)
+	_, err := w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"0.0.0.0:9999"}})
 	w.must(err)
-	time.Sleep(time.Second)
-	_, err = w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"0.0.0.0:9999"}})
-	w.must(err)
-	w.must(w.consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
-		Name: "web", Port: 9999, Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{Port: 21000}},
-	}))
+	w.must(w.consul.API().Agent().ServiceRegister(withSidecar("web", 9999, 21000)))
 	w.reportedAs("web", "hostagent: warning")
 }

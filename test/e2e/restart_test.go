@@ -33,8 +33,7 @@ func TestRestartsUnderTraffic(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
 			_, port := w.service("web", 8080, "127.0.0.1:8080")
-			_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-			w.must(err)
+			w.listenOn("squatter", 21200)
 			config := quick + backend
 			agent := w.guard(backend)
 

@@ -167,8 +167,7 @@ func TestStopAndRemove(t *testing.T) {
 func TestCrashKeepsTheRules(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
 	_, port := w.service("web", 8080, "127.0.0.1:8080")
-	_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-	w.must(err)
+	w.listenOn("squatter", 21200)
 	agent := w.guard("")
 	for range 3 {
 		w.must(agent.Kill())
@@ -195,8 +194,7 @@ func TestObserveRemovesAnEarlierGuard(t *testing.T) {
 
 func TestReloadOfTheConfiguration(t *testing.T) {
 	w := newWorld(t, host.ConsulOptions{})
-	_, err := w.StartApp(w.ctx, host.App{Name: "other", Listen: []string{"[::]:7777"}})
-	w.must(err)
+	w.listenOn("other", 7777)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "h.hcl")
 	write := func(config string) {
@@ -318,8 +316,7 @@ func TestFlushIsPutBack(t *testing.T) {
 		t.Run(variant, func(t *testing.T) {
 			w := newWorld(t, host.ConsulOptions{})
 			_, port := w.service("web", 8080, "127.0.0.1:8080")
-			_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-			w.must(err)
+			w.listenOn("squatter", 21200)
 			agent := w.start(usingVariant(variant), "--mode", "guard")
 			w.guarded()
 			for _, flush := range [][]string{

@@ -115,17 +115,6 @@ func (s *storm) begin() {
 	s.sentry.expect(host.Dropped, s.spare[:2]...)
 }
 
-// listenOn starts an application on ports of every address.
-func (w *world) listenOn(name string, ports ...uint16) {
-	w.t.Helper()
-	var addresses []string
-	for _, port := range ports {
-		addresses = append(addresses, at("::", port))
-	}
-	_, err := w.StartApp(w.ctx, host.App{Name: name, Listen: addresses})
-	w.must(err)
-}
-
 // fault arms the next fault, and waits for it where requests for it are many.
 func (s *storm) fault() {
 	s.t.Helper()

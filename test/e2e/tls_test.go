@@ -119,15 +119,13 @@ func TestCertificatesRotate(t *testing.T) {
 	})
 	app := func(name string, port int) uint16 {
 		sidecar := w.register(name, port, 0)
-		_, err := w.StartApp(w.ctx, host.App{Name: name, Listen: []string{fmt.Sprintf("[::]:%d", sidecar)}})
-		w.must(err)
+		w.listenOn(name, sidecar)
 		return sidecar
 	}
 	web := app("web", 8080)
 	closed := uint16(21200)
-	_, err := w.StartApp(w.ctx, host.App{Name: "squatter", Listen: []string{"[::]:21200"}})
-	w.must(err)
-	agent := w.start(quick+"consul {\n"+ours.hcl()+"}\n", "--mode", "guard", "--consul-address", "https://127.0.0.1:8501")
+	w.listenOn("squatter", closed)
+	agent := w.startPrivately(quick + "consul {\naddress = \"https://127.0.0.1:8501\"\n" + ours.hcl() + "}\n")
 	w.guarded()
 	w.checkTurns("alive", "passing", "guard mode")
 	w.checkTurns("firewall", "passing", "Guarded: 21000-21255")
@@ -138,7 +136,7 @@ func TestCertificatesRotate(t *testing.T) {
 	agents.put(leaf(t, second, soon), first, second)
 	w.must(w.consul.Reload(w.ctx))
 	ours.put(leaf(t, second, soon), second)
-	w.must(agent.WaitLog(w.ctx, "certificates for Consul were replaced on disk"))
+	agent.logs(0, "certificates for Consul were replaced on disk")
 	api := app("api", 8081)
 	w.eventually(api, host.Open, 5*time.Second)
 	agents.put(nil, second)
@@ -146,11 +144,11 @@ func TestCertificatesRotate(t *testing.T) {
 
 	// A CA that is not the agent's, written half and then whole: the state stands, and nothing that is new counts.
 	ours.write("ca.pem", first.pem()[:200])
-	w.must(agent.WaitLog(w.ctx, "part of it is cut off or damaged; the certificates that were read before stay in use"))
+	agent.logs(0, "part of it is cut off or damaged; the certificates that were read before stay in use")
 	db := app("db", 8082)
 	w.eventually(db, host.Open, 5*time.Second)
 	ours.put(nil, first)
-	w.must(agent.WaitLog(w.ctx, `its certificate is signed by \"Second CA\", which is not in ca_file`))
+	agent.statusTurns(1, `its certificate is signed by "Second CA", which is not in ca_file`)
 	late := app("late", 8083)
 	time.Sleep(5 * time.Second) // close_delay is 4 s
 	for _, port := range []uint16{web, api, db} {
@@ -165,7 +163,7 @@ func TestCertificatesRotate(t *testing.T) {
 	agents.put(leaf(t, second, past), second)
 	w.must(w.consul.Reload(w.ctx))
 	ours.write("ca.pem", append([]byte("# renewed\n"), second.pem()...))
-	w.must(agent.WaitLog(w.ctx, "its certificate expired on "+past.UTC().Format("2006-01-02 15:04:05 UTC")+", by this host's clock"))
+	agent.statusTurns(1, "its certificate expired on "+past.UTC().Format("2006-01-02 15:04:05 UTC")+", by this host's clock")
 	w.reaches(web, host.Open)
 	w.reaches(closed, host.Dropped)
 	agents.put(leaf(t, second, soon), second)
@@ -182,8 +180,7 @@ func TestUnixSocket(t *testing.T) {
 	w.guarded()
 	w.checkTurns("firewall", "passing", "Guarded: 21000-21255")
 	port := w.register("web", 8080, 0)
-	_, err := w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{fmt.Sprintf("[::]:%d", port)}})
-	w.must(err)
+	w.listenOn("web", port)
 	w.eventually(port, host.Open, 5*time.Second)
 
 	// Killed, the agent leaves its socket behind, and nobody accepts there.
