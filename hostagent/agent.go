@@ -130,58 +130,69 @@ const (
 // Agent runs the pass in a loop: collect, Evaluate, Apply, Report. Make one with NewAgent; Run may be called once, and
 // Status from any goroutine.
 type Agent struct {
-	parts  Parts
-	memory *memory
+	parts Parts
 
+	// What Consul's agent says.
 	regs      []consul.Registration
 	facts     consul.Agent
 	factsNext time.Time // when the agent is asked about itself again
 	factsErr  error     // of the last time
 	nextTry   time.Time // of the agent, after failures
 	failures  int
+	consulErr error       // of the last question to the agent
+	untrusted atomic.Bool // it was that the agent is somebody else's or another host's; read beside the loop
+	renewed   int         // how often Parts.Certificates were replaced, as told
+	ranged    bool        // this run has taken a sidecar range over
+	memory    *memory
+	sources   sources // who may connect
+
+	// What is seen of the host.
 	listeners []sockets.Listener
+	listenErr error
+	looked    bool // the listeners were listed at least once
 	elsewhere elsewhere
 	host      *Host
-	hostNext  time.Time // when the host is looked at again
-	looked    bool      // the listeners were listed at least once
-	sources   sources   // who may connect
-	input     Input     // that result was made of, without owners
-	suspects  []sockets.Listener
-	owners    map[uint64]sockets.Owner // of suspects
-	result    Result
-	shown     *Result // a copy of result for readers, made when it changes
-	resultAt  time.Time
-	renewed   int  // how often Parts.Certificates were replaced, as told
-	steady    bool // the last pass met no trouble and found Consul's checks as they should be
+	hostNext  time.Time        // when the host is looked at again
+	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
+
+	// What follows from it.
+	input    Input // that result was made of, without owners
+	suspects []sockets.Listener
+	owners   map[uint64]sockets.Owner // of suspects
+	result   Result
+	resultAt time.Time
+	shown    *Result // a copy of result for readers, made when it changes
+
+	// What the kernel has of it.
+	adopted   bool      // the state of an earlier run was looked at
+	found     standing  // what it was
+	holds     *standing // what the kernel was last seen or made to hold; replaced, never changed
 	enforced  firewall.PortSet
 	ended     firewall.PortSet // cut ports whose connections were reset
-	adopted   bool             // the state of an earlier run was looked at
-	found     standing         // what it was
-	holds     *standing        // what the kernel was last seen or made to hold; replaced, never changed
 	toldAhead bool             // what guard mode is about to change was logged
 	removed   bool             // observe mode: nothing of ours is left
 	applyErr  error
-	listenErr error
-	ssh       firewall.PortSet // where root's sshd was seen: never closed again by this process
-	ranged    bool             // this run has taken a sidecar range over
-	reported  string           // the service that holds our checks, "" while there is none
-	former    former           // those that held them before
-	news      news
-	keeper    keeper
-	stateErr  error  // why the state is not saved
-	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
-	inbox     *inbox
-	ears      *ears
-	wakeup    *wakeup
-	beside    beside
-	consulErr error          // of the last question to the agent
-	untrusted atomic.Bool    // it was that the agent is somebody else's or another host's; read beside the loop
-	said      *consul.Report // the last report, nil where it could not be written
 	drift     driftMemory
 	drifted   *Drift // what drift says
 	blocks    blocks
 	publisher publisher
-	prober    *prober
+
+	// What is told and kept of it.
+	news      news
+	reported  string         // the service that holds our checks, "" while there is none
+	former    former         // those that held them before
+	said      *consul.Report // the last report, nil where it could not be written
+	steady    bool           // the last pass met no trouble and found Consul's checks as they should be
+	keeper    keeper
+	stateErr  error  // why the state is not saved
+	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at
+
+	// What wakes the loop or goes on beside it.
+	inbox  *inbox
+	ears   *ears
+	wakeup *wakeup
+	prober *prober
+	beside beside
 
 	// For Status.
 	view       atomic.Pointer[view]
@@ -196,11 +207,14 @@ type Agent struct {
 
 // NewAgent returns an Agent that has done nothing yet.
 func NewAgent(parts Parts) *Agent {
-	a := &Agent{parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()}, news: newNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(), result: Result{Range: DefaultSidecarRange()}}
+	a := &Agent{
+		parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()},
+		news: newNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(),
+		result: Result{Range: DefaultSidecarRange()}, shown: &Result{Range: DefaultSidecarRange()}, holds: &standing{},
+	}
 	if !parts.Report {
 		a.reported = parts.Policy.OwnService // what an earlier run left goes
 	}
-	a.shown, a.holds = &Result{Range: DefaultSidecarRange()}, &standing{}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
 }
@@ -313,13 +327,7 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	if stopped() != nil {
 		return
 	}
-	a.news.trouble(a.parts.Log, start, "consul", consulErr)
-	a.tellCertificates(start)
-	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
-	a.news.trouble(a.parts.Log, start, "namespaces", a.elsewhere.err)
-	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
-	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
-	a.news.trouble(a.parts.Log, start, "probes", a.prober.trouble())
+	a.tellTroubles(start)
 	if a.host == nil && !a.beside.busy {
 		a.lookAtHost(all, start) // the first time before anything is judged: a container runtime's ports look like squatters
 	}
@@ -328,24 +336,7 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		changed = a.decide(ctx, start, consulErr)
 		a.prober.want(a.result.Probes, a.result.Accused)
 	}
-	var reportErr error
-	if woken {
-		reportErr = errWaiting
-	}
-	calm := errors.Join(consulErr, a.listenErr, a.applyErr) == nil
-	if a.beside.busy {
-		a.beside.owed = a.beside.owed || changed
-	} else if changed || a.beside.owed || !woken && (!calm || !a.steady) {
-		a.beside.owed = false
-		reporting := time.Now()
-		written, err := a.report(all, consulErr, woken)
-		a.stepped("report", reporting)
-		if stopped() == nil {
-			a.news.trouble(a.parts.Log, start, "report", err)
-		}
-		reportErr = err
-		a.steady = calm && err == nil && written == 0
-	}
+	reportErr := a.reportPass(all, start, changed, woken)
 	if !woken {
 		a.lookAtBlocked(all, start)
 		a.lookAtHost(all, start) // later for the next pass: no port waits for it
@@ -358,6 +349,41 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	a.publish(start, consulErr, reportErr)
 	a.parts.Log.Debug("pass", "duration", time.Since(start), "heard", heard.Here, "heard_elsewhere", heard.Elsewhere, "services", len(a.result.Services),
 		"listeners", len(a.listeners), "open", a.result.Rules.Open.Len(), "findings", len(a.result.Findings))
+}
+
+// tellTroubles logs what keeps the pass that began at start from seeing everything.
+func (a *Agent) tellTroubles(start time.Time) {
+	a.news.trouble(a.parts.Log, start, "consul", a.consulErr)
+	a.tellCertificates(start)
+	a.news.trouble(a.parts.Log, start, "listeners", a.listenErr)
+	a.news.trouble(a.parts.Log, start, "namespaces", a.elsewhere.err)
+	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
+	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
+	a.news.trouble(a.parts.Log, start, "probes", a.prober.trouble())
+}
+
+// reportPass writes the checks where they may not be as they should be: after a change, and in a whole pass unless the last
+// one met no trouble and found them so. It returns errWaiting where a listener woke the pass and there was nothing to tell.
+func (a *Agent) reportPass(ctx context.Context, start time.Time, changed, woken bool) error {
+	var reportErr error
+	if woken {
+		reportErr = errWaiting
+	}
+	calm := errors.Join(a.consulErr, a.listenErr, a.applyErr) == nil
+	if a.beside.busy {
+		a.beside.owed = a.beside.owed || changed
+	} else if changed || a.beside.owed || !woken && (!calm || !a.steady) {
+		a.beside.owed = false
+		reporting := time.Now()
+		written, err := a.report(ctx, a.consulErr, woken)
+		a.stepped("report", reporting)
+		if ctx.Err() == nil {
+			a.news.trouble(a.parts.Log, start, "report", err)
+		}
+		reportErr = err
+		a.steady = calm && err == nil && written == 0
+	}
+	return reportErr
 }
 
 // decide evaluates, makes the kernel equal the result and tells what is new. It returns whether anything was looked at

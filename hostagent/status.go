@@ -46,15 +46,10 @@ type view struct {
 	holds       *standing
 	incomplete  string // what kept owners out of sight
 	host        *Host
-	stateErr    error
-	publishErr  error
-	blockedErr  error
-	hears       bool // of listeners as they appear
-	hearErr     error
+	hears       bool    // of listeners as they appear
+	troubles    []error // beside those of the steps; nil among them
 	wakeup      WakeupState
-	wakeupErr   error // why it is off or fails
-	probeErr    error
-	certErr     error    // why new certificates for Consul are not used
+	wakeupErr   error    // why it is off or fails
 	elsewhere   []string // what is not known of other network namespaces
 }
 
@@ -67,23 +62,28 @@ func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {
 	hears, hearErr := a.ears.state()
 	wakeup, wakeupErr := a.wakeup.shown()
+	p := &a.parts.Policy
 	return &view{
-		mode: a.parts.Policy.Mode, allowFrom: a.parts.Policy.AllowFrom, allowCluster: a.parts.Policy.AllowCluster,
-		pathsFrom: sourceTexts(a.parts.Policy.ExposedPathsCluster, a.parts.Policy.ExposedPathsFrom), version: a.parts.Version, backend: a.parts.Backend, address: a.parts.Address,
-		degradations: a.parts.Degradations,
-		namespace:    a.parts.Namespace, started: a.started, passes: a.passes, passAt: start, passTook: took,
-		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, consulErr: a.news.standing("consul", consulErr),
-		membersErr: a.sources.membersErr, networksErr: a.sources.networksErr, listenErr: a.listenErr, reportErr: a.news.standing("report", reportErr), settled: a.memory.settled,
+		mode: p.Mode, allowFrom: p.AllowFrom, allowCluster: p.AllowCluster,
+		pathsFrom: sourceTexts(p.ExposedPathsCluster, p.ExposedPathsFrom),
+		version:   a.parts.Version, backend: a.parts.Backend, address: a.parts.Address, degradations: a.parts.Degradations,
+		namespace: a.parts.Namespace, started: a.started, passes: a.passes, passAt: start, passTook: took,
+
+		agent: a.facts, answers: a.memory.answers, answerAt: a.answerAt, settled: a.memory.settled,
+		consulErr: a.news.standing("consul", consulErr), reportErr: a.news.standing("report", reportErr),
+		listenErr: a.listenErr, membersErr: a.sources.membersErr, networksErr: a.sources.networksErr,
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
-		stateErr: a.stateErr, publishErr: a.publisher.err, blockedErr: a.blocks.err, hears: hears, hearErr: hearErr, wakeup: wakeup, wakeupErr: wakeupErr, probeErr: a.prober.trouble(), certErr: a.news.last("certificates"),
-		elsewhere: a.elsewhere.degradations(),
+		hears: hears, wakeup: wakeup, wakeupErr: wakeupErr, elsewhere: a.elsewhere.degradations(),
+		troubles: []error{
+			a.stateErr, a.publisher.err, a.blocks.err, hearErr, a.prober.trouble(), a.news.last("certificates"),
+		},
 	}
 }
 
 // Status is what a running hostagent says of itself, for programs. Namespace is the inode of the network namespace that it
-// works in. SchemaVersion grows when a field changes meaning or
-// goes; fields may be added without. No list in it is null; a time that never was is null.
+// works in. SchemaVersion grows when a field changes meaning or goes; fields may be added without. No list in it is null; a
+// time that never was is null.
 type Status struct {
 	SchemaVersion int               `json:"schema_version"`
 	Version       string            `json:"hostagent_version"`
@@ -204,7 +204,7 @@ func (a *Agent) Status() Status {
 	if v.incomplete != "" {
 		s.Degradations = append(s.Degradations, v.incomplete)
 	}
-	for _, err := range []error{v.stateErr, v.publishErr, v.blockedErr, v.hearErr, v.probeErr, v.certErr} {
+	for _, err := range v.troubles {
 		if err != nil {
 			s.Degradations = append(s.Degradations, err.Error())
 		}

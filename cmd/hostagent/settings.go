@@ -128,8 +128,9 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 func partsWithoutConsul(c *config.Config, log *slog.Logger) hostagent.Parts {
 	return hostagent.Parts{
 		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
-		Listen: sockets.List, Owners: sockets.NewOwners(), Elsewhere: sockets.NewElsewhere().List, Connections: sockets.Connections, EndConnections: sockets.End, Host: lookAtHost(nil),
-		Networks: facts.ReadNetworks, Log: log, Version: version(), StateDir: c.StateDir,
+		Listen: sockets.List, Owners: sockets.NewOwners(), Elsewhere: sockets.NewElsewhere().List,
+		Connections: sockets.Connections, EndConnections: sockets.End,
+		Host: lookAtHost(nil), Networks: facts.ReadNetworks, Log: log, Version: version(), StateDir: c.StateDir,
 	}
 }
 
