@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 # Installs, through apt, the programs that tests and demo run and that are missing. Says what it does; does nothing where
-# all are there.
+# all are there. "tools.sh gcc" installs a C compiler too, which the race detector needs.
 set -euo pipefail
 
 PATH=$PATH:/usr/sbin:/sbin
 declare -A package=([iptables]=iptables [iptables-legacy]=iptables [ip]=iproute2 [ss]=iproute2 [ipset]=ipset [nft]=nftables [setpriv]=util-linux)
+[ "${1-}" != gcc ] || package[gcc]="gcc libc6-dev"
 missing=()
 for program in "${!package[@]}"; do
-  command -v "$program" >/dev/null || missing+=("${package[$program]}")
+  command -v "$program" >/dev/null && continue
+  read -ra more <<<"${package[$program]}"
+  missing+=("${more[@]}")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
