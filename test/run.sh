@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 # Runs every test. As root: on namespaces made by root, and then once more what an ordinary user can run, in a user
-# namespace, as user nobody. As an ordinary user: the latter only; the tests that need root are named at the end.
+# namespace, as user nobody, but for long ones to which it makes no difference who runs them. As an ordinary user: the
+# latter only, and all of it. Each run names at its end the tests that it has left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,7 +39,7 @@ for package in cmd/hostagent firewall sockets hostagent/facts hostagent/probe ho
   install -d -o nobody "$open/home-$name"
   if [ -d "$package/testdata" ]; then cp -r "$package/testdata" "$open/home-$name/"; fi
   env -C "$open/home-$name" setpriv --reuid nobody --regid nogroup --clear-groups \
-    env HOME="$open/home-$name" TMPDIR="$open/home-$name" CONSUL_BIN="$open/consul" HOSTAGENT_TEST_BIN_DIR="$open" \
+    env HOME="$open/home-$name" TMPDIR="$open/home-$name" CONSUL_BIN="$open/consul" HOSTAGENT_TEST_BIN_DIR="$open" HOSTAGENT_TEST_AGAIN=1 \
     "$open/$name.test" -test.timeout 10m -test.parallel 4 || { status=1; echo "FAIL $package as an ordinary user"; }
 done
 exit $status

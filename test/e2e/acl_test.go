@@ -17,6 +17,7 @@ import (
 
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 const management = "11111111-2222-3333-4444-555555555555"
@@ -236,6 +237,7 @@ type missing struct {
 // TestDefaultDeny: with the policy that hostagent prints everything works, each of its rules is needed and named where it is
 // missing, and whatever is missing, the state stands until it is there again.
 func TestDefaultDeny(t *testing.T) {
+	netns.Once(t)
 	w := newACL(t)
 	anonymous := w.startPrivately(quick)
 	anonymous.logs(0, "no token was sent")

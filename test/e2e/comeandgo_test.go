@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // lives is a host whose agent comes and goes in every way that operators know, watched from the network. Some of its
@@ -73,6 +74,7 @@ func (l *lives) stands(story string) {
 // TestAgentComesAndGoes: reloads, restarts, a leave, maintenance and what else happens to a healthy agent closes no port of a
 // registered sidecar.
 func TestAgentComesAndGoes(t *testing.T) {
+	netns.Once(t)
 	l := newLives(t)
 	for range 8 {
 		l.must(l.consul.Reload(l.ctx))
@@ -109,6 +111,7 @@ func TestAgentComesAndGoes(t *testing.T) {
 // TestServicesThatMoveAndGo: what is registered again on another port, and what an agent has forgotten for good, closes
 // after close_delay and not before.
 func TestServicesThatMoveAndGo(t *testing.T) {
+	netns.Once(t)
 	l := newLives(t)
 	api := l.consul.API().Agent()
 	l.must(api.ServiceRegister(withSidecar("web", 8080, 21000))) // as it stands

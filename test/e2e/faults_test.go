@@ -13,11 +13,13 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // TestLastingFaults: however long the agent answers as no agent should, longer than close_delay too, the last good state
 // stands, and what comes after the fault counts again.
 func TestLastingFaults(t *testing.T) {
+	netns.Once(t)
 	t.Parallel()
 	kinds := host.FaultKinds(host.RouteServices)
 	for part := range slices.Chunk(kinds, (len(kinds)+1)/2) {

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // kindsConfig is what an operator of the host below would write.
@@ -181,6 +182,7 @@ func TestKinds(t *testing.T) {
 // their ports, which hostagent opened: behind a firewall that lets nothing in they stay open for close_delay, and with one
 // that lets everything in nobody closes them.
 func TestRangeMoves(t *testing.T) {
+	netns.Once(t)
 	const config = "extra_ports = [19444]\n"
 	w := newWorld(t, host.ConsulOptions{})
 	w.dropByDefault()

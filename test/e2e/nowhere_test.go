@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // echo stands between hostagent and the agent: it passes requests on, or answers with what it was asked.
@@ -79,6 +80,7 @@ func answers() map[string]http.HandlerFunc {
 
 // TestTokenIsNowhere: whatever goes wrong, nothing that hostagent writes tells its token.
 func TestTokenIsNowhere(t *testing.T) {
+	netns.Once(t)
 	w := newWorld(t, defaultDeny())
 	w.service("web", 8080, "127.0.0.1:8080")
 	e := newEcho(w)

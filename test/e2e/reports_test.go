@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // upstream starts a built-in proxy that gives the host's clients a way to a service through the mesh, at a local port.
@@ -132,6 +133,7 @@ func (w *world) written() map[string]uint64 {
 // TestReportOnService: what a result on an application's own service does to it, and that the end of hostagent does
 // nothing.
 func TestReportOnService(t *testing.T) {
+	netns.Once(t)
 	w := newWorld(t, host.ConsulOptions{})
 	for i, service := range []struct{ name, listen string }{
 		{"web", "0.0.0.0:8080"}, {"db", "0.0.0.0:8081"}, {"api", "127.0.0.1:8082"},
@@ -261,6 +263,7 @@ func TestReportsComeAndGo(t *testing.T) {
 // TestReportOnRefusedService: an application on whose service the token may not write has its results on hostagent's, and
 // keeps no other from its own.
 func TestReportOnRefusedService(t *testing.T) {
+	netns.Once(t)
 	w := newWorld(t, defaultDeny())
 	w.service("web", 8080, "0.0.0.0:8080")
 	w.service("db", 8081, "0.0.0.0:8081")

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // storm is what TestFaultStorm does to a host.
@@ -61,6 +62,7 @@ func stormSeed(t *testing.T) uint64 {
 // TestFaultStorm: 200 faults of the agent, one after the other, while services come and go. Seen from the network no port
 // of a registered sidecar is ever closed, and no other one ever open.
 func TestFaultStorm(t *testing.T) {
+	netns.Once(t)
 	seed := stormSeed(t)
 	s := &storm{
 		world: newWorld(t, host.ConsulOptions{}), random: rand.New(rand.NewPCG(seed, seed)),

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // authority is a CA of its own, as consul tls ca create makes one.
@@ -109,6 +110,7 @@ func (c certificates) hcl() string {
 // TestCertificatesRotate: an agent that demands client certificates over https, whose CA changes while everything runs; and
 // what stands while the two do not agree.
 func TestCertificatesRotate(t *testing.T) {
+	netns.Once(t)
 	soon, past := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
 	first, second := newAuthority(t, "First CA"), newAuthority(t, "Second CA")
 	agents, ours := newCertificates(t), newCertificates(t)

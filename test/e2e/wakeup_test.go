@@ -10,11 +10,13 @@ import (
 
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/test/host"
+	"github.com/hostagent/hostagent/test/netns"
 )
 
 // TestRegistrationOpensAtOnce: long before the next poll, with a token that may not read the node, after a reload, and after
 // Consul was restarted; and what hostagent itself writes wakes it no more than once.
 func TestRegistrationOpensAtOnce(t *testing.T) {
+	netns.Once(t)
 	w := newWorld(t, defaultDeny())
 	w.register("web", 8080, 0)
 	config := fmt.Sprintf("poll_interval = \"5s\"\nclose_delay = \"4s\"\nconsul { token_file = %q }\n", w.grant("hostagent", frugal).file())
@@ -61,6 +63,7 @@ func TestRegistrationOpensAtOnce(t *testing.T) {
 
 // TestSteadyHostWritesNothing to Consul's servers, while it guards and reports: not even when it refreshes its life check.
 func TestSteadyHostWritesNothing(t *testing.T) {
+	netns.Once(t)
 	w := newWorld(t, host.ConsulOptions{Config: "disable_coordinates = true\n"}) // the agent's own, four times a minute
 	w.register("web", 8080, 0)
 	_, err := w.StartApp(w.ctx, host.App{Name: "web", Listen: []string{"0.0.0.0:8080"}})

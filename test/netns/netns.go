@@ -25,6 +25,7 @@ import (
 const (
 	insideEnv = "HOSTAGENT_TEST_NETNS" // "root" or "user": how the surrounding namespaces were made
 	skipEnv   = "HOSTAGENT_TEST_SKIP_NETNS"
+	againEnv  = "HOSTAGENT_TEST_AGAIN" // "1": the same tests have passed as root just now
 )
 
 var (
@@ -67,6 +68,15 @@ func RequireRoot(t testing.TB, reason string) {
 	t.Helper()
 	if Rootless() {
 		skip(t, "root-only: "+reason)
+	}
+}
+
+// Once skips t where test/run.sh runs the tests a second time, as an ordinary user, after root: of a test to which it makes
+// no difference who runs it. Where nobody ran it as root it runs. Main prints the names of all tests skipped so.
+func Once(t testing.TB) {
+	t.Helper()
+	if os.Getenv(againEnv) == "1" {
+		skip(t, "once is enough: root has just run it")
 	}
 }
 
