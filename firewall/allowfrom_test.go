@@ -54,33 +54,41 @@ COMMIT
 COMMIT
 `
 
+// appliesAs applies want, as Plan says it, and wants Show and Ruleset.String to be sets and, for either family, rules.
+func appliesAs(t *testing.T, f *Firewall, want Ruleset, variant Variant, sets, rules string) Changes {
+	t.Helper()
+	plan, err := f.Plan(context.Background(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := mustApply(t, f, want)
+	if diff := cmp.Diff(plan.String(), changes.String()); diff != "" {
+		t.Errorf("Apply did not do what Plan said (-plan +done):\n%s", diff)
+	}
+	golden := sets
+	for _, family := range []Family{IPv4, IPv6} {
+		number := strings.TrimPrefix(string(family), "ipv")
+		golden += strings.NewReplacer("FAMILY", string(family), "VARIANT", string(variant),
+			"hostagent-fromN", "hostagent-from"+number, "hostagent-pathsN", "hostagent-paths"+number).Replace(rules)
+	}
+	if diff := cmp.Diff(golden, show(t, f)); diff != "" {
+		t.Errorf("Show after Apply (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(strings.ReplaceAll(golden, " "+string(variant)+"\n", "\n"), want.String()); diff != "" {
+		t.Errorf("Ruleset.String (-want +got):\n%s", diff)
+	}
+	return changes
+}
+
 func TestAllowFromGolden(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
 		want := limited("fd00::/8", "10.0.0.0/8", "192.0.2.7/32", "10.0.0.0/8")
-		plan, err := f.Plan(context.Background(), want)
-		if err != nil {
-			t.Fatal(err)
-		}
-		changes := mustApply(t, f, want)
-		if diff := cmp.Diff(plan.String(), changes.String()); diff != "" {
-			t.Errorf("Apply did not do what Plan said (-plan +done):\n%s", diff)
-		}
+		changes := appliesAs(t, f, want, variant, goldenFromSets, goldenFromRules)
 		if part := "hostagent-from4 created +10.0.0.0/8 +192.0.2.7; hostagent-from6 created +fd00::/8; "; !strings.Contains(changes.String(), part) {
 			t.Errorf("Apply says: %v\nwant in it: %s", changes, part)
 		}
-		golden := goldenFromSets
-		for i, family := range []Family{IPv4, IPv6} {
-			set := []string{"hostagent-from4", "hostagent-from6"}[i]
-			golden += strings.NewReplacer("FAMILY", string(family), "VARIANT", string(variant), "hostagent-fromN", set).Replace(goldenFromRules)
-		}
-		if diff := cmp.Diff(golden, show(t, f)); diff != "" {
-			t.Errorf("Show after Apply (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff(strings.ReplaceAll(golden, " "+string(variant)+"\n", "\n"), want.String()); diff != "" {
-			t.Errorf("Ruleset.String (-want +got):\n%s", diff)
-		}
-		if plan, err = f.Plan(context.Background(), want); err != nil || !plan.Empty() {
+		if plan, err := f.Plan(context.Background(), want); err != nil || !plan.Empty() {
 			t.Errorf("Plan after Apply: %v, %v", plan, err)
 		}
 		for command, text := range map[string]string{

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,48 +41,80 @@ func outcome(want, source, address string, port int) string {
 	return err.Error()
 }
 
+// sources is a peer with two addresses of each family: one that rules may list, and one that they do not.
+type sources struct{ *peer }
+
+func newSources(t *testing.T) sources {
+	t.Helper()
+	p := newPeer(t, 1)
+	p.do(func() { shell(t, "ip addr add 10.9.1.3/24 dev far1; ip -6 addr add fd09:1::3/64 dev far1 nodad") })
+	return sources{p}
+}
+
+// sourceFamily is what a family has: its program, the host's address, the two of the sources, and loopback.
+type sourceFamily struct {
+	t                                     *testing.T
+	from                                  sources
+	tables, host, listed, other, loopback string
+}
+
+func (s sources) families(t *testing.T, variant Variant) []sourceFamily {
+	return []sourceFamily{
+		{t, s, "iptables-" + tables(variant), "10.9.1.1", "10.9.1.2", "10.9.1.3", "127.0.0.1"},
+		{t, s, "ip6tables-" + tables(variant), "fd09:1::1", "fd09:1::2", "fd09:1::3", "::1"},
+	}
+}
+
+// expect wants a connection from one of the sources to the host to end so.
+func (f *sourceFamily) expect(what, source string, port int, want string) {
+	f.t.Helper()
+	f.from.do(func() {
+		if got := outcome(want, source, f.host, port); got != want {
+			f.t.Errorf("%s: %s to %s port %d is %s, want %s", what, source, f.host, port, got, want)
+		}
+	})
+}
+
+// own wants the host to reach its own port.
+func (f *sourceFamily) own(what string, port int) {
+	f.t.Helper()
+	for _, address := range []string{f.loopback, f.host} {
+		if got := outcome("open", address, address, port); got != "open" {
+			f.t.Errorf("%s: the host to itself at %s is %s", what, address, got)
+		}
+	}
+}
+
+// onlyIPv4 wants a port to be open to all sources of IPv4, and to none of IPv6.
+func (s sources) onlyIPv4(t *testing.T, port int) {
+	t.Helper()
+	families := s.families(t, VariantNFT) // whose addresses are those of all
+	families[0].expect("10.9.1.0/24 alone", families[0].other, port, "open")
+	families[1].expect("10.9.1.0/24 alone", families[1].listed, port, "dropped")
+}
+
 // TestAllowFromTraffic: a source that is not allowed reaches no open port, whatever the host's own rules say, and one that
 // is does; the host with itself is never limited.
 func TestAllowFromTraffic(t *testing.T) {
 	eachBackend(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
-		client := newPeer(t, 1)
-		client.do(func() { shell(t, "ip addr add 10.9.1.3/24 dev far1; ip -6 addr add fd09:1::3/64 dev far1 nodad") })
+		client := newSources(t)
 		listen(t, 21000, 21001, 21050, 8080, 9443)
 		want := limited("10.9.1.2/32", "fd09:1::2/128")
 		want.Open.Add(9443) // beside the guarded range
 		mustApply(t, f, want)
-		for _, fam := range []struct{ tables, host, allowed, other, loopback string }{
-			{"iptables-" + tables(variant), "10.9.1.1", "10.9.1.2", "10.9.1.3", "127.0.0.1"},
-			{"ip6tables-" + tables(variant), "fd09:1::1", "fd09:1::2", "fd09:1::3", "::1"},
-		} {
-			expect := func(what, source string, port int, want string) {
-				t.Helper()
-				client.do(func() {
-					if got := outcome(want, source, fam.host, port); got != want {
-						t.Errorf("%s: %s to %s port %d is %s, want %s", what, source, fam.host, port, got, want)
-					}
-				})
-			}
-			own := func(what string) {
-				t.Helper()
-				for _, address := range []string{fam.loopback, fam.host} {
-					if got := outcome("open", address, address, 21000); got != "open" {
-						t.Errorf("%s: the host to itself at %s is %s", what, address, got)
-					}
-				}
-			}
+		for _, fam := range client.families(t, variant) {
 			shell(t, "T="+fam.tables+" HOST="+fam.host+`
 				$T -I INPUT -p tcp -j ACCEPT
 				$T -t nat -A PREROUTING -p tcp -d $HOST --dport 9999 -j REDIRECT --to-ports 21000
 				$T -t nat -A PREROUTING -p tcp -d $HOST --dport 21001 -j REDIRECT --to-ports 8080`)
 			for _, port := range []int{21000, 9443, 9999, 21001} {
-				expect("policy ACCEPT", fam.allowed, port, "open")
-				expect("policy ACCEPT", fam.other, port, "dropped")
+				fam.expect("policy ACCEPT", fam.listed, port, "open")
+				fam.expect("policy ACCEPT", fam.other, port, "dropped")
 			}
-			expect("policy ACCEPT, closed port", fam.allowed, 21050, "dropped")
-			expect("policy ACCEPT, none of ours", fam.other, 8080, "open")
-			own("policy ACCEPT")
+			fam.expect("policy ACCEPT, closed port", fam.listed, 21050, "dropped")
+			fam.expect("policy ACCEPT, none of ours", fam.other, 8080, "open")
+			fam.own("policy ACCEPT", 21000)
 
 			// The host's own rules now let in established connections and IPv6's neighbour discovery only.
 			shell(t, "T="+fam.tables+`
@@ -94,25 +125,18 @@ func TestAllowFromTraffic(t *testing.T) {
 			if variant == onNFTables { // it has no accept, and drops nothing that is let in
 				shell(t, fam.tables+" -A INPUT -p tcp --dport 21000 -j ACCEPT; "+fam.tables+" -I INPUT -i lo -j ACCEPT")
 			}
-			expect("policy DROP", fam.allowed, 21000, "open")
-			expect("policy DROP", fam.other, 21000, "dropped")
-			expect("policy DROP, none of ours", fam.allowed, 8080, "dropped")
-			own("policy DROP")
+			fam.expect("policy DROP", fam.listed, 21000, "open")
+			fam.expect("policy DROP", fam.other, 21000, "dropped")
+			fam.expect("policy DROP, none of ours", fam.listed, 8080, "dropped")
+			fam.own("policy DROP", 21000)
 			// Our accept takes every packet of the open port, not only those of established connections.
 			shell(t, fam.tables+" -D INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
-			expect("policy DROP, nothing established", fam.allowed, 21000, "open")
+			fam.expect("policy DROP, nothing established", fam.listed, 21000, "open")
 			shell(t, fam.tables+" -P INPUT ACCEPT")
 		}
 		// A family without a network is for nobody.
 		mustApply(t, f, limited("10.9.1.0/24"))
-		client.do(func() {
-			for address, want := range map[string]string{"10.9.1.3": "open", "fd09:1::2": "dropped"} {
-				host := map[bool]string{true: "10.9.1.1", false: "fd09:1::1"}[strings.HasPrefix(address, "10.")]
-				if got := outcome(want, address, host, 21000); got != want {
-					t.Errorf("%s is %s, want %s", address, got, want)
-				}
-			}
-		})
+		client.onlyIPv4(t, 21000)
 	})
 }
 

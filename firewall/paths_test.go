@@ -59,27 +59,7 @@ COMMIT
 
 func TestPathsGolden(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant Variant) {
-		f := start(t, variant)
-		want := withPaths("fd00::/8", "10.0.0.0/8")
-		plan, err := f.Plan(context.Background(), want)
-		if err != nil {
-			t.Fatal(err)
-		}
-		changes := mustApply(t, f, want)
-		if diff := cmp.Diff(plan.String(), changes.String()); diff != "" {
-			t.Errorf("Apply did not do what Plan said (-plan +done):\n%s", diff)
-		}
-		golden := goldenPathsSets
-		for i, family := range []Family{IPv4, IPv6} {
-			set := []string{"hostagent-paths4", "hostagent-paths6"}[i]
-			golden += strings.NewReplacer("FAMILY", string(family), "VARIANT", string(variant), "hostagent-pathsN", set).Replace(goldenPathsRules)
-		}
-		if diff := cmp.Diff(golden, show(t, f)); diff != "" {
-			t.Errorf("Show after Apply (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff(strings.ReplaceAll(golden, " "+string(variant)+"\n", "\n"), want.String()); diff != "" {
-			t.Errorf("Ruleset.String (-want +got):\n%s", diff)
-		}
+		appliesAs(t, start(t, variant), withPaths("fd00::/8", "10.0.0.0/8"), variant, goldenPathsSets, goldenPathsRules)
 	})
 }
 
@@ -212,45 +192,25 @@ func TestPathsDriftIsRepaired(t *testing.T) {
 func TestPathsTraffic(t *testing.T) {
 	eachBackend(t, func(t *testing.T, variant Variant) {
 		f := start(t, variant)
-		client := newPeer(t, 1)
-		client.do(func() { shell(t, "ip addr add 10.9.1.3/24 dev far1; ip -6 addr add fd09:1::3/64 dev far1 nodad") })
+		client := newSources(t)
 		listen(t, 21000, 21001, 21100, 21101, 8080, 9443)
 		want := withPaths("10.9.1.2/32", "fd09:1::2/128")
 		want.Paths = Ports(21100, 21101, 9443)
 		want.Open.Remove(21001)
 		mustApply(t, f, want)
-		for _, fam := range []struct{ tables, host, listed, other, loopback string }{
-			{"iptables-" + tables(variant), "10.9.1.1", "10.9.1.2", "10.9.1.3", "127.0.0.1"},
-			{"ip6tables-" + tables(variant), "fd09:1::1", "fd09:1::2", "fd09:1::3", "::1"},
-		} {
-			expect := func(what, source string, port int, want string) {
-				t.Helper()
-				client.do(func() {
-					if got := outcome(want, source, fam.host, port); got != want {
-						t.Errorf("%s: %s to %s port %d is %s, want %s", what, source, fam.host, port, got, want)
-					}
-				})
-			}
-			own := func(what string) {
-				t.Helper()
-				for _, address := range []string{fam.loopback, fam.host} {
-					if got := outcome("open", address, address, 21100); got != "open" {
-						t.Errorf("%s: the host to itself at %s is %s", what, address, got)
-					}
-				}
-			}
+		for _, fam := range client.families(t, variant) {
 			shell(t, "T="+fam.tables+" HOST="+fam.host+`
 				$T -I INPUT -p tcp -j ACCEPT
 				$T -t nat -A PREROUTING -p tcp -d $HOST --dport 9999 -j REDIRECT --to-ports 21100
 				$T -t nat -A PREROUTING -p tcp -d $HOST --dport 21101 -j REDIRECT --to-ports 8080`)
 			for _, port := range []int{21100, 9999, 21101} {
-				expect("policy ACCEPT", fam.listed, port, "open")
-				expect("policy ACCEPT", fam.other, port, "dropped")
+				fam.expect("policy ACCEPT", fam.listed, port, "open")
+				fam.expect("policy ACCEPT", fam.other, port, "dropped")
 			}
-			expect("policy ACCEPT, a sidecar's", fam.other, 21000, "open")
-			expect("policy ACCEPT, closed port", fam.listed, 21001, "dropped")
-			expect("policy ACCEPT, beside the guard", fam.other, 9443, "open")
-			own("policy ACCEPT")
+			fam.expect("policy ACCEPT, a sidecar's", fam.other, 21000, "open")
+			fam.expect("policy ACCEPT, closed port", fam.listed, 21001, "dropped")
+			fam.expect("policy ACCEPT, beside the guard", fam.other, 9443, "open")
+			fam.own("policy ACCEPT", 21100)
 
 			// The host's own rules now let in established connections over lo and IPv6's neighbour discovery only.
 			shell(t, "T="+fam.tables+`
@@ -261,26 +221,19 @@ func TestPathsTraffic(t *testing.T) {
 			if variant == onNFTables { // it has no accept, and drops nothing that is let in
 				shell(t, fam.tables+" -A INPUT -p tcp -m multiport --dports 21100,9443 -j ACCEPT; "+fam.tables+" -I INPUT -i lo -j ACCEPT")
 			}
-			expect("policy DROP", fam.listed, 21100, "open")
-			expect("policy DROP", fam.other, 21100, "dropped")
-			expect("policy DROP, beside the guard", fam.listed, 9443, "open")
+			fam.expect("policy DROP", fam.listed, 21100, "open")
+			fam.expect("policy DROP", fam.other, 21100, "dropped")
+			fam.expect("policy DROP, beside the guard", fam.listed, 9443, "open")
 			if variant != onNFTables {
-				expect("policy DROP, beside the guard", fam.other, 9443, "dropped")
+				fam.expect("policy DROP, beside the guard", fam.other, 9443, "dropped")
 			}
-			own("policy DROP")
+			fam.own("policy DROP", 21100)
 			shell(t, fam.tables+" -P INPUT ACCEPT")
 		}
 		// A family without a network is for nobody.
 		want.PathsFrom = prefixes("10.9.1.0/24")
 		mustApply(t, f, want)
-		client.do(func() {
-			for address, want := range map[string]string{"10.9.1.3": "open", "fd09:1::2": "dropped"} {
-				host := map[bool]string{true: "10.9.1.1", false: "fd09:1::1"}[strings.HasPrefix(address, "10.")]
-				if got := outcome(want, address, host, 21100); got != want {
-					t.Errorf("%s is %s, want %s", address, got, want)
-				}
-			}
-		})
+		client.onlyIPv4(t, 21100)
 	})
 }
 

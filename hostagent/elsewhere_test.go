@@ -306,11 +306,7 @@ func TestWaysElsewhere(t *testing.T) {
 }
 
 func TestQuarantineElsewhere(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(in *Input)
-		want   string
-	}{
+	eachInput(t, infected, quarantineDump, []inputCase{
 		{"it lives in another namespace", func(in *Input) {
 			published(in, "21000 172.26.64.2:21000")
 			inNamespace(in, alloc, "172.26.64.2", "tcp 0.0.0.0:8080", "tcp 0.0.0.0:21000")
@@ -337,15 +333,7 @@ func TestQuarantineElsewhere(t *testing.T) {
 			in.Listeners = slices.DeleteFunc(in.Listeners, func(l sockets.Listener) bool { return l.Addr.Port() == 8080 })
 			published(in, "8080 172.17.0.2:80", "8080 172.17.0.3:80")
 		}, refused8080("nat rules send it to several places", "publish each container on a port of its own")},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			in := infected()
-			test.change(&in)
-			if diff := cmp.Diff(test.want, quarantineDump(Evaluate(in))); diff != "" {
-				t.Errorf("result (-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 // TestScanElsewhere: a look into other namespaces that fails is a note, and what is out of sight is told.

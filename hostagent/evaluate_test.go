@@ -107,6 +107,27 @@ func dump(r Result) string {
 	return b.String()
 }
 
+// inputCase is a change of an input, and what Evaluate makes of it as text.
+type inputCase struct {
+	name   string
+	change func(in *Input)
+	want   string
+}
+
+// eachInput evaluates a new input for each case.
+func eachInput(t *testing.T, begin func() Input, text func(Result) string, cases []inputCase) {
+	t.Helper()
+	for _, tt := range cases {
+		t.Run(tt.name, func(t *testing.T) {
+			in := begin()
+			tt.change(&in)
+			if diff := cmp.Diff(tt.want, text(Evaluate(in))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // base is a settled host with a range known to the agent and one healthy service.
 func base() Input {
 	return Input{
@@ -130,11 +151,7 @@ service web tcp 127.0.0.1:8080
 `
 
 func TestEvaluate(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(in *Input)
-		want   string
-	}{
+	eachInput(t, base, dump, []inputCase{
 		{"healthy", func(*Input) {}, healthy},
 		{"nothing registered", func(in *Input) { in.Registrations, in.Listeners = nil, nil },
 			"range 21000-21255\nguard 21000-21255\nopen none\n"},
@@ -470,15 +487,7 @@ service web tcp 127.0.0.1:8080
 warning port-not-opened open "web": port 22 of -x\u001b[2J\u000a` + strings.Repeat("y", 153) + `… stays as the host's own firewall has it: it is a protected port
 warning squatted-port open "": tcp [::]:21000 is in the sidecar range and no registered sidecar explains it
 `},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			in := base()
-			test.change(&in)
-			if diff := cmp.Diff(test.want, dump(Evaluate(in))); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 func exposedBy(listener string) string {

@@ -49,11 +49,7 @@ func TestGateways(t *testing.T) {
 		}
 		return all
 	}
-	for _, test := range []struct {
-		name   string
-		change func(in *Input)
-		want   string
-	}{
+	eachInput(t, base, askedFor, []inputCase{
 		{"a mesh gateway with further addresses", func(in *Input) {
 			registered(in, firewall.Ports(8443, 8445), []string{"tcp 0.0.0.0:8443"}, gateway("gw", consul.KindMeshGateway, 8443, consul.Proxy{Binds: binds(8445, 8446, 21009, 8443)}))
 		}, "8443 for gw by gw\n8445 for gw by gw\n21009 for gw by gw\n" + "warning port-not-opened open \"gw\": port 8446 of gw stays OUTSIDE\n"},
@@ -165,15 +161,7 @@ warning port-not-opened open "gw": port 8500 of gw stays as the host's own firew
 			registered(in, firewall.Ports(8443), nil, gw)
 			in.Policy.Gateways, in.Policy.Native = nil, []string{"gw"}
 		}, "warning unconfirmed-claim open \"gw\": gw claims to be a mesh gateway, which the operator has not confirmed\n"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			in := base()
-			test.change(&in)
-			if diff := cmp.Diff(test.want, askedFor(Evaluate(in))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 func TestOddSidecarsAndNativeServices(t *testing.T) {
@@ -187,11 +175,7 @@ func TestOddSidecarsAndNativeServices(t *testing.T) {
 			Published: []firewall.Published{{First: from, Last: from, To: fmt.Sprintf(":%d", to)}},
 		}
 	}
-	for _, test := range []struct {
-		name   string
-		change func(in *Input)
-		want   string
-	}{
+	eachInput(t, base, askedFor, []inputCase{
 		{"bind_port in the range, redirected to", func(in *Input) {
 			registered(in, firewall.PortSet{}, []string{"tcp 0.0.0.0:8090", "tcp 0.0.0.0:21100"}, sidecar("api", 21001))
 			in.Registrations[2].Proxy.BindPort = 21100
@@ -324,15 +308,7 @@ warning unconfirmed-claim open "n": n claims to be Connect-native, which the ope
 			registered(in, firewall.Ports(9443), nil, n)
 			in.Policy.Native = []string{"n"}
 		}, "warning unconfirmed-claim open \"n\": n claims to be Connect-native, which the operator has not confirmed\n"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			in := base()
-			test.change(&in)
-			if diff := cmp.Diff(test.want, askedFor(Evaluate(in))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 // TestSiblingsOfGateways: a gateway that lives with an application listens on ports that no registration names.

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -43,11 +41,7 @@ func pathsOf(r Result) string {
 
 func TestExposedPaths(t *testing.T) {
 	some := func(in *Input) { in.Policy.ExposedPathsFrom = prefixes("10.0.0.0/8") }
-	tests := []struct {
-		name   string
-		change func(*Input)
-		want   string
-	}{
+	eachInput(t, base, pathsOf, []inputCase{
 		{"for nobody, in the range", func(in *Input) {
 			in.Registrations = []consul.Registration{app("web", 8080), exposing("web", 21000, 21200)}
 			in.Listeners = listeners("tcp 127.0.0.1:8080", "tcp [::]:21000", "tcp [::]:21200")
@@ -153,16 +147,7 @@ func TestExposedPaths(t *testing.T) {
 			in.Registrations = []consul.Registration{app("web", 8080), exposing("web", 21000, 8080)}
 			in.Listeners = listeners("tcp [::]:8080", "tcp [::]:21000", "tcp 127.0.0.1:8500 uid=0")
 		}, "open 21000\npaths none from 10.0.0.0/8\n"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			in := base()
-			tt.change(&in)
-			if diff := cmp.Diff(tt.want, pathsOf(Evaluate(in))); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 // TestPathsAreHeld: an exposed path opens at once, closes close_delay after its registration has gone, survives a restart,

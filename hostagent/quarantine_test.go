@@ -78,11 +78,7 @@ const (
 )
 
 func TestQuarantine(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(in *Input)
-		want   string
-	}{
+	eachInput(t, infected, quarantineDump, []inputCase{
 		{"exposed", func(*Input) {}, closed8080},
 		{"observed", func(in *Input) { in.Policy.Mode = ModeObserve }, closed8080},
 		{"only reported", func(in *Input) { in.Policy.Quarantine = nil }, "guard 21000-21255\ncut none false\n"},
@@ -353,13 +349,7 @@ func TestQuarantine(t *testing.T) {
 			in.Quarantined = []Quarantined{{Port: 8080, Services: []string{"web"}}}
 			in.Registrations = append(in.Registrations, app("plain", 8080))
 		}, refused8080("another registration names the same port: plain", nameIt)},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			in := infected()
-			test.change(&in)
-			want(t, "quarantine", test.want, quarantineDump(Evaluate(in)))
-		})
-	}
+	})
 }
 
 // TestHostileRegistrations: whoever may register one service closes nobody's port.

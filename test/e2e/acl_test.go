@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -89,6 +90,14 @@ func (p *private) socket() string { return filepath.Join(p.run, "hostagent.sock"
 
 // status is what hostagent status writes, on one line, and its exit status.
 func (p *private) status() (string, int) { return p.w.says("status", "--socket", p.socket()) }
+
+// tells is all that hostagent status knows, in trouble too.
+func (p *private) tells() (s hostagent.Status) {
+	p.w.t.Helper()
+	text, _ := p.w.says("status", "--format", "json", "--socket", p.socket())
+	p.w.must(json.Unmarshal([]byte(text), &s))
+	return s
+}
 
 // statusTurns waits until the exit status and text are so.
 func (p *private) statusTurns(code int, text string) {

@@ -23,9 +23,8 @@ func TestRegistrationOpensAtOnce(t *testing.T) {
 	agent := w.startPrivately(config)
 	w.must(agent.WaitLog(w.ctx, "changes of the catalog wake the loop"))
 	w.checkTurns("alive", "passing", "guard mode")
-	tells := func() hostagent.StatusConsul { return w.status("--socket", agent.socket()).Consul }
 	waits := func() error {
-		if is := tells().Wakeup; is.State != hostagent.WakeupWaiting {
+		if is := agent.tells().Consul.Wakeup; is.State != hostagent.WakeupWaiting {
 			return fmt.Errorf("status says %+v", is)
 		}
 		return nil
@@ -54,9 +53,9 @@ func TestRegistrationOpensAtOnce(t *testing.T) {
 	w.must(w.consul.Restart(w.ctx))
 	w.until("it waits again", waits)
 	opens("after a restart of Consul")
-	before := tells().WholeAnswers
+	before := agent.tells().Consul.WholeAnswers
 	time.Sleep(4 * time.Second)
-	if polls := tells().WholeAnswers - before; polls > 1 {
+	if polls := agent.tells().Consul.WholeAnswers - before; polls > 1 {
 		t.Errorf("the agent was asked %d times in 4 s of a steady host, want once or never", polls)
 	}
 }
