@@ -12,7 +12,7 @@ import (
 )
 
 // Needs says for what hostagent uses its token on one node. What stands here decides which rules the token's policy has:
-// each of them was seen to be missed when it was left out (Consul 1.21).
+// each of them was seen to be missed when it was left out (Consul 1.21). To wait for changes of the catalog needs none.
 type Needs struct {
 	Node   string // as the agent spells it: rules mind the case
 	Origin string // where Node comes from, for a comment; may be empty

@@ -294,7 +294,16 @@ func TestDefaultDeny(t *testing.T) {
 	given.change(policy)
 	w.must(agent.Signal(syscall.SIGHUP))
 	w.turns("the network", w.Net, w.sidecar, host.Open, 5*time.Second)
-	agent.statusTurns(0, "catalog wake-up "+string(hostagent.WakeupWaiting))
+	if strings.Contains(policy, "\nnode") {
+		t.Errorf("acl-policy asks for a right on nodes:\n%s", policy)
+	}
+	w.until("changes of the catalog wake the loop", func() error {
+		if is := agent.tells().Consul.Wakeup; is.State != hostagent.WakeupWaiting {
+			return fmt.Errorf("status says %+v", is)
+		}
+		return nil
+	})
+	agent.statusTurns(0, "")
 }
 
 // takeAway takes a rule out of the policy, wants its lack to be told and the state to stand, and gives it back.
