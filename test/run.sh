@@ -15,7 +15,8 @@ export HOSTAGENT_TEST_BIN_DIR=$build
 CONSUL_BIN=$(go run ./test/cmd/consul -print)
 export CONSUL_BIN
 
-go test -timeout 14m -parallel 6 ./...
+# Most of test/e2e waits: eight hosts at once keep two cores half busy.
+go test -timeout 14m -parallel 8 ./...
 # go test shows nothing of a package that passes.
 [ -n "${HOSTAGENT_NEIGHBOURS_ROOT:-}" ] || echo "NOT RUN: test/neighbours, beside real ufw, firewalld, nft and Docker (as root: make neighbours)" >&2
 (cd test/consul && go test ./keys) # is what Consul's keys were taken from still the Consul that is tested with?

@@ -74,15 +74,16 @@ func TestOutage(t *testing.T) {
 	_, port := w.service("web", 8080, "127.0.0.1:8080")
 	w.listenOn("squatter", 21200)
 	w.guard("")
+	w.eventually(port, host.Open, 5*time.Second)
+	watch := w.sentry()
+	watch.expect(host.Open, port)
+	watch.expect(host.Dropped, 21200)
 	w.must(w.consul.Stop())
-	for start := time.Now(); time.Since(start) < 6*time.Second; { // close_delay is 4 s
-		w.reaches(port, host.Open)
-		time.Sleep(100 * time.Millisecond)
-	}
-	w.reaches(21200, host.Dropped)
+	time.Sleep(6 * time.Second) // close_delay is 4 s
+	watch.calm(t, "while the agent is away")
 	w.must(w.consul.Restart(w.ctx))
 	w.checkTurns("alive", "passing", "guard mode")
-	w.reaches(port, host.Open)
+	t.Log(watch.stop(t))
 	w.must(w.consul.API().Agent().ServiceDeregister("web"))
 	w.eventually(port, host.Dropped, 10*time.Second)
 }
