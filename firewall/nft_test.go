@@ -221,7 +221,7 @@ func generationNow(t testing.TB) uint32 {
 }
 
 // TestNativeAppliesAtOnce: each Apply is one transaction, whatever it changes, but two where sources begin or cease to be
-// limited, and none where nothing is to change.
+// limited or an open port is no longer guarded, and none where nothing is to change.
 func TestNativeAppliesAtOnce(t *testing.T) {
 	f := start(t, onNFTables)
 	ports, rules, sources, unlimited := nativeSample(), nativeSample(), nativeSample(), nativeSample()
@@ -236,7 +236,7 @@ func TestNativeAppliesAtOnce(t *testing.T) {
 		want         Ruleset
 		transactions uint32
 	}{
-		{nativeSample(), 2}, {ports, 1}, {rules, 1}, {sources, 1}, {unlimited, 2}, {plain, 1}, {unlimited, 1}, {sources, 2}, {large, 1},
+		{nativeSample(), 2}, {ports, 2}, {rules, 2}, {sources, 1}, {unlimited, 2}, {plain, 1}, {unlimited, 1}, {sources, 2}, {large, 1},
 		{nativeSample(), 1},
 	} {
 		want := step.want

@@ -223,3 +223,48 @@ func TestNativeInterrupted(t *testing.T) {
 		t.Errorf("the second transaction: %v", err)
 	}
 }
+
+// TestNativeMovesInTwo: a port that is let in before and after, but for another reason, has both reasons in between.
+func TestNativeMovesInTwo(t *testing.T) {
+	f := start(t, onNFTables)
+	sidecar := Ruleset{Guard: portRange(21000, 21255), Open: Ports(21000, 21001), Paths: Ports(21100), PathsFrom: prefixes("10.9.0.0/16")}
+	path := sidecar
+	path.Open, path.Paths = Ports(21000), Ports(21001, 21100)
+	unguarded := sidecar
+	unguarded.Guard, unguarded.Open = portRange(21000, 21000), Ports(21000)
+	closed := sidecar
+	closed.Open = Ports(21000)
+	for _, test := range []struct {
+		name             string
+		from, to         Ruleset
+		open, paths      PortSet // after the first transaction
+		guard            PortSet
+		wantTransactions int
+	}{
+		{"to a path", sidecar, path, Ports(21000, 21001), Ports(21001, 21100), sidecar.Guard, 2},
+		{"from a path", path, sidecar, Ports(21000, 21001), Ports(21001, 21100), sidecar.Guard, 2},
+		{"to no guard", sidecar, unguarded, Ports(21000, 21001), Ports(21100), Ports(21000), 2},
+		{"closed", sidecar, closed, Ports(21000), Ports(21100), sidecar.Guard, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			mustApply(t, f, test.from)
+			seen, err := f.native.rules.readNative()
+			if err != nil {
+				t.Fatal(err)
+			}
+			step := f.native.next(seen, f.native.rules.wants(&test.to), false)
+			if open, paths, guard := step.after.ports("open"), step.after.ports("paths"), step.after.ports("guard"); open != test.open ||
+				paths != test.paths || guard != test.guard {
+				t.Errorf("first open %s, paths %s, guard %s; want %s, %s, %s", open, paths, guard, test.open, test.paths, test.guard)
+			}
+			before := generationNow(t)
+			mustApply(t, f, test.to)
+			if made := int(generationNow(t) - before); made != test.wantTransactions {
+				t.Errorf("%d transactions, want %d", made, test.wantTransactions)
+			}
+			if got := show(t, f); got != expected(test.to, onNFTables) {
+				t.Errorf("Show: %s", got)
+			}
+		})
+	}
+}
