@@ -25,10 +25,10 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	var answer consul.Answer
 	var err error
 	a.meanwhile(ctx, func(ctx context.Context) { answer, err = a.parts.Registry.Services(ctx) })
-	if err == nil && !answer.Unchanged && a.factsErr == nil {
-		a.factsNext = time.Time{} // a new sidecar's port may be of another range: an agent that restarts fast is never seen to be away
-	}
 	if err == nil {
+		if !answer.Unchanged && a.factsErr == nil && a.hasNewRange(answer.Registrations) {
+			a.factsNext = time.Time{}
+		}
 		err = a.askFacts(ctx, now)
 	}
 	a.untrusted.Store(silent(err))
@@ -57,6 +57,18 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	a.regs, a.answerAt = answer.Registrations, now
 	a.memory.answer(now, a.parts.Policy.claims(a.regs), a.parts.CloseDelay, a.parts.PollInterval)
 	return a.factsErr
+}
+
+// hasNewRange tells whether a new registration asks for a port outside the sidecar range: the agent may have another one since
+// it was asked, for one that restarts fast is never seen to be away. Others' ports do not wait for such a question, which
+// takes Consul 1.21 40 ms where 250 services stand in its files.
+func (a *Agent) hasNewRange(regs []consul.Registration) bool {
+	for claim := range a.parts.Policy.claims(regs) {
+		if !claim.Path && !a.memory.claims[claim] && !a.result.Range.Contains(claim.Port) && !a.parts.Policy.ExtraPorts.Has(claim.Port) {
+			return true
+		}
+	}
+	return false
 }
 
 // consulFailed tells the watcher of a request that brought no whole answer, unless hostagent itself is ending.
