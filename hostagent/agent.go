@@ -117,6 +117,7 @@ const (
 	stopDeadline   = 2 * time.Second
 
 	factsEvery   = 30 * time.Second // how often the agent is asked about itself
+	factsSoon    = 2 * time.Second  // how soon after a change of the registrations
 	hostEvery    = time.Minute      // how often the kernel's settings and other allocators are looked at
 	afreshEvery  = 5 * time.Second  // how often owners and standing checks are looked at while nothing else changes
 	troubleEvery = time.Minute      // how often a lasting trouble is logged
@@ -182,7 +183,8 @@ type Agent struct {
 	reported  string         // the service that holds our checks, "" while there is none
 	former    former         // those that held them before
 	said      *consul.Report // the last report, nil where it could not be written
-	steady    bool           // the last pass met no trouble and found Consul's checks as they should be
+	told      toldChecks
+	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	keeper    keeper
 	stateErr  error  // why the state is not saved
 	savedNode string // the Consul node that an earlier run's state belongs to, until that was looked at

@@ -26,8 +26,8 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	var err error
 	a.meanwhile(ctx, func(ctx context.Context) { answer, err = a.parts.Registry.Services(ctx) })
 	if err == nil {
-		if !answer.Unchanged && a.factsErr == nil && a.hasNewRange(answer.Registrations) {
-			a.factsNext = time.Time{}
+		if !answer.Unchanged && a.factsErr == nil {
+			a.factsNext = a.factsAfter(now, answer.Registrations)
 		}
 		err = a.askFacts(ctx, now)
 	}
@@ -59,16 +59,19 @@ func (a *Agent) askConsul(ctx context.Context, now time.Time) error {
 	return a.factsErr
 }
 
-// hasNewRange tells whether a new registration asks for a port outside the sidecar range: the agent may have another one since
-// it was asked, for one that restarts fast is never seen to be away. Others' ports do not wait for such a question, which
-// takes Consul 1.21 40 ms where 250 services stand in its files.
-func (a *Agent) hasNewRange(regs []consul.Registration) bool {
+// factsAfter is when the agent is asked about itself after it told other registrations than before: it may have been started
+// anew with another sidecar range, and one that restarts fast is never seen to be away. A new port outside the range waits
+// for that. Others do not: the question takes Consul 1.21 40 ms where 250 services stand in its files.
+func (a *Agent) factsAfter(now time.Time, regs []consul.Registration) time.Time {
 	for claim := range a.parts.Policy.claims(regs) {
 		if !claim.Path && !a.memory.claims[claim] && !a.result.Range.Contains(claim.Port) && !a.parts.Policy.ExtraPorts.Has(claim.Port) {
-			return true
+			return now
 		}
 	}
-	return false
+	if soon := now.Add(factsSoon); soon.Before(a.factsNext) {
+		return soon
+	}
+	return a.factsNext
 }
 
 // consulFailed tells the watcher of a request that brought no whole answer, unless hostagent itself is ending.

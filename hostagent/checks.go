@@ -136,14 +136,30 @@ func (a *Agent) checks(consulErr error) consul.Report {
 		r.LifeOnly = true // nothing is known yet, and what an earlier run wrote stands
 		return r
 	}
-	ofRange, ofService := divide(a.result.Findings)
 	told := telling{mode: a.parts.Policy.Mode, counts: a.parts.Policy.CountsOnly, stale: a.listenErr != nil}
-	r.Checks = append(r.Checks, a.firewallCheck(), told.rangeCheck(a.result.Range, ofRange))
+	if a.told.of != a.shown || a.told.telling != told {
+		a.told = toldChecks{of: a.shown, telling: told, checks: a.resultChecks(told)}
+	}
+	r.Checks = append([]consul.Check{a.firewallCheck()}, a.told.checks...)
+	return r
+}
+
+// toldChecks are what was made of a result last: on a host where nothing happens it is the same for long.
+type toldChecks struct {
+	of      *Result
+	telling telling
+	checks  []consul.Check // read only
+}
+
+// resultChecks are the checks of the range and of services.
+func (a *Agent) resultChecks(told telling) []consul.Check {
+	ofRange, ofService := divide(a.result.Findings)
+	checks := []consul.Check{told.rangeCheck(a.result.Range, ofRange)}
 	for _, s := range a.result.Services {
 		fs := ofService[s.ID]
-		r.Checks = append(r.Checks, a.parts.Policy.placed(s, fs, told.serviceCheck(s, fs)))
+		checks = append(checks, a.parts.Policy.placed(s, fs, told.serviceCheck(s, fs)))
 	}
-	return r
+	return checks
 }
 
 // telling is how checks tell of findings.

@@ -71,6 +71,7 @@ type Client struct {
 	roots    cache[Roots]
 	checks   cache[map[string]*api.AgentCheck]
 
+	lengths       map[string]int         // of the last answers, by path
 	lifeRefreshed time.Time              // when this client last refreshed the TTL of the life check
 	sent          map[string]*sentOutput // by check id: outputs that the agent has not been seen to store as they are
 	refused       map[string]refusal     // by id: services that take no checks of ours
@@ -123,7 +124,7 @@ func New(cfg Config) (*Client, error) {
 	secured, _ := next.(*secured) // nil without TLS
 	return &Client{
 		secured: secured, warnings: warnings(&cfg), next: next,
-		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{},
+		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{}, lengths: map[string]int{},
 		refused: map[string]refusal{},
 	}, nil
 }
@@ -179,6 +180,7 @@ type answer struct {
 	body   []byte
 	token  bool  // a token was sent
 	most   int64 // set by who asks: bytes of the body, 0 for Config's bound
+	expect int   // set by who asks: about how many bytes the body will have
 }
 
 type answerKey struct{}
@@ -219,10 +221,14 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 	if wanted && want.most > 0 {
 		most = want.most
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
-	if err != nil {
+	var read bytes.Buffer
+	if wanted {
+		read.Grow(want.expect + 2*bytes.MinRead) // so that it need not grow at the end either
+	}
+	if _, err := read.ReadFrom(io.LimitReader(resp.Body, most+1)); err != nil {
 		return nil, fmt.Errorf("cannot read the whole answer: %w", err)
 	}
+	body := read.Bytes()
 	if int64(len(body)) > most {
 		return nil, fmt.Errorf("%w: it has more than %d bytes", errTooLong, most)
 	}
@@ -265,11 +271,12 @@ func put(in interface {
 func (c *Client) get(ctx context.Context, path, filter string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	var got answer
+	got := answer{expect: c.lengths[path]}
 	ctx = context.WithValue(ctx, answerKey{}, &got)
 	if _, err := c.api.Raw().Query(path, new(any), (&api.QueryOptions{Filter: filter}).WithContext(ctx)); err != nil {
 		return answer{}, c.failure("ask for "+path, err)
 	}
+	c.lengths[path] = len(got.body)
 	return got, nil
 }
 

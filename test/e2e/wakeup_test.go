@@ -55,8 +55,8 @@ func TestRegistrationOpensAtOnce(t *testing.T) {
 	opens("after a restart of Consul")
 	before := agent.tells().Consul.WholeAnswers
 	time.Sleep(4 * time.Second)
-	if polls := agent.tells().Consul.WholeAnswers - before; polls > 1 {
-		t.Errorf("the agent was asked %d times in 4 s of a steady host, want once or never", polls)
+	if polls := agent.tells().Consul.WholeAnswers - before; polls > 2 { // once by the poll, once for what was registered last
+		t.Errorf("the agent was asked %d times in 4 s of a steady host, want twice at most", polls)
 	}
 }
 
