@@ -140,6 +140,57 @@ func TestAllowFromTraffic(t *testing.T) {
 	})
 }
 
+// connections come without pause from two peers, one of which is always let in and the other never.
+type connections struct {
+	stop                   atomic.Bool
+	tries, lost, intruders atomic.Int64
+	done                   chan struct{}
+}
+
+// connecting begins: client connects to one port, other to each of some.
+func connecting(client, other *peer, port int, closed ...int) *connections {
+	c := &connections{done: make(chan struct{}, 2)}
+	until := func(p *peer, connect func()) {
+		p.do(func() {
+			for !c.stop.Load() {
+				connect()
+			}
+			c.done <- struct{}{}
+		})
+	}
+	go until(client, func() {
+		conn, err := dialFrom("10.9.1.2", "10.9.1.1", port, unanswered)
+		c.tries.Add(1)
+		if err != nil {
+			c.lost.Add(1)
+			return
+		}
+		conn.Close()
+	})
+	go until(other, func() {
+		for _, port := range closed {
+			if conn, err := net.DialTimeout("tcp", fmt.Sprintf("10.9.2.1:%d", port), 3*time.Millisecond); err == nil {
+				c.intruders.Add(1)
+				conn.Close()
+			}
+		}
+	})
+	return c
+}
+
+// end wants all of client's connections to have come through, and so many at least, and none of the other's.
+func (c *connections) end(t *testing.T, least int64) {
+	t.Helper()
+	c.stop.Store(true)
+	<-c.done
+	<-c.done
+	tries, lost, intruders := c.tries.Load(), c.lost.Load(), c.intruders.Load()
+	if lost > 0 || intruders > 0 || tries < least {
+		t.Errorf("of %d connections of an allowed source %d failed; of others %d came through", tries, lost, intruders)
+	}
+	t.Logf("%d connections", tries)
+}
+
 // TestAllowFromChangesUnderTraffic: while sources come, change and go, who is always among them loses no connection and
 // gets every new one, and who never is gets none to a port that opens meanwhile.
 func TestAllowFromChangesUnderTraffic(t *testing.T) {
@@ -160,30 +211,7 @@ func TestAllowFromChangesUnderTraffic(t *testing.T) {
 		states := []Ruleset{closed, limited("10.9.1.0/24"), limited("10.9.1.2/32", "172.16.0.0/12"), limited("10.0.0.0/8", "fd00::/8"), closed}
 		states[1].Open.Add(21005) // opens with the limit, and closes with the one that lets others in
 		states[2].Open.Add(21005)
-		var stop atomic.Bool
-		var tries, lost, intruders atomic.Int64
-		done := make(chan struct{}, 2)
-		go client.do(func() {
-			for !stop.Load() {
-				c, err := dialFrom("10.9.1.2", "10.9.1.1", 21000, unanswered)
-				tries.Add(1)
-				if err != nil {
-					lost.Add(1)
-					continue
-				}
-				c.Close()
-			}
-			done <- struct{}{}
-		})
-		go other.do(func() {
-			for !stop.Load() {
-				if c, err := net.DialTimeout("tcp", "10.9.2.1:21005", 3*time.Millisecond); err == nil {
-					intruders.Add(1)
-					c.Close()
-				}
-			}
-			done <- struct{}{}
-		})
+		c := connecting(client, other, 21000, 21005)
 		for range 4 {
 			for _, want := range states {
 				mustApply(t, f, want)
@@ -193,17 +221,11 @@ func TestAllowFromChangesUnderTraffic(t *testing.T) {
 			}
 			f = open(t, variant)
 		}
-		for deadline := time.Now().Add(5 * time.Second); tries.Load() < 500 && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(5 * time.Second); c.tries.Load() < 500 && time.Now().Before(deadline); {
 			for _, want := range states {
 				mustApply(t, f, want)
 			}
 		}
-		stop.Store(true)
-		<-done
-		<-done
-		if lost.Load() > 0 || intruders.Load() > 0 || tries.Load() < 100 {
-			t.Errorf("of %d connections of an allowed source %d failed; of others %d came through", tries.Load(), lost.Load(), intruders.Load())
-		}
-		t.Logf("%d connections", tries.Load())
+		c.end(t, 100)
 	})
 }

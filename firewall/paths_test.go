@@ -4,11 +4,9 @@ package firewall
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -256,44 +254,13 @@ func TestPathsChangeUnderTraffic(t *testing.T) {
 		moved := sidecar
 		moved.Paths, moved.PathsFrom = Ports(21120), prefixes("10.9.1.2/32", "172.16.0.0/12")
 		states := []Ruleset{path, narrow, sidecar, path, gone, narrow, moved, narrow, sidecar, gone}
-		var stop atomic.Bool
-		var tries, lost, intruders atomic.Int64
-		done := make(chan struct{}, 2)
-		go client.do(func() {
-			for !stop.Load() {
-				c, err := dialFrom("10.9.1.2", "10.9.1.1", 21100, unanswered)
-				tries.Add(1)
-				if err != nil {
-					lost.Add(1)
-					continue
-				}
-				c.Close()
-			}
-			done <- struct{}{}
-		})
-		go other.do(func() {
-			for !stop.Load() {
-				for _, address := range []string{"10.9.2.1:21100", "10.9.2.1:21101"} {
-					if c, err := net.DialTimeout("tcp", address, 3*time.Millisecond); err == nil {
-						intruders.Add(1)
-						c.Close()
-					}
-				}
-			}
-			done <- struct{}{}
-		})
-		for deadline := time.Now().Add(time.Second); tries.Load() < 200 && time.Now().Before(deadline) || tries.Load() == 0; {
+		c := connecting(client, other, 21100, 21100, 21101)
+		for deadline := time.Now().Add(time.Second); c.tries.Load() < 200 && time.Now().Before(deadline) || c.tries.Load() == 0; {
 			for _, want := range states {
 				mustApply(t, f, want)
 			}
 		}
-		stop.Store(true)
-		<-done
-		<-done
-		if lost.Load() > 0 || intruders.Load() > 0 || tries.Load() < 50 {
-			t.Errorf("of %d connections of an allowed source %d failed; of others %d came through", tries.Load(), lost.Load(), intruders.Load())
-		}
-		t.Logf("%d connections", tries.Load())
+		c.end(t, 50)
 	})
 }
 

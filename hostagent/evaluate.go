@@ -251,31 +251,47 @@ func (e *evaluation) collectClaims() {
 				fmt.Sprintf("register it with kind = %q", misspelt(r)))
 		}
 	}
-	held := map[uint16][]string{}
-	for _, h := range e.in.Held {
-		if h.Path {
-			continue
-		}
-		e.claimed.Add(h.Port)
-		held[h.Port] = append(held[h.Port], h.ID)
-	}
+	ports, held := e.held(false)
+	e.claimed = e.claimed.Union(ports)
 	e.claimed = ruleset(e.in, e.res.Range, e.protected, e.claimed, firewall.PortSet{}).Open // what is held may be any port
 	from := sourceTexts(e.in.Policy.AllowCluster, e.in.Policy.AllowFrom)
 	for port := range e.claimed.All() {
-		opening := Opening{Port: port, Held: len(e.claims[port]) == 0, Kind: OpensMesh, From: from}
+		opening := Opening{Port: port, Kind: OpensMesh, From: from}
 		for _, c := range e.claims[port] {
-			opening.Predicted = opening.Predicted || c.reg.Predicted
-			opening.IDs = append(opening.IDs, c.reg.ID)
-			opening.Services = append(opening.Services, c.service())
+			opening.add(c.reg)
 		}
-		if opening.Held {
-			opening.IDs = slices.DeleteFunc(held[port], func(id string) bool { return id == "" })
-		}
-		slices.Sort(opening.IDs)
-		slices.Sort(opening.Services)
-		opening.Services = slices.Compact(opening.Services)
+		opening.finish(held[port])
 		e.res.Openings = append(e.res.Openings, opening)
 	}
+}
+
+// held returns the ports that an earlier whole answer held, as exposed paths or as others, and by port who asked for them.
+func (e *evaluation) held(paths bool) (ports firewall.PortSet, ids map[uint16][]string) {
+	ids = map[uint16][]string{}
+	for _, h := range e.in.Held {
+		if h.Path == paths {
+			ports.Add(h.Port)
+			ids[h.Port] = append(ids[h.Port], h.ID)
+		}
+	}
+	return ports, ids
+}
+
+// add notes that r asks for the port.
+func (o *Opening) add(r *consul.Registration) {
+	o.Predicted = o.Predicted || r.Predicted
+	o.IDs = append(o.IDs, r.ID)
+	o.Services = append(o.Services, destination(r))
+}
+
+// finish sorts who asks for the port; where nobody does any more, those who did are told instead.
+func (o *Opening) finish(held []string) {
+	if o.Held = len(o.IDs) == 0; o.Held {
+		o.IDs = slices.DeleteFunc(held, func(id string) bool { return id == "" })
+	}
+	slices.Sort(o.IDs)
+	slices.Sort(o.Services)
+	o.IDs, o.Services = slices.Compact(o.IDs), slices.Compact(o.Services)
 }
 
 func (e *evaluation) unconfirmed(r *consul.Registration, claimed, setting string) {

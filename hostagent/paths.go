@@ -66,14 +66,10 @@ func (p *Policy) claimPaths(claims map[Held]bool, r *consul.Registration) {
 // pathSources returns who may connect to exposed paths; empty for nobody. The host itself always may, and its bridges only
 // where the operator lists their networks: what is exposed is for a few.
 func pathSources(in *Input) []netip.Prefix {
-	all := make([]netip.Prefix, 0, len(in.Policy.ExposedPathsFrom)+len(in.PathMembers))
-	for _, network := range in.Policy.ExposedPathsFrom {
-		all = append(all, network.Masked())
-	}
+	all := make(sourceList, 0, len(in.Policy.ExposedPathsFrom)+len(in.PathMembers))
+	all.networks(in.Policy.ExposedPathsFrom)
 	if in.Policy.ExposedPathsCluster {
-		for _, addr := range in.PathMembers {
-			all = append(all, netip.PrefixFrom(addr, addr.BitLen()))
-		}
+		all.hosts(in.PathMembers)
 	}
 	return outermost(all)
 }
@@ -113,32 +109,20 @@ func (e *evaluation) collectPaths() {
 			e.paths.Add(port)
 		}
 	}
-	held := map[uint16][]string{}
-	for _, h := range e.in.Held {
-		if h.Path {
-			e.paths.Add(h.Port)
-			held[h.Port] = append(held[h.Port], h.ID)
-		}
-	}
+	ports, held := e.held(true)
+	e.paths = e.paths.Union(ports)
 	open := firewall.Ruleset{Open: e.claimed}
 	gate := pathGate(open, &e.in.Policy, e.res.Range, e.protected, e.paths, firewall.PortSet{}, pathSources(&e.in))
 	from := sourceTexts(e.in.Policy.ExposedPathsCluster, e.in.Policy.ExposedPathsFrom)
 	for port := range gate.Paths.All() {
-		opening := Opening{Port: port, Kind: OpensPath, From: from, Held: len(e.pathClaims[port]) == 0}
+		opening := Opening{Port: port, Kind: OpensPath, From: from}
 		for i, c := range e.pathClaims[port] {
 			if i == 0 {
 				opening.Kind = c.kind
 			}
-			opening.Predicted = opening.Predicted || c.reg.Predicted
-			opening.IDs = append(opening.IDs, c.reg.ID)
-			opening.Services = append(opening.Services, destination(c.reg))
+			opening.add(c.reg)
 		}
-		if opening.Held {
-			opening.IDs = slices.DeleteFunc(held[port], func(id string) bool { return id == "" })
-		}
-		slices.Sort(opening.IDs)
-		slices.Sort(opening.Services)
-		opening.IDs, opening.Services = slices.Compact(opening.IDs), slices.Compact(opening.Services)
+		opening.finish(held[port])
 		e.res.Openings = append(e.res.Openings, opening)
 	}
 	slices.SortFunc(e.res.Openings, func(a, b Opening) int { return cmp.Compare(a.Port, b.Port) })

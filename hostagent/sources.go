@@ -34,29 +34,34 @@ func sourcesOf(in *Input) []netip.Prefix {
 	if !in.Policy.limits() {
 		return nil
 	}
-	all := make([]netip.Prefix, 0, len(in.Policy.AllowFrom)+len(in.Members)+len(in.Networks.Addresses)+len(in.Networks.Bridged))
-	networks := func(prefixes []netip.Prefix) {
-		for _, prefix := range prefixes {
-			all = append(all, prefix.Masked())
-		}
-	}
-	hosts := func(addrs []netip.Addr) {
-		for _, addr := range addrs {
-			all = append(all, netip.PrefixFrom(addr, addr.BitLen()))
-		}
-	}
-	networks(in.Policy.AllowFrom)
+	all := make(sourceList, 0, len(in.Policy.AllowFrom)+len(in.Members)+len(in.Networks.Addresses)+len(in.Networks.Bridged))
+	all.networks(in.Policy.AllowFrom)
 	if in.Policy.AllowCluster {
-		hosts(in.Members)
+		all.hosts(in.Members)
 	}
-	hosts(in.Networks.Addresses)
+	all.hosts(in.Networks.Addresses)
 	if in.Policy.AllowBridges {
-		networks(in.Networks.Bridged)
+		all.networks(in.Networks.Bridged)
 	}
 	if len(all) == 0 {
-		hosts([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()})
+		all.hosts([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()})
 	}
 	return outermost(all)
+}
+
+// sourceList collects who may connect.
+type sourceList []netip.Prefix
+
+func (l *sourceList) networks(prefixes []netip.Prefix) {
+	for _, prefix := range prefixes {
+		*l = append(*l, prefix.Masked())
+	}
+}
+
+func (l *sourceList) hosts(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		*l = append(*l, netip.PrefixFrom(addr, addr.BitLen()))
+	}
 }
 
 // outermost sorts networks, in place, and leaves out those that lie in others.

@@ -100,7 +100,7 @@ type finder struct {
 func newFinder(ctx context.Context) (*finder, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open a sock_diag socket: %w", err)
+		return nil, fmt.Errorf("cannot open a sock_diag socket: %w; a sandbox around hostagent must allow AF_NETLINK", err)
 	}
 	wait := answerTimeout
 	if deadline, ok := ctx.Deadline(); ok {

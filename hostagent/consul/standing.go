@@ -310,8 +310,12 @@ func (w *checkWriter) failed(verb, id, service string, err error) error {
 		if verb != verbTakeAway {
 			until = "; until then its result stands on service " + w.service
 		}
-		return &Error{Kind: KindDenied, Err: fmt.Errorf("cannot %s check %s on service %q at the Consul agent %s: status %d: %s; give hostagent's token service %q { policy = \"write\" }%s",
-			verb, id, truncate(service, 80), w.c.address, denied.Code, denied.Body, truncate(w.nameOf(id, service), 80), until)}
+		right := `the right service:write on it`
+		if name := w.nameOf(id, service); isRuleName(name) {
+			right = rule("service", name, "write")
+		}
+		return &Error{Kind: KindDenied, Err: fmt.Errorf("cannot %s check %s on service %q at the Consul agent %s: status %d: %s; give hostagent's token %s%s",
+			verb, id, truncate(service, 80), w.c.address, denied.Code, denied.Body, right, until)}
 	}
 	return w.c.failure(verb+" check "+id+" on service "+truncate(service, 80), err)
 }
