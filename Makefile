@@ -42,6 +42,10 @@ race: ## tests of the packages with goroutines, under the race detector
 neighbours: tools consul ## tests beside real ufw, firewalld, nft and Docker, in a root file system of their own; needs root
 	./test/neighbours.sh
 
+.PHONY: test-system
+test-system: tools consul ## units and packages on booted Debian machines with systemd; needs root
+	./test/system.sh
+
 .PHONY: lint
 lint: ## golangci-lint, with the walls between packages
 	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run ./...

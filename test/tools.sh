@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 # Installs, through apt, the programs that tests and demo run and that are missing. Says what it does; does nothing where
-# all are there. "tools.sh gcc" installs a C compiler too, which the race detector needs.
+# all are there. "tools.sh gcc" installs a C compiler too, which the race detector needs; "tools.sh system" what boots a
+# system in a container.
 set -euo pipefail
 
 PATH=$PATH:/usr/sbin:/sbin
 declare -A package=([iptables]=iptables [iptables-legacy]=iptables [ip]=iproute2 [ss]=iproute2 [ipset]=ipset [nft]=nftables [setpriv]=util-linux)
-[ "${1-}" != gcc ] || package[gcc]="gcc libc6-dev"
+case ${1-} in
+  gcc) package[gcc]="gcc libc6-dev" ;;
+  system) package[debootstrap]=debootstrap package[systemd-nspawn]=systemd-container package[ping]=iputils-ping ;;
+esac
 missing=()
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null && continue
