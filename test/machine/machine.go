@@ -10,6 +10,7 @@ package machine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -88,7 +89,7 @@ func New(t testing.TB, options ...string) *Machine {
 	}
 	// The layer lies in memory: an overlay cannot lie on the overlay that some machines have below their folders.
 	m.must(unix.Mount("tmpfs", m.dir, "tmpfs", 0, "mode=0755"))
-	t.Cleanup(func() { unix.Unmount(m.dir, unix.MNT_DETACH) })
+	t.Cleanup(func() { m.unmount(m.dir) })
 	for _, name := range []string{"upper", "work", "root"} {
 		m.must(os.Mkdir(filepath.Join(m.dir, name), 0o755))
 	}
@@ -97,7 +98,7 @@ func New(t testing.TB, options ...string) *Machine {
 		if m.init != 0 {
 			m.end()
 		}
-		unix.Unmount(m.Path("/"), unix.MNT_DETACH)
+		m.unmount(m.Path("/"))
 	})
 	m.Write("/etc/hostname", m.name+"\n", 0o644)
 	m.Write("/etc/machine-id", "", 0o444) // the first boot fills it
@@ -150,20 +151,23 @@ func (m *Machine) Boot() {
 	m.nspawn.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	m.must(m.nspawn.Start())
 	m.ended = make(chan struct{})
-	go func() { defer close(m.ended); m.nspawn.Wait() }()
-	m.wait("its first process", bootWithin, func() bool {
+	go func() {
+		defer close(m.ended)
+		_ = m.nspawn.Wait() // whether it ended well is told by what runs inside
+	}()
+	m.wait("its first process", func() bool {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.nspawn.Process.Pid))
 		first, _, _ := strings.Cut(strings.TrimSpace(string(children)), " ")
 		m.init, _ = strconv.Atoi(first)
 		return m.init != 0
 	})
 	m.attach()
-	m.wait("a booted system", bootWithin, func() bool {
+	m.wait("a booted system", func() bool {
 		state, _ := m.Try("systemctl", "is-system-running")
 		state = strings.TrimSpace(state)
 		return state == "running" || state == "degraded"
 	})
-	m.wait("the network", bootWithin, func() bool {
+	m.wait("the network", func() bool {
 		address, err := m.Try("ip", "-4", "-o", "address", "show", "dev", "host0")
 		return err == nil && strings.Contains(address, m.Address.String())
 	})
@@ -174,7 +178,7 @@ func (m *Machine) attach() {
 	m.t.Helper()
 	// A card has at most 15 characters, so that nspawn shortens its name: the one without an address is the new one.
 	var card string
-	m.wait("its network card", bootWithin, func() bool {
+	m.wait("its network card", func() bool {
 		out, err := exec.Command("ip", "-o", "link", "show", "type", "veth").Output()
 		m.must(err)
 		for line := range strings.Lines(string(out)) {
@@ -193,7 +197,9 @@ func (m *Machine) attach() {
 // Shutdown stops the machine in good order.
 func (m *Machine) Shutdown() {
 	m.t.Helper()
-	m.Try("systemctl", "poweroff", "--no-block")
+	if _, err := m.Try("systemctl", "poweroff", "--no-block"); err != nil {
+		m.t.Log(err)
+	}
 	select {
 	case <-m.ended:
 	case <-time.After(stopWithin):
@@ -209,12 +215,20 @@ func (m *Machine) Reboot() {
 	m.Boot()
 }
 
-// end ends what is left of the machine's processes.
+// end ends the machine at once, where it has not ended by itself.
 func (m *Machine) end() {
-	syscall.Kill(m.init, syscall.SIGKILL)
-	m.nspawn.Process.Kill()
+	defer func() { m.init = 0 }()
+	select {
+	case <-m.ended:
+		return // its pids may be others' by now
+	default:
+	}
+	for _, pid := range []int{m.init, m.nspawn.Process.Pid} {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			m.t.Error(err)
+		}
+	}
 	<-m.ended
-	m.init = 0
 }
 
 // Init returns the pid of the machine's first process, as the tests see it.
@@ -301,17 +315,23 @@ func (m *Machine) Command(name string, args ...string) {
 	}
 }
 
-func (m *Machine) wait(what string, within time.Duration, reached func() bool) {
+func (m *Machine) wait(what string, reached func() bool) {
 	m.t.Helper()
-	for deadline := time.Now().Add(within); !reached(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(bootWithin); !reached(); time.Sleep(50 * time.Millisecond) {
 		select {
 		case <-m.ended:
 			m.t.Fatalf("%s has ended instead of reaching %s:\n%s", m.name, what, m.Console())
 		default:
 		}
 		if time.Now().After(deadline) {
-			m.t.Fatalf("%s has not reached %s within %s:\n%s", m.name, what, within, m.Console())
+			m.t.Fatalf("%s has not reached %s within %s:\n%s", m.name, what, bootWithin, m.Console())
 		}
+	}
+}
+
+func (m *Machine) unmount(path string) {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		m.t.Errorf("cannot unmount %s: %v", path, err)
 	}
 }
 
