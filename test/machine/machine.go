@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -156,9 +157,7 @@ func (m *Machine) Boot() {
 		_ = m.nspawn.Wait() // whether it ended well is told by what runs inside
 	}()
 	m.wait("its first process", func() bool {
-		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.nspawn.Process.Pid))
-		first, _, _ := strings.Cut(strings.TrimSpace(string(children)), " ")
-		m.init, _ = strconv.Atoi(first)
+		m.init = firstProcess(m.nspawn.Process.Pid)
 		return m.init != 0
 	})
 	m.attach()
@@ -173,25 +172,44 @@ func (m *Machine) Boot() {
 	})
 }
 
+// firstProcess returns the child of a nspawn that is the first process of a process namespace, or 0 while there is none.
+// Before it others come and go: those that make ready for nspawn, and the one from which nspawn forks it.
+func firstProcess(nspawn int) int {
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", nspawn))
+	for child := range strings.FieldsSeq(string(children)) {
+		status, _ := os.ReadFile("/proc/" + child + "/status")
+		_, pids, _ := strings.Cut(string(status), "\nNSpid:")
+		pids, _, _ = strings.Cut(pids, "\n")
+		// Its pid in this namespace, and in each below: its own is the last.
+		if inside := strings.Fields(pids); len(inside) > 1 && inside[len(inside)-1] == "1" {
+			pid, _ := strconv.Atoi(child)
+			return pid
+		}
+	}
+	return 0
+}
+
 // attach gives the tests' end of the machine's network card its address.
 func (m *Machine) attach() {
 	m.t.Helper()
-	// A card has at most 15 characters, so that nspawn shortens its name: the one without an address is the new one.
-	var card string
+	// nspawn shortens the name of the tests' end to what a card may have, and machines that boot at the same time have cards
+	// alike. Which one is this machine's is told by the end inside, which knows the number of its peer: "2: host0@if7: ...".
+	var card *net.Interface
 	m.wait("its network card", func() bool {
-		out, err := exec.Command("ip", "-o", "link", "show", "type", "veth").Output()
-		m.must(err)
-		for line := range strings.Lines(string(out)) {
-			_, name, _ := strings.Cut(line, ": ")
-			name, _, _ = strings.Cut(name, "@")
-			if addresses, err := exec.Command("ip", "-4", "-o", "addr", "show", "dev", name).Output(); err == nil && len(addresses) == 0 {
-				card = name
-			}
+		out, err := exec.Command("nsenter", "--target", strconv.Itoa(m.init), "--net", "ip", "-o", "link", "show", "dev", "host0").Output()
+		if err != nil {
+			return false // not there yet
 		}
-		return card != ""
+		_, peer, _ := strings.Cut(string(out), "@if")
+		peer, _, _ = strings.Cut(peer, ":")
+		index, err := strconv.Atoi(peer)
+		m.must(err)
+		card, err = net.InterfaceByIndex(index)
+		m.must(err)
+		return true
 	})
-	m.Command("ip", "addr", "add", m.Outside.String()+"/24", "dev", card)
-	m.Command("ip", "link", "set", card, "up")
+	m.Command("ip", "addr", "add", m.Outside.String()+"/24", "dev", card.Name)
+	m.Command("ip", "link", "set", card.Name, "up")
 }
 
 // Shutdown stops the machine in good order.
