@@ -245,6 +245,33 @@ func TestUnsafeStatesAreRefused(t *testing.T) {
 	}
 }
 
+// TestRootRemovesTheServicesState: the service runs as a user of its own, and root takes away what it has left.
+func TestRootRemovesTheServicesState(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not as an ordinary user, who cannot give files away")
+		return
+	}
+	elsewhere, dir := filepath.Join(t.TempDir(), "elsewhere"), filepath.Join(t.TempDir(), "state")
+	if err := errors.Join(SaveState(elsewhere, sampleState()), SaveState(dir, sampleState()), os.Chown(dir, 1234, -1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveState(dir); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if err := errors.Join(os.Remove(dir), os.Symlink(elsewhere, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveState(dir); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("a link in its place: %v", err)
+	}
+	if _, err := LoadState(elsewhere); err != nil {
+		t.Errorf("what the link leads to: %v", err)
+	}
+}
+
 func TestStaleHalfWrittenStatesGo(t *testing.T) {
 	dir := t.TempDir()
 	old, young := filepath.Join(dir, stateFile+".OLD"), filepath.Join(dir, stateFile+".YOUNG")

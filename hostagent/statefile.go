@@ -114,9 +114,15 @@ func LoadState(dir string) (*Saved, error) {
 	return s, nil
 }
 
-// RemoveState removes what SaveState wrote into dir. Where there is none it does nothing.
+// RemoveState removes what SaveState wrote into dir. Where there is none it does nothing. Root may remove what the user that
+// the service runs as has written: to unlink a name follows no link, and believes nothing.
 func RemoveState(dir string) error {
-	folder, err := openStateFolder(dir)
+	folder, err := openFolder(dir)
+	if err == nil && os.Geteuid() != 0 {
+		if err = checkOwn(folder, unix.S_IFDIR); err != nil {
+			folder.Close()
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -137,17 +143,25 @@ func RemoveState(dir string) error {
 // openStateFolder opens the folder of the state, which nobody else may write to. What is done in it is done below its
 // descriptor, so that nobody can put another folder in its place meanwhile.
 func openStateFolder(dir string) (*os.File, error) {
-	dir = filepath.Clean(dir) // a slash behind a link would have it followed
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	folder, err := openFolder(dir)
 	if err != nil {
-		return nil, openError(dir, err)
+		return nil, err
 	}
-	folder := os.NewFile(uintptr(fd), dir)
 	if err := checkOwn(folder, unix.S_IFDIR); err != nil {
 		folder.Close()
 		return nil, err
 	}
 	return folder, nil
+}
+
+// openFolder opens a folder that is no link, whoever owns it.
+func openFolder(dir string) (*os.File, error) {
+	dir = filepath.Clean(dir) // a slash behind a link would have it followed
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	return os.NewFile(uintptr(fd), dir), nil
 }
 
 // openError says why something was not opened.
