@@ -13,6 +13,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/config"
 )
 
 func firewallCommand() *cobra.Command {
@@ -82,20 +83,27 @@ the rules would come back; --stop ends it first. The sidecar range is then as op
 			return err
 		}
 		defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
-		changes, err := fw.Remove(cmd.Context())
-		emptied, publishErr := unpublish(cmd.Context(), fw, firewall.SetName(c.Firewall.PublishSet))
-		text := emptied
-		if !changes.Empty() {
-			text = fmt.Sprintf("removed: %s\n", changes) + emptied // beside an error, what went before it
-		} else if err == nil && emptied == "" {
+		text, err := removeRules(cmd.Context(), c, fw)
+		if err == nil && text == "" {
 			text = "nothing to remove\n"
 		}
-		if c.StateDir != "" {
-			err = errors.Join(err, hostagent.RemoveState(c.StateDir))
-		}
-		return errors.Join(err, publishErr, output(cmd, text))
+		return errors.Join(err, output(cmd, text))
 	}
 	return cmd
+}
+
+// removeRules takes away every rule and set of hostagent and its saved state, and says which, also beside an error; "" where
+// there was nothing. Who calls it holds the lock.
+func removeRules(ctx context.Context, c *config.Config, fw *firewall.Firewall) (text string, err error) {
+	changes, err := fw.Remove(ctx)
+	if !changes.Empty() {
+		text = fmt.Sprintf("removed: %s\n", changes)
+	}
+	emptied, publishErr := unpublish(ctx, fw, firewall.SetName(c.Firewall.PublishSet))
+	if c.StateDir != "" {
+		err = errors.Join(err, hostagent.RemoveState(c.StateDir))
+	}
+	return text + emptied, errors.Join(err, publishErr)
 }
 
 // unpublish empties the set of publish_set, if there is one, and says so.

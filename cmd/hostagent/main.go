@@ -85,7 +85,7 @@ health checks in Consul.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), versionCommand())
+	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), serviceCommand(), versionCommand())
 	explainDefaults(root)
 	return root
 }
@@ -114,18 +114,6 @@ func explainDefaults(root *cobra.Command) {
 				c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			}
 		}
-	}
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  hostagent version",
-		Args:    noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return output(cmd, "hostagent version "+version()+"\n")
-		},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
@@ -79,12 +80,17 @@ Exit status: 0 nothing of hostagent is left there that the token may read, 2 it 
 		if err == nil {
 			text += unseenText(gone)
 		}
-		if err != nil {
-			err = fmt.Errorf("cannot remove all reports: %w\n%s", err, remains(service, gone.Registered))
-		}
-		return errors.Join(err, output(cmd, text))
+		return errors.Join(reportsLeft(err, service, gone), output(cmd, text))
 	}
 	return cmd
+}
+
+// reportsLeft adds to the failure of removeReports what becomes of what is left.
+func reportsLeft(err error, service string, gone consul.Standing) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot remove all reports: %w\n%s", err, remains(service, gone.Registered))
 }
 
 // reportsWithin is how long Consul may take: who removes a package waits for it.
@@ -96,6 +102,11 @@ func (s *settings) reports() (client *consul.Client, service string, err error) 
 	if err != nil {
 		return nil, "", err
 	}
+	return reportsOf(c)
+}
+
+// reportsOf is reports of a configuration that is loaded.
+func reportsOf(c *config.Config) (client *consul.Client, service string, err error) {
 	options, err := consulOptions(c)
 	if err != nil {
 		return nil, "", err

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -55,6 +56,39 @@ func TestSchemasCanFail(t *testing.T) {
 		if bad == string(good) {
 			t.Errorf("the document holds no %s", change[0])
 		} else if schema.Validate("scan", bad) == nil {
+			t.Errorf("with %s it still fits", change[1])
+		}
+	}
+}
+
+// TestVersionsFitTheirSchema: those that know their commit and those that do not, and a wrong one does not.
+func TestVersionsFitTheirSchema(t *testing.T) {
+	const commit = "0123456789abcdef0123456789abcdef01234567"
+	full := buildDocument(&debug.BuildInfo{Settings: []debug.BuildSetting{
+		{Key: "vcs.revision", Value: commit}, {Key: "vcs.time", Value: "2026-02-03T04:05:06Z"}, {Key: "vcs.modified", Value: "true"},
+	}})
+	if full.Commit != commit || full.CommitTime != "2026-02-03T04:05:06Z" || !full.Modified {
+		t.Errorf("what the toolchain recorded is lost: %+v", full)
+	}
+	for _, document := range []versionDocument{full, buildDocument(new(debug.BuildInfo))} {
+		text, err := jsonText(document)
+		if err == nil {
+			err = schema.Validate("version", text)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	good, err := json.Marshal(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range [][2]string{
+		{`"schema_version":1`, `"schema_version":2`}, {commit, "v1.0"}, {"2026-02-03T04:05:06Z", "yesterday"},
+		{`"modified":true`, `"modified":"yes"`}, {`"os":`, `"system":`},
+	} {
+		bad := strings.Replace(string(good), change[0], change[1], 1)
+		if bad == string(good) || schema.Validate("version", bad) == nil {
 			t.Errorf("with %s it still fits", change[1])
 		}
 	}
