@@ -76,7 +76,7 @@ Exit status: 0 done, 4 the service is not installed, 2 anything else.`,
 		Example: "  sudo hostagent service " + v.name,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := errors.Join(needsSystemd("/"), needsRoot(cmd)); err != nil {
+		if err := errors.Join(needsSystemd(), needsRoot(cmd)); err != nil {
 			return err
 		}
 		ctx := cmd.Context()
@@ -136,9 +136,9 @@ func needsRoot(cmd *cobra.Command) error {
 	return fmt.Errorf("%s needs root; run as root: sudo %[1]s", cmd.CommandPath())
 }
 
-// needsSystemd refuses a host that some other init runs, as sd_booted(3) tells it. It looks below root.
-func needsSystemd(root string) error {
-	if info, err := os.Lstat(root + "run/systemd/system"); err == nil && info.IsDir() {
+// needsSystemd refuses a host that some other init runs, as sd_booted(3) tells it.
+func needsSystemd() error {
+	if info, err := os.Lstat("/run/systemd/system"); err == nil && info.IsDir() {
 		return nil
 	}
 	return errors.New(`this host is not run by systemd, so there is no service to manage

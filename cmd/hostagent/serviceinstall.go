@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/packaging"
@@ -43,6 +44,7 @@ Exit status: 0 installed and running, 78 the configuration is wrong and nothing 
 		if err != nil {
 			return err
 		}
+		unix.Umask(0o022) // everybody may read what is installed, whatever the caller's files are like
 		if err := plan.carryOut(cmd); err != nil {
 			return fmt.Errorf("%w\nwhat is named above stands; mend this and call it again, or undo it: sudo %s service uninstall --purge",
 				err, plan.program)
@@ -62,7 +64,7 @@ type installation struct {
 }
 
 func planInstallation(cmd *cobra.Command) (*installation, error) {
-	if err := errors.Join(needsSystemd("/"), needsRoot(cmd)); err != nil {
+	if err := errors.Join(needsSystemd(), needsRoot(cmd)); err != nil {
 		return nil, err
 	}
 	if err := refusePackaged(func(manager string) string {

@@ -24,7 +24,7 @@ Exit status: 0 it runs, 3 it does not, 4 it is not installed, 2 it could not be 
 		Args: noArguments,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := needsSystemd("/"); err != nil {
+		if err := needsSystemd(); err != nil {
 			return err
 		}
 		guard, err := showUnit(cmd.Context(), systemd.Guard)

@@ -38,7 +38,7 @@ Exit status: 0 it is gone, 2 not all of it; a Consul agent that cannot be reache
 	s := addSettings(cmd, consulKeys())
 	purge := cmd.Flags().Bool("purge", false, "remove configuration, state and system user too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := errors.Join(needsSystemd("/"), needsRoot(cmd)); err != nil {
+		if err := errors.Join(needsSystemd(), needsRoot(cmd)); err != nil {
 			return err
 		}
 		if err := refusePackaged(func(manager string) string { return "to remove it: " + manager + " remove hostagent" }); err != nil {

@@ -83,14 +83,15 @@ func unitPaths() []unitFile {
 
 // install makes the file stand, enabled.
 func (u unitFile) install(ctx context.Context) error {
+	if u.same {
+		_, err := systemctl(ctx, "enable", u.name)
+		return err
+	}
 	if u.stands {
-		if !u.same {
-			if err := writeFile(u.path, u.text); err != nil {
-				return err
-			}
+		if err := writeFile(u.path, u.text); err != nil {
+			return err
 		}
-		// What it is wanted by may have changed; and to enable a unit makes systemd read it again.
-		_, err := systemctl(ctx, "reenable", u.name)
+		_, err := systemctl(ctx, "reenable", u.name) // what it is wanted by may have changed
 		return err
 	}
 	svc, err := newService(u.name, u.text)
@@ -100,10 +101,7 @@ func (u unitFile) install(ctx context.Context) error {
 	if err := svc.Install(); err != nil {
 		return errors.Join(fmt.Errorf("cannot install %s: %w", u.path, err), u.tidy())
 	}
-	if err := u.tidy(); err != nil {
-		return err
-	}
-	return os.Chmod(u.path, 0o644) // whatever the umask was
+	return u.tidy()
 }
 
 // tidy removes what was written in part, or not as it was meant: package service runs texts through templates of its own.

@@ -9,6 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hostagent/hostagent/systemd"
 )
@@ -46,7 +49,7 @@ func makeUser(ctx context.Context) error {
 			"--shell", "/usr/sbin/nologin", "--comment", "hostagent, guard of the sidecar ports", systemd.User}
 	}
 	if _, err := command(ctx, name, args...); err != nil {
-		return errors.Join(fmt.Errorf("cannot make user %s: %w", systemd.User, err), os.Remove(userFile))
+		return errors.Join(fmt.Errorf("cannot make user %s: %w", systemd.User, err), removeUserFile())
 	}
 	return nil
 }
@@ -67,5 +70,16 @@ func removeUser(ctx context.Context) (made bool, err error) {
 			return true, fmt.Errorf("cannot remove group %s: %w", systemd.User, err)
 		}
 	}
-	return true, os.Remove(userFile)
+	return true, removeUserFile()
+}
+
+// removeUserFile removes the entry, and its folder where nobody else has entries, as on most hosts.
+func removeUserFile() error {
+	if err := os.Remove(userFile); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Dir(userFile)); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
 }
