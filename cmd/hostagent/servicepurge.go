@@ -27,7 +27,7 @@ import (
 func configFiles() []string { return []string{"*.hcl"} }
 
 func runtimeFiles() []string {
-	return []string{"netns-*.lock", path.Base(hostagent.StatusSocket)}
+	return []string{"netns-*.lock", path.Base(hostagent.StatusSocket) + "*"}
 }
 
 // stateFiles are the state, and those whose writer was killed: they have a random text behind the name.

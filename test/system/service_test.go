@@ -138,9 +138,11 @@ func TestService(t *testing.T) {
 		if len(more) != 7 || !strings.HasPrefix(more[5], "hostagent:x:") || !strings.HasPrefix(more[6], "hostagent:x:") {
 			t.Errorf("more is left: %q", more)
 		}
+		m.Shell("mkdir -p /run/hostagent; touch /run/hostagent/hostagent.sock /run/hostagent/hostagent.sock.lock") // as kill -9 leaves it
 		if said := m.Run(program, "service", "uninstall"); !strings.Contains(said, "nothing to uninstall\n") {
 			t.Errorf("a second time: %s", said)
 		}
+		m.Run("test", "!", "-e", "/run/hostagent")
 	})
 	t.Run("leaves nothing", func(t *testing.T) {
 		says(t, m.Run(program, "service", "install"), "hostagent.service: active (running)")
