@@ -10,6 +10,7 @@ package machine
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,6 +37,10 @@ const RootEnv = "HOSTAGENT_SYSTEM_ROOT"
 // Debs is where packages wait in every machine that tests install by themselves, because not every machine has them: ufw,
 // firewalld, netfilter-persistent and iptables-persistent, with what they need. See Machine.Install.
 const Debs = "/var/lib/debs"
+
+// HostCgroups is an option of Boot and New: the machine sees the cgroups of the machine that the tests run on, as a real one
+// sees its own root. BPF programs can be attached there; but the machine's own units stand below a cgroup of it.
+const HostCgroups = "host-cgroups"
 
 const (
 	bootWithin = 60 * time.Second
@@ -61,13 +67,15 @@ type Machine struct {
 	// Address is the machine's own on its network card host0, Outside that of the tests on the other end.
 	Address, Outside netip.Addr
 
-	t       testing.TB
-	name    string
-	dir     string
-	options []string
-	nspawn  *exec.Cmd
-	ended   chan struct{} // closed when nspawn has ended
-	init    int           // the pid of its first process; 0 while it is off
+	t    testing.TB
+	name string
+	// Whether it sees all cgroups of the machine that the tests run on.
+	hostCgroups bool
+	dir         string
+	options     []string
+	nspawn      *exec.Cmd
+	ended       chan struct{} // closed when nspawn has ended
+	init        int           // the pid of its first process; 0 while it is off
 }
 
 var machines atomic.Int32
@@ -84,9 +92,12 @@ func Boot(t testing.TB, options ...string) *Machine {
 func New(t testing.TB, options ...string) *Machine {
 	t.Helper()
 	n := int(machines.Add(1))
+	// Its cgroup is named after it, and whoever else tests on this machine numbers processes from one, too.
+	name := "hostagent-" + strings.ToLower(rand.Text()[:10])
 	m := &Machine{
 		Address: netip.AddrFrom4([4]byte{10, 77, byte(n), 2}), Outside: netip.AddrFrom4([4]byte{10, 77, byte(n), 1}),
-		t: t, name: "hostagent-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(n), dir: t.TempDir(), options: options,
+		t: t, name: name, dir: t.TempDir(), options: slices.DeleteFunc(slices.Clone(options), func(o string) bool { return o == HostCgroups }),
+		hostCgroups: slices.Contains(options, HostCgroups),
 	}
 	// The layer lies in memory: an overlay cannot lie on the overlay that some machines have below their folders.
 	m.must(unix.Mount("tmpfs", m.dir, "tmpfs", 0, "mode=0755"))
@@ -100,6 +111,9 @@ func New(t testing.TB, options ...string) *Machine {
 			m.end()
 		}
 		m.unmount(m.Path("/"))
+		if out, err := exec.Command("unshare", "--mount", "--propagation", "private", "bash", "-c", sweep, "sweep", m.name).CombinedOutput(); err != nil {
+			t.Errorf("the machine's cgroups stay: %v\n%s", err, out)
+		}
 	})
 	m.Write("/etc/hostname", m.name+"\n", 0o644)
 	m.Write("/etc/machine-id", "", 0o444) // the first boot fills it
@@ -140,6 +154,17 @@ exec systemd-nspawn --quiet --boot --machine "$name" --register=no --keep-unit -
   --capability=CAP_BPF,CAP_PERFMON --system-call-filter=bpf "$@"
 `
 
+// sweep removes the cgroups that the machine $1 leaves. The last processes may need a moment to end.
+const sweep = `mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for _ in {1..100}; do
+  find "/sys/fs/cgroup/$1" -depth -type d -exec rmdir {} \; 2>/dev/null
+  [ -d "/sys/fs/cgroup/$1" ] || exit 0
+  sleep 0.05
+done
+find "/sys/fs/cgroup/$1" -name cgroup.procs -exec grep -H . {} \;
+exit 1
+`
+
 // Boot boots the machine and waits until systemd has started what it could.
 func (m *Machine) Boot() {
 	m.t.Helper()
@@ -149,6 +174,9 @@ func (m *Machine) Boot() {
 	args := append([]string{"--mount", "--propagation", "private", "bash", "-c", boot, "boot", m.name, "--directory", m.Path("/")}, m.options...)
 	m.nspawn = exec.Command("unshare", args...)
 	m.nspawn.Stdout, m.nspawn.Stderr = console, console
+	if m.hostCgroups {
+		m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_USE_CGNS=0")
+	}
 	m.nspawn.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	m.must(m.nspawn.Start())
 	m.ended = make(chan struct{})
