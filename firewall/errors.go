@@ -76,11 +76,19 @@ func newToolError(command, stderr string, err error) *ToolError {
 	case strings.Contains(stderr, "open lock file"):
 		e.Kind = errLockFile
 	case strings.Contains(stderr, "you must be root"), strings.Contains(stderr, "Permission denied"),
-		strings.Contains(stderr, "Operation not permitted"):
-		e.Kind = ErrPermission
+		strings.Contains(stderr, "Operation not permitted"), strings.Contains(stderr, "Can't open socket to ipset"):
+		e.Kind = errToolPermission{}
 	}
 	return e
 }
+
+// errToolPermission is the ErrPermission of the iptables programs. They do not tell which capability they miss: those of
+// variant legacy, and both to name a set, talk to the kernel through a raw socket.
+type errToolPermission struct{}
+
+func (errToolPermission) Error() string { return "needs CAP_NET_ADMIN and CAP_NET_RAW: run as root" }
+
+func (errToolPermission) Unwrap() error { return ErrPermission }
 
 var errProgramGone = fmt.Errorf("%w any more: install the iptables package", ErrMissingTool)
 
