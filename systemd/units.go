@@ -41,6 +41,9 @@ func Units(program string) []Unit {
 	return units
 }
 
+// FullDropIn returns an example of a drop-in of Guard, for what costs more than the unit grants.
+func FullDropIn() string { return mustRead("full.conf") }
+
 // Sysusers returns the entry for systemd-sysusers(8) that makes User.
 func Sysusers() string { return mustRead("hostagent.sysusers") }
 
