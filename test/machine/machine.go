@@ -321,7 +321,7 @@ func (m *Machine) Shell(script string) string {
 // Install installs packages that wait in Debs, without any network. Their names are those of the packages.
 func (m *Machine) Install(packages ...string) {
 	m.t.Helper()
-	m.Run(append([]string{"apt-get", "-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Cache::Archives=" + Debs, "install", "-y", "--no-download", "--no-install-recommends"}, packages...)...)
+	m.Run(append([]string{"apt-get", "-o", "Dir::Cache::Archives=" + Debs, "install", "-y", "--no-download", "--no-install-recommends"}, packages...)...)
 }
 
 // Wait waits until a command inside the machine succeeds, and returns what it wrote to stdout.

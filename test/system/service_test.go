@@ -17,14 +17,14 @@ import (
 	"github.com/hostagent/hostagent/test/machine"
 )
 
-// program is where an operator puts hostagent without a package.
-const program = "/usr/local/bin/hostagent"
+// ownProgram is where an operator puts hostagent without a package.
+const ownProgram = "/usr/local/bin/hostagent"
 
 // bare is a booted machine with the program and nothing else of it.
 func bare(t *testing.T, options ...string) *machine.Machine {
 	t.Helper()
 	m := machine.New(t, options...)
-	m.Copy(filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "hostagent"), program, 0o755)
+	m.Copy(filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "hostagent"), ownProgram, 0o755)
 	m.Boot()
 	return m
 }
@@ -91,11 +91,11 @@ func TestService(t *testing.T) {
 	t.Parallel()
 	m := bare(t)
 	before := traces(m)
-	refused(t, m, 4, "hostagent is not installed as a service", program, "service", "status")
-	refused(t, m, 4, "hostagent is not installed as a service", program, "service", "start")
+	refused(t, m, 4, "hostagent is not installed as a service", ownProgram, "service", "status")
+	refused(t, m, 4, "hostagent is not installed as a service", ownProgram, "service", "start")
 
 	began := time.Now()
-	said := m.Run("sh", "-c", "umask 077; "+program+" service install")
+	said := m.Run("sh", "-c", "umask 077; "+ownProgram+" service install")
 	t.Logf("installed in %s:\n%s", time.Since(began).Round(time.Millisecond), said)
 	says(t, said, "made: user hostagent\n", "written: /etc/hostagent.d/hostagent.hcl, which observes\n",
 		"written, enabled: /etc/systemd/system/hostagent-sets.service\n", "written, enabled: /etc/systemd/system/hostagent-restore.service\n",
@@ -111,7 +111,7 @@ func TestService(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, as := range [][]string{{}, {"runuser", "-u", "nobody", "--"}} {
-		said := m.Run(append(as, program, "service", "status")...)
+		said := m.Run(append(as, ownProgram, "service", "status")...)
 		says(t, said, "hostagent.service: active (running) since ", ", enabled\n", "installed by hostagent service install: /etc/systemd/system/hostagent.service\n",
 			"hostagent-sets.service: active (exited)", "hostagent-restore.service: active (exited)", "hostagent status; its log: journalctl -u hostagent\n")
 	}
@@ -119,11 +119,11 @@ func TestService(t *testing.T) {
 	t.Run("stops and starts", func(t *testing.T) { stopAndStart(t, m) })
 	t.Run("survives a reboot", func(*testing.T) {
 		m.Reboot()
-		m.Run(program, "service", "status")
+		m.Run(ownProgram, "service", "status")
 	})
 
 	t.Run("is uninstalled", func(t *testing.T) {
-		said := m.Run(program, "service", "uninstall")
+		said := m.Run(ownProgram, "service", "uninstall")
 		says(t, said, "stopped: hostagent.service\n", "removed: /etc/systemd/system/hostagent-sets.service\n", "removed: /etc/systemd/system/hostagent.service\n",
 			"left: /etc/hostagent.d, /var/lib/hostagent, user hostagent; hostagent service uninstall --purge removes them too\n", "hostagent: warning: cannot remove all reports: ")
 		var more []string
@@ -139,40 +139,40 @@ func TestService(t *testing.T) {
 			t.Errorf("more is left: %q", more)
 		}
 		m.Shell("mkdir -p /run/hostagent; touch /run/hostagent/hostagent.sock /run/hostagent/hostagent.sock.lock") // as kill -9 leaves it
-		if said := m.Run(program, "service", "uninstall"); !strings.Contains(said, "nothing to uninstall\n") {
+		if said := m.Run(ownProgram, "service", "uninstall"); !strings.Contains(said, "nothing to uninstall\n") {
 			t.Errorf("a second time: %s", said)
 		}
 		m.Run("test", "!", "-e", "/run/hostagent")
 	})
 	t.Run("leaves nothing", func(t *testing.T) {
-		says(t, m.Run(program, "service", "install"), "hostagent.service: active (running)")
+		says(t, m.Run(ownProgram, "service", "install"), "hostagent.service: active (running)")
 		m.Shell("echo secret >/etc/hostagent.d/token; ln -s /etc/hostname /etc/hostagent.d/zz.hcl.link")
-		said := m.Run(program, "service", "uninstall", "--purge")
+		said := m.Run(ownProgram, "service", "uninstall", "--purge")
 		says(t, said, "removed: /etc/hostagent.d/hostagent.hcl\nleft: /etc/hostagent.d/token, because", "left: /etc/hostagent.d/zz.hcl.link, because",
 			"removed: /var/lib/hostagent\n", "removed: user hostagent\n")
 		m.Shell("rm /etc/hostagent.d/token /etc/hostagent.d/zz.hcl.link")
-		says(t, m.Run(program, "service", "uninstall", "--purge"), "removed: /etc/hostagent.d\n")
+		says(t, m.Run(ownProgram, "service", "uninstall", "--purge"), "removed: /etc/hostagent.d\n")
 		if diff := cmp.Diff(before, traces(m)); diff != "" {
 			t.Errorf("what is left, or lost (-before +after):\n%s", diff)
 		}
 	})
 }
 
-// upgrade installs again: the same, a newer program, and over units of an older one.
+// upgrade installs again: the same, a newer ownProgram, and over units of an older one.
 func upgrade(t *testing.T, m *machine.Machine) {
 	first := mainPID(m)
 	m.Shell("echo '# mine' >>/etc/hostagent.d/hostagent.hcl")
-	says(t, m.Run(program, "service", "install"), "as it was: /etc/systemd/system/hostagent-sets.service\n", "as it was: /etc/systemd/system/hostagent.service\n", "active (running)")
+	says(t, m.Run(ownProgram, "service", "install"), "as it was: /etc/systemd/system/hostagent-sets.service\n", "as it was: /etc/systemd/system/hostagent.service\n", "active (running)")
 	if again := mainPID(m); again == first {
 		t.Error("the service was not restarted")
 	}
 	says(t, m.Run("cat", "/etc/hostagent.d/hostagent.hcl"), "# mine\n")
 
-	m.Shell(`cp -a ` + program + ` /usr/local/bin/new; echo newer >>/usr/local/bin/new; mv /usr/local/bin/new ` + program + `
+	m.Shell(`cp -a ` + ownProgram + ` /usr/local/bin/new; echo newer >>/usr/local/bin/new; mv /usr/local/bin/new ` + ownProgram + `
 sed -i 's/^Description=.*/Description=older/' /etc/systemd/system/hostagent.service; systemctl disable hostagent`)
-	said := m.Run(program, "service", "install")
+	said := m.Run(ownProgram, "service", "install")
 	says(t, said, "rewritten, enabled: /etc/systemd/system/hostagent.service\n", "as it was: /etc/systemd/system/hostagent-restore.service\n")
-	m.Shell("cmp /proc/$(systemctl show -p MainPID --value hostagent)/exe " + program + "; systemctl is-enabled hostagent")
+	m.Shell("cmp /proc/$(systemctl show -p MainPID --value hostagent)/exe " + ownProgram + "; systemctl is-enabled hostagent")
 	if got := m.Run("systemctl", "show", "-p", "Description", "--value", "hostagent"); strings.Contains(got, "older") {
 		t.Errorf("systemd still knows the older unit: %s", got)
 	}
@@ -180,26 +180,26 @@ sed -i 's/^Description=.*/Description=older/' /etc/systemd/system/hostagent.serv
 
 func stopAndStart(t *testing.T, m *machine.Machine) {
 	before := mainPID(m)
-	says(t, m.Run(program, "service", "restart"), "hostagent.service: active (running)")
+	says(t, m.Run(ownProgram, "service", "restart"), "hostagent.service: active (running)")
 	if mainPID(m) == before {
 		t.Error("restart did not restart it")
 	}
-	said := m.Run(program, "service", "stop")
+	said := m.Run(ownProgram, "service", "stop")
 	says(t, said, "hostagent.service: inactive (dead)", "its rules stay in place; hostagent firewall remove takes them away\n")
-	m.Run(program, "service", "stop")
-	refused(t, m, 3, "to start it: hostagent service start", program, "service", "status")
+	m.Run(ownProgram, "service", "stop")
+	refused(t, m, 3, "to start it: hostagent service start", ownProgram, "service", "status")
 
 	m.Shell("cp /etc/hostagent.d/hostagent.hcl /root/good.hcl; echo 'moed = 1' >>/etc/hostagent.d/hostagent.hcl")
-	if status, said := tried(t, m, program, "service", "start"); status == 0 {
+	if status, said := tried(t, m, ownProgram, "service", "start"); status == 0 {
 		// Where the unit is ready as soon as it was started, its end comes later.
 		m.Wait(10*time.Second, "systemctl", "is-failed", "hostagent")
 	} else {
 		says(t, said, "cannot start hostagent.service: ", `unknown key "moed"; did you mean "mode"?`, "see journalctl -u hostagent.service")
 	}
-	refused(t, m, 3, "hostagent.service: failed (failed), exit status 78", program, "service", "status")
-	refused(t, m, 3, "its configuration is wrong: hostagent config validate", program, "service", "status")
+	refused(t, m, 3, "hostagent.service: failed (failed), exit status 78", ownProgram, "service", "status")
+	refused(t, m, 3, "its configuration is wrong: hostagent config validate", ownProgram, "service", "status")
 	m.Run("cp", "/root/good.hcl", "/etc/hostagent.d/hostagent.hcl")
-	says(t, m.Run(program, "service", "start"), "hostagent.service: active (running)")
+	says(t, m.Run(ownProgram, "service", "start"), "hostagent.service: active (running)")
 }
 
 // TestServiceRefusals: whatever is refused leaves no trace.
@@ -207,32 +207,32 @@ func TestServiceRefusals(t *testing.T) {
 	t.Parallel()
 	m := bare(t)
 	before := traces(m)
-	nobody := []string{"runuser", "-u", "nobody", "--", program, "service"}
+	nobody := []string{"runuser", "-u", "nobody", "--", ownProgram, "service"}
 	for _, verb := range []string{"install", "uninstall", "start", "stop", "restart"} {
 		refused(t, m, 2, "hostagent service "+verb+" needs root; run as root: sudo hostagent service "+verb, append(nobody, verb)...)
 	}
-	elsewhere := "mount -t tmpfs tmpfs /run/systemd && " + program + " service "
+	elsewhere := "mount -t tmpfs tmpfs /run/systemd && " + ownProgram + " service "
 	refused(t, m, 2, "this host is not run by systemd", "unshare", "--mount", "sh", "-c", elsewhere+"install")
 	refused(t, m, 2, "this host is not run by systemd", "unshare", "--mount", "sh", "-c", elsewhere+"status")
 
 	for _, c := range []struct{ name, prepare, want, call, undo string }{
 		{"a package's unit", "mkdir -p /usr/lib/systemd/system; touch /usr/lib/systemd/system/hostagent.service",
 			"installed by a package already (/usr/lib/systemd/system/hostagent.service): use systemctl for the service, and apt for another version",
-			program, "true"},
-		{"a world-writable folder", "mkdir -m 777 /opt/open; cp " + program + " /opt/open/hostagent",
+			ownProgram, "true"},
+		{"a world-writable folder", "mkdir -m 777 /opt/open; cp " + ownProgram + " /opt/open/hostagent",
 			"because /opt/open can be written by others than root (mode 0777): install -m 0755 \"/opt/open/hostagent\" /usr/local/bin/hostagent, and call that",
 			"/opt/open/hostagent", "rm -r /opt/open"},
-		{"a link into one", "mkdir -m 777 /opt/open; cp " + program + " /opt/open/hostagent; ln -s /opt/open/hostagent /usr/local/bin/linked",
+		{"a link into one", "mkdir -m 777 /opt/open; cp " + ownProgram + " /opt/open/hostagent; ln -s /opt/open/hostagent /usr/local/bin/linked",
 			"/opt/open can be written", "/usr/local/bin/linked", "rm -r /opt/open /usr/local/bin/linked"},
-		{"a home", "cp " + program + " /root/hostagent", "is below /root", "/root/hostagent", "rm /root/hostagent"},
+		{"a home", "cp " + ownProgram + " /root/hostagent", "is below /root", "/root/hostagent", "rm /root/hostagent"},
 		{"a wrong configuration", "mkdir /etc/hostagent.d; echo 'moed = 1' >/etc/hostagent.d/x.hcl",
-			`/etc/hostagent.d/x.hcl:1: unknown key "moed"; did you mean "mode"?`, program, "rm -r /etc/hostagent.d"},
-		{"no mode", "mkdir /etc/hostagent.d; echo >/etc/hostagent.d/x.hcl", "choose a mode", program, "rm -r /etc/hostagent.d"},
+			`/etc/hostagent.d/x.hcl:1: unknown key "moed"; did you mean "mode"?`, ownProgram, "rm -r /etc/hostagent.d"},
+		{"no mode", "mkdir /etc/hostagent.d; echo >/etc/hostagent.d/x.hcl", "choose a mode", ownProgram, "rm -r /etc/hostagent.d"},
 		{"somebody's unit", "echo '[Unit]' >/etc/systemd/system/hostagent-sets.service",
-			"/etc/systemd/system/hostagent-sets.service was not written by hostagent", program, "rm /etc/systemd/system/hostagent-sets.service"},
+			"/etc/systemd/system/hostagent-sets.service was not written by hostagent", ownProgram, "rm /etc/systemd/system/hostagent-sets.service"},
 		{"a masked unit", "systemctl mask hostagent.service 2>&1", "hostagent.service is masked: systemctl unmask hostagent.service",
-			program, "systemctl unmask hostagent.service 2>&1"},
-		{"root by another name", "echo hostagent:x:0:0::/:/bin/sh >>/etc/passwd", "user hostagent is root under another name", program, "sed -i /^hostagent:/d /etc/passwd"},
+			ownProgram, "systemctl unmask hostagent.service 2>&1"},
+		{"root by another name", "echo hostagent:x:0:0::/:/bin/sh >>/etc/passwd", "user hostagent is root under another name", ownProgram, "sed -i /^hostagent:/d /etc/passwd"},
 	} {
 		m.Shell(c.prepare)
 		status := 2
@@ -245,7 +245,7 @@ func TestServiceRefusals(t *testing.T) {
 			t.Errorf("%s: it was refused, and yet (-before +after):\n%s", c.name, diff)
 		}
 		if c.name == "a package's unit" {
-			refused(t, m, 2, "to remove it: apt remove hostagent", program, "service", "uninstall")
+			refused(t, m, 2, "to remove it: apt remove hostagent", ownProgram, "service", "uninstall")
 			packaged(t, m)
 		}
 		m.Shell(c.undo)
@@ -258,10 +258,10 @@ func TestServiceRefusals(t *testing.T) {
 // packaged looks at a service that a package has installed, and takes it away again.
 func packaged(t *testing.T, m *machine.Machine) {
 	m.Shell(`printf '[Service]\nExecStart=/bin/sleep infinity\n' >/usr/lib/systemd/system/hostagent.service; systemctl daemon-reload`)
-	says(t, m.Run(program, "service", "start"), "hostagent.service: active (running)")
-	says(t, m.Run(program, "service", "status"), "installed by a package: ")
-	m.Run(program, "service", "restart")
-	m.Run(program, "service", "stop")
+	says(t, m.Run(ownProgram, "service", "start"), "hostagent.service: active (running)")
+	says(t, m.Run(ownProgram, "service", "status"), "installed by a package: ")
+	m.Run(ownProgram, "service", "restart")
+	m.Run(ownProgram, "service", "stop")
 	m.Shell("rm /usr/lib/systemd/system/hostagent.service; systemctl daemon-reload")
 }
 
@@ -274,21 +274,21 @@ func TestServiceHalfway(t *testing.T) {
 	before := traces(m)
 	const dropIn = "/etc/systemd/system/hostagent.service.d"
 	m.Shell(`mkdir ` + dropIn + `; printf '[Service]\nExecStart=\nExecStart=/bin/sh -c "echo cannot go on; exit 7"\nType=oneshot\nRestart=no\n' >` + dropIn + `/break.conf`)
-	status, said := tried(t, m, program, "service", "install")
+	status, said := tried(t, m, ownProgram, "service", "install")
 	if status != 2 {
 		t.Errorf("status %d", status)
 	}
 	says(t, said, "made: user hostagent\n", "written, enabled: /etc/systemd/system/hostagent.service\n", "cannot restart hostagent.service: ",
-		"failed (failed), exit status 7", "cannot go on", "mend this and call it again, or undo it: sudo "+program+" service uninstall --purge")
-	refused(t, m, 3, "exit status 7", program, "service", "status")
+		"failed (failed), exit status 7", "cannot go on", "mend this and call it again, or undo it: sudo "+ownProgram+" service uninstall --purge")
+	refused(t, m, 3, "exit status 7", ownProgram, "service", "status")
 
 	// A crash of the machine may leave the file of a unit empty.
 	m.Shell("rm -r " + dropIn + "; : >/etc/systemd/system/hostagent-sets.service")
-	says(t, m.Run(program, "service", "install"), "rewritten, enabled: /etc/systemd/system/hostagent-sets.service\n", "hostagent.service: active (running)")
+	says(t, m.Run(ownProgram, "service", "install"), "rewritten, enabled: /etc/systemd/system/hostagent-sets.service\n", "hostagent.service: active (running)")
 
 	// A wrong configuration keeps nobody from leaving; and a drop-in is its writer's.
 	m.Shell(`mkdir ` + dropIn + `; printf '[Service]\nNice=1\n' >` + dropIn + `/nice.conf; echo 'moed = 1' >>/etc/hostagent.d/hostagent.hcl`)
-	said = m.Run(program, "service", "uninstall", "--purge")
+	said = m.Run(ownProgram, "service", "uninstall", "--purge")
 	says(t, said, "warning: the configuration is wrong, so the defaults count: ", "left: "+dropIn+", because it is not hostagent's own\n")
 	m.Shell("rm -r " + dropIn + "; systemctl daemon-reload")
 	if diff := cmp.Diff(before, traces(m)); diff != "" {
@@ -308,7 +308,7 @@ func TestServiceWithConsul(t *testing.T) {
   $i -t $1 -A $2 -j ACCEPT; $i -t $1 -D $2 -j ACCEPT; done; done`)
 	before := traces(m)
 	guard := func() {
-		said := m.Run(program, "service", "install")
+		said := m.Run(ownProgram, "service", "install")
 		if strings.Contains(said, "made: user") {
 			t.Errorf("a user was made: %s", said)
 		}
@@ -317,7 +317,7 @@ func TestServiceWithConsul(t *testing.T) {
 		m.Wait(30*time.Second, "bash", "-c", "curl -sf http://127.0.0.1:8500/v1/agent/checks | jq -e '.[\"hostagent:alive\"].Status == \"passing\"'")
 	}
 	guard()
-	said := m.Run(program, "service", "uninstall", "--purge")
+	said := m.Run(ownProgram, "service", "uninstall", "--purge")
 	t.Log(said)
 	says(t, said, "removed: service hostagent with ", "HOSTAGENT", "removed: /etc/hostagent.d\n", "removed: /var/lib/hostagent\n")
 	if got := m.Run("curl", "-sf", "http://127.0.0.1:8500/v1/agent/services"); strings.TrimSpace(got) != "{}" {
@@ -331,7 +331,7 @@ func TestServiceWithConsul(t *testing.T) {
 	m.Run("systemctl", "kill", "--signal=KILL", "consul")
 	m.Wait(10*time.Second, "bash", "-c", "! curl -s http://127.0.0.1:8500/v1/status/leader")
 	began := time.Now()
-	said = m.Run(program, "service", "uninstall", "--purge")
+	said = m.Run(ownProgram, "service", "uninstall", "--purge")
 	t.Logf("without Consul, in %s:\n%s", time.Since(began).Round(time.Millisecond), said)
 	says(t, said, "hostagent: warning: cannot remove all reports: ", "removed: /etc/systemd/system/hostagent.service\n")
 	if diff := cmp.Diff(before, traces(m)); diff != "" {
