@@ -249,7 +249,7 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := newFakeHost()
-	done, err := Restore(t.Context(), at(dir, h))
+	done, err := Restore(t.Context(), at(dir, h), true)
 	if err != nil || done.Standing || done.Missing || done.Nobody {
 		t.Errorf("restored: %+v, %v", done, err)
 	}
@@ -257,28 +257,35 @@ func TestRestore(t *testing.T) {
 
 	// What stands is younger than the file.
 	h.rules.Open.Add(21005)
-	if done, err := Restore(t.Context(), at(dir, h)); err != nil || !done.Standing || h.applies != 1 {
+	if done, err := Restore(t.Context(), at(dir, h), true); err != nil || !done.Standing || h.applies != 1 {
 		t.Errorf("the second time: %+v, %v", done, err)
 	}
+	// What something loaded from a file of its own is not.
+	h.rules.Open.Add(21007)
+	if done, err := Restore(t.Context(), at(dir, h), false); err != nil || done.Standing {
+		t.Errorf("over rules that were loaded: %+v, %v", done, err)
+	}
+	want(t, "restored over rules that were loaded", "guard 21000-21255 open 21000, 21003", h.state())
+	h.applies = 1
 	// Sets alone hold nothing back.
 	h.noRules = true
-	if done, err := Restore(t.Context(), at(dir, h)); err != nil || done.Standing || h.applies != 2 {
+	if done, err := Restore(t.Context(), at(dir, h), true); err != nil || done.Standing || h.applies != 2 {
 		t.Errorf("over sets without rules: %+v, %v", done, err)
 	}
 
 	fresh := newFakeHost()
-	if done, err := Restore(t.Context(), at(t.TempDir(), fresh)); err != nil || !done.Missing || fresh.applies > 0 {
+	if done, err := Restore(t.Context(), at(t.TempDir(), fresh), true); err != nil || !done.Missing || fresh.applies > 0 {
 		t.Errorf("without a state: %+v, %v", done, err)
 	}
 	foreign := at(dir, fresh)
 	foreign.Machine = "def"
-	_, err = Restore(t.Context(), foreign)
+	_, err = Restore(t.Context(), foreign, true)
 	refused, ok := errors.AsType[*RefusedError](err)
 	if !ok || fresh.applies > 0 || !strings.Contains(refused.Error(), "another host") || !strings.Contains(refused.Error(), "(rm "+dir+"/state.json)") {
 		t.Errorf("a foreign state: %v", err)
 	}
 	fresh.showFail = errors.New("no right")
-	if _, err := Restore(t.Context(), at(dir, fresh)); err == nil || fresh.applies > 0 {
+	if _, err := Restore(t.Context(), at(dir, fresh), true); err == nil || fresh.applies > 0 {
 		t.Errorf("a kernel that cannot be seen: %v", err)
 	}
 }
@@ -295,16 +302,16 @@ func TestRestorePublishes(t *testing.T) {
 	parts := h.publishing(ModeGuard, "one", set)
 	parts.StateDir, parts.Machine = dir, "abc"
 	h.applyFail = errors.New("held lock")
-	if _, err := Restore(t.Context(), parts); err == nil || set.calls > 0 {
+	if _, err := Restore(t.Context(), parts, true); err == nil || set.calls > 0 {
 		t.Errorf("what is not open is published: %s, %v", set.ports, err)
 	}
 	h.applyFail = nil
-	if done, err := Restore(t.Context(), parts); err != nil || done.Unpublished != nil {
+	if done, err := Restore(t.Context(), parts, true); err != nil || done.Unpublished != nil {
 		t.Errorf("restored: %+v, %v", done, err)
 	}
 	want(t, "published", "21000, 21003", set.ports.String())
 	h.exists, set.fails = false, firewall.ErrNoSet
-	if done, err := Restore(t.Context(), parts); err != nil || !errors.Is(done.Unpublished, firewall.ErrNoSet) {
+	if done, err := Restore(t.Context(), parts, true); err != nil || !errors.Is(done.Unpublished, firewall.ErrNoSet) {
 		t.Errorf("restored without the set: %+v, %v", done, err)
 	}
 	want(t, "restored", "guard 21000-21255 open 21000, 21003", h.state())
@@ -323,7 +330,7 @@ func TestRestoreSparesSSH(t *testing.T) {
 	h.listeners[0].UID = 0
 	parts := h.keeping(ModeGuard, dir)
 	parts.Owners = fakeOwners{h.listeners[0].Cookie: {Processes: []sockets.Process{{PID: 7, Name: "sshd"}}}}
-	if _, err := Restore(t.Context(), parts); err != nil {
+	if _, err := Restore(t.Context(), parts, true); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "restored", "guard 21000-21008, 21010-21255 open 21000, 21003", h.state())

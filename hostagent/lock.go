@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -41,7 +42,7 @@ func AcquireLock(dir string) (*Lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make %q for the lock: %w; run as root", dir, err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := openLock(dir, path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock: %w; run as root", err)
 	}
@@ -50,6 +51,50 @@ func AcquireLock(dir string) (*Lock, error) {
 		return nil, err
 	}
 	return &Lock{file: f}, nil
+}
+
+// openLock opens the lock's file. One that root makes where another user keeps the locks is given to that user: a command
+// of root's must not keep the service of that user from starting.
+func openLock(dir, path string) (*os.File, error) {
+	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if os.Geteuid() != 0 {
+		return os.OpenFile(path, flags, 0o600)
+	}
+	f, err := os.OpenFile(path, flags|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return os.OpenFile(path, flags, 0o600) // what somebody else made, or put there, is given to nobody
+	}
+	if err != nil {
+		return nil, err
+	}
+	var folder unix.Stat_t
+	if err := unix.Stat(dir, &folder); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if folder.Uid == 0 {
+		return f, nil
+	}
+	if err := f.Chown(int(folder.Uid), int(folder.Gid)); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Claim notes that from now on rules of ours which stand in this network namespace were made by a hostagent, not by
+// something that loaded a file. The note ends with the boot, or with the folder of the lock.
+func (l *Lock) Claim() error {
+	if _, err := l.file.WriteAt([]byte("claimed\n"), 0); err != nil {
+		return fmt.Errorf("cannot write into %q: %w", l.file.Name(), err)
+	}
+	return nil
+}
+
+// Claimed tells whether somebody who had the lock before has claimed the rules.
+func (l *Lock) Claimed() bool {
+	info, err := l.file.Stat()
+	return err == nil && info.Size() > 0
 }
 
 // lockFile locks f or names who has it. One that ends between the two questions has not: it is tried again.

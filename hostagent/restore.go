@@ -16,7 +16,8 @@ import (
 
 // Restored is what Restore did.
 type Restored struct {
-	// Standing tells that rules of an earlier run stand in the kernel: they are younger than any file, so nothing was done.
+	// Standing tells that rules which a hostagent made stand in the kernel: they are younger than any file, so nothing was
+	// done.
 	Standing bool
 	// Missing tells that there is no saved state.
 	Missing bool
@@ -57,16 +58,21 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // configuration of now, so it opens nothing, and closes nothing, that this would not; and nobody is let in who was not.
 // It asks parts for the firewall, and for listeners and their owners, to spare sshd's port, as far as they are there.
 //
+// Rules that stand already are younger than any saved state where a hostagent made them (claimed, see Lock.Claim): they stay.
+// Where none did, something has loaded them from a file, as old as that is, and they are brought to what was saved.
+//
 // It may be called again. A *RefusedError tells of a state that cannot be used; a missing one is no error.
-func Restore(ctx context.Context, parts Parts) (*Restored, error) {
+func Restore(ctx context.Context, parts Parts, claimed bool) (*Restored, error) {
 	ctx, cancel := context.WithTimeout(ctx, passDeadline)
 	defer cancel()
-	state, err := parts.Firewall.Show(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot see the rules of an earlier run: %w", err)
-	}
-	if now := standingOf(state); state.Guards() && now.guard.Len()+now.open.Len() > 0 {
-		return &Restored{Standing: true, Rules: firewall.Ruleset{Guard: now.guard, Open: now.open, Paths: now.paths, PathsFrom: now.pathSources}}, nil
+	if claimed {
+		state, err := parts.Firewall.Show(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("cannot see the rules of an earlier run: %w", err)
+		}
+		if now := standingOf(state); state.Guards() && now.guard.Len()+now.open.Len() > 0 {
+			return &Restored{Standing: true, Rules: firewall.Ruleset{Guard: now.guard, Open: now.open, Paths: now.paths, PathsFrom: now.pathSources}}, nil
+		}
 	}
 	saved, err := LoadState(parts.StateDir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/config"
+	"github.com/hostagent/hostagent/hostagent/facts"
 )
 
 func firewallRestoreCommand() *cobra.Command {
@@ -27,7 +29,8 @@ port is opened and none closed.
 In guard mode it also makes, empty, the sets that are missing: iptables-restore loads nothing at all of a file in
 which somebody saved rules of hostagent and one of them names a missing set. With --sets-only it does only that,
 for a unit that comes before netfilter-persistent and the like; the rest belongs after them, because they flush
-what stands.
+what stands. Where such a file is there, --sets-only makes the sets in mode observe too, and with a configuration
+that is wrong.
 
 Exit status: 0 restored, or nothing to restore; 1 the saved state was refused; 78 the configuration is wrong; 2
 anything else.`,
@@ -40,34 +43,76 @@ anything else.`,
 	setsOnly := cmd.Flags().Bool("sets-only", false, "only make the sets that are missing, empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := s.load()
+		if *setsOnly {
+			return restoreSets(cmd, c, err)
+		}
 		if err != nil {
 			return &exitError{exitConfig, err}
 		}
 		if c.Mode != config.ModeGuard {
-			return output(cmd, "not in guard mode: nothing to restore\n")
+			return output(cmd, notGuarding)
 		}
-		lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
-		if held, isHeld := errors.AsType[*hostagent.HeldError](err); isHeld {
-			return output(cmd, fmt.Sprintf("hostagent is running (pid %d): nothing to restore, its rules stand\n", held.PID))
-		}
-		if err != nil {
-			return err
-		}
-		defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
-		fw, err := newFirewall(c)
-		if err != nil {
-			return err
-		}
-		if !*setsOnly {
-			err = restore(cmd, c, fw)
-		}
-		return errors.Join(err, makeSets(cmd, fw))
+		return withLock(cmd, func(lock *hostagent.Lock) error {
+			fw, err := newFirewall(c)
+			if err != nil {
+				return err
+			}
+			return errors.Join(restore(cmd, c, fw, lock), makeSets(cmd, fw))
+		})
 	}
 	return cmd
 }
 
+const notGuarding = "not in guard mode: nothing to restore\n"
+
+// restoreSets makes the sets that saved rules may name. Where a file is known to name them, the firewall of the whole host
+// depends on them, whatever hostagent may do itself; configErr is why there is no configuration.
+func restoreSets(cmd *cobra.Command, c *config.Config, configErr error) error {
+	named := slices.ContainsFunc(facts.ReadSavedRules(), func(saved facts.SavedRules) bool { return !saved.NFT })
+	var err error
+	switch {
+	case named:
+		options := firewall.Options{Backend: firewall.BackendIptables}
+		if configErr == nil {
+			options.Variant = firewall.Variant(c.Firewall.IptablesVariant)
+		}
+		err = makeSetsLocked(cmd, options)
+	case configErr == nil && c.Mode == config.ModeGuard:
+		err = makeSetsLocked(cmd, firewallOptions(c))
+	case configErr == nil:
+		err = output(cmd, notGuarding)
+	}
+	if configErr != nil {
+		return &exitError{exitConfig, errors.Join(configErr, err)}
+	}
+	return err
+}
+
+func makeSetsLocked(cmd *cobra.Command, options firewall.Options) error {
+	return withLock(cmd, func(*hostagent.Lock) error {
+		fw, err := firewall.New(options)
+		if err != nil {
+			return err
+		}
+		return makeSets(cmd, fw)
+	})
+}
+
+// withLock calls do with the lock of this host, and does nothing, which it says, where a running hostagent has it.
+func withLock(cmd *cobra.Command, do func(*hostagent.Lock) error) error {
+	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
+	if held, isHeld := errors.AsType[*hostagent.HeldError](err); isHeld {
+		return output(cmd, fmt.Sprintf("hostagent is running (pid %d): nothing to restore, its rules stand\n", held.PID))
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
+	return do(lock)
+}
+
 // restore restores what was saved and says so.
-func restore(cmd *cobra.Command, c *config.Config, fw *firewall.Firewall) error {
+func restore(cmd *cobra.Command, c *config.Config, fw *firewall.Firewall, lock *hostagent.Lock) error {
 	if c.StateDir == "" {
 		return output(cmd, "no saved state: state_dir is empty\n")
 	}
@@ -75,14 +120,17 @@ func restore(cmd *cobra.Command, c *config.Config, fw *firewall.Firewall) error 
 	p.Firewall = fw
 	useFirewall(&p, fw)
 	p.Machine, _ = hostagent.MachineFingerprint(hostagent.MachineIDFile) // Restore says so where it is missed
-	done, err := hostagent.Restore(cmd.Context(), p)
+	done, err := hostagent.Restore(cmd.Context(), p, lock.Claimed())
 	if _, refused := errors.AsType[*hostagent.RefusedError](err); refused {
 		return &exitError{exitFindings, err}
 	}
 	if err != nil {
 		return err
 	}
-	return output(cmd, restoredText(c.StateDir, done))
+	if !done.Missing {
+		err = lock.Claim()
+	}
+	return errors.Join(err, output(cmd, restoredText(c.StateDir, done)))
 }
 
 // makeSets makes the sets that are missing and says which.
