@@ -179,7 +179,7 @@ func (d *daemon) run(ctx context.Context, first *built, hangup <-chan os.Signal)
 		return err
 	}
 	defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
-	_ = lock.Claim() // without it a later "firewall restore" takes what was saved last, which is the same
+	_ = lock.Claim()     // without it a later "firewall restore" takes what was saved last, which is the same
 
 	if err := first.parts.RefuseOld(ctx); err != nil {
 		return err // not exitConfig: another start may help, once Consul is upgraded
