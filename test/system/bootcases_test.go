@@ -150,6 +150,10 @@ func TestOneshotsStandApart(t *testing.T) {
 	if active := m.Run("systemctl", "is-active", systemd.Guard); active != "active\n" {
 		t.Errorf("the daemon is %s", active)
 	}
+	// Who flushes everything while the daemon runs has it repaired.
+	m.loadsNFT()
+	m.Run("systemctl", "restart", "nftables.service")
+	m.Wait(waitShort, "bash", "-c", "iptables -t mangle -S | grep -q 'HOSTAGENT-GUARD .*DROP'")
 	// What root does by hand leaves nothing behind that the daemon's user could not open.
 	m.Shell("systemctl stop hostagent; rm -f /run/hostagent/netns-*; mkdir -p /run/hostagent; chown hostagent: /run/hostagent; hostagent firewall restore --sets-only")
 	m.Run("systemctl", "start", systemd.Restore)
