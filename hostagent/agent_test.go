@@ -575,7 +575,7 @@ func TestObserveOwnsNothing(t *testing.T) {
 		}
 		got := checkOf(h.report, "firewall")
 		want(t, "the check says what guard would do",
-			"Observe mode: nothing is enforced. Guard mode would\nclose: 21000-21255\nopen:  21000\n21000  web", got.Output)
+			"Observe mode: nothing is enforced. Guard mode would\nclose: 21000-21255\nopen:  21000\n\n21000  web", got.Output)
 		reload <- h.parts(ModeGuard)
 		pass(3 * time.Second)
 		want(t, "after the switch to guard", guarded, h.state())

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -169,20 +168,23 @@ type telling struct {
 	stale  bool // the listeners cannot be listed now
 }
 
-// check completes c with what it tells of findings: passing is what it says where there are none, and beside is said in
-// any case. A check may not pass while nobody can look.
-func (t telling) check(c consul.Check, fs []Finding, passing, beside string) consul.Check {
-	var text string
+// check completes c with what it tells of findings about a subject: passing is what it says where there are none, and beside
+// is said in any case. A check may not pass while nobody can look.
+func (t telling) check(c consul.Check, subject string, fs []Finding, passing, beside string) consul.Check {
+	c.Status = statusOf(fs)
 	if t.counts {
-		c.Status, text = countsText(fs)
 		passing, beside = noFindings, ""
-	} else {
-		c.Status, text = findingsText(fs, consul.MaxOutput-len(stale)-len(beside))
 	}
-	if len(fs) == 0 {
-		text = strings.TrimSuffix(wrap("", passing), "\n")
+	switch {
+	case len(fs) == 0:
+		c.Output = strings.TrimSuffix(wrap("", passing), "\n")
+	case t.counts:
+		c.Output = countsText(fs)
+	default:
+		head := summary(subject, fs)
+		c.Output = head + findingsText(fs, consul.MaxOutput-len(stale)-len(head)-len(beside))
 	}
-	c.Output = text + beside
+	c.Output += beside
 	c.Notes = notesOf(c.Notes, fs, t.counts)
 	if t.stale {
 		c.Output = stale + c.Output
@@ -196,10 +198,7 @@ func (t telling) check(c consul.Check, fs []Finding, passing, beside string) con
 func (a *Agent) lifeCheck(consulErr error) consul.Check {
 	c := consul.Check{
 		Key: "alive", Name: "hostagent alive", Status: consul.Passing, Notes: a.parts.Policy.lifeNotes(),
-		Output: fmt.Sprintf("hostagent %s runs in %s mode.", a.parts.Version, a.parts.Policy.Mode),
-	}
-	if a.parts.Policy.CountsOnly {
-		c.Output = fmt.Sprintf("hostagent runs in %s mode.", a.parts.Policy.Mode)
+		Output: a.lifeText(),
 	}
 	stands := "The last whole answer of Consul stands"
 	if a.failures == 0 && a.facts.RangeKnown {
@@ -217,7 +216,7 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 			continue
 		}
 		c.Status = consul.Warning
-		c.Output += "\n" + trouble.text
+		c.Output = strings.TrimSuffix(c.Output, "\n") + "\n\n" + trouble.text
 		if a.parts.Policy.CountsOnly { // errors name addresses, files and services
 			c.Output += ".\n"
 		} else {
@@ -225,6 +224,19 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 		}
 	}
 	return c
+}
+
+// lifeText says what runs. When hostagent has died, Consul shows it behind "TTL expired (last output before timeout follows): ",
+// on one line: what follows there is short, and what comes next still holds.
+func (a *Agent) lifeText() string {
+	name := "hostagent " + a.parts.Version
+	if a.parts.Policy.CountsOnly {
+		name = "hostagent"
+	}
+	if a.parts.Policy.Mode == ModeGuard {
+		return name + "\nIt runs in guard mode; when it ends, its rules stay in place."
+	}
+	return name + "\nIt runs in observe mode, and keeps no rules."
 }
 
 func (a *Agent) firewallCheck() consul.Check {
@@ -241,6 +253,9 @@ func (a *Agent) firewallCheck() consul.Check {
 	case a.applyErr != nil:
 		c.Status, c.Notes = consul.Critical, notesFirewall
 		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", wrap("  ", catalog.CleanTo(a.applyErr.Error(), maxNote)))
+		if len(res.Quarantined)+len(res.Openings) > 0 {
+			b.WriteString("\nWhat they should be:")
+		}
 	case a.parts.Policy.Mode == ModeObserve && a.parts.Firewall == nil:
 		c.Status, c.Notes = consul.Warning, notesNoFirewall
 		b.WriteString("Observe mode: nothing is enforced, but the firewall cannot be looked at.\nRules of an earlier guard run may stand.\n")
@@ -255,19 +270,30 @@ func (a *Agent) firewallCheck() consul.Check {
 		b.WriteString(portLines("Guarded: ", res.Rules.Guard) + portLines("Open:    ", res.Rules.Open))
 		b.WriteString(a.fromText("From:    "))
 	}
+	b.WriteString(listedPorts(res, consul.MaxOutput-b.Len()))
+	c.Output = strings.TrimRight(b.String(), "\n")
+	return c
+}
+
+// listedPorts is a line for each port in quarantine, of the first ones, and for each opening, as far as they fit into that many
+// bytes; before them a blank line.
+func listedPorts(res *Result, room int) string {
+	var b strings.Builder
 	for _, q := range res.Quarantined[:min(len(res.Quarantined), 20)] {
 		b.WriteString(wrap(fmt.Sprintf("%5d  ", q.Port), "in quarantine"+quarantineText(q)))
 	}
 	for i, o := range res.Openings {
 		line, more := wrap(fmt.Sprintf("%5d  ", o.Port), openingText(o)), fmt.Sprintf("and %d more: see hostagent scan\n", len(res.Openings)-i)
-		if b.Len()+len(line)+len(more) > consul.MaxOutput {
+		if b.Len()+len(line)+len(more)+1 > room {
 			b.WriteString(more)
 			break
 		}
 		b.WriteString(line)
 	}
-	c.Output = strings.TrimRight(b.String(), "\n")
-	return c
+	if b.Len() == 0 {
+		return ""
+	}
+	return "\n" + b.String()
 }
 
 // fromText is a line that says who may connect in the operator's words, or nothing where everybody may. Of many networks it
@@ -353,7 +379,7 @@ func (t telling) rangeCheck(sidecars PortRange, fs []Finding) consul.Check {
 	return t.check(consul.Check{
 		Key: "sidecar-range", Name: "Sidecar range",
 		Notes: "Who holds ports of the sidecar range, and registrations whose port stays closed.",
-	}, fs, fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", sidecars), "")
+	}, "sidecar range", fs, fmt.Sprintf("Range %s: every listener is a registered sidecar, every registered sidecar listens.", sidecars), "")
 }
 
 func (t telling) serviceCheck(s Service, fs []Finding) consul.Check {
@@ -364,7 +390,7 @@ func (t telling) serviceCheck(s Service, fs []Finding) consul.Check {
 	return t.check(consul.Check{
 		Key: consul.ResultKey(s.ID), Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
-	}, fs, passing, sidecarsText(s.Sidecars, t.mode))
+	}, catalog.CleanTo(cmp.Or(s.Name, s.ID), 60), fs, passing, sidecarsText(s.Sidecars, t.mode))
 }
 
 // sidecarsText is a line for each of the first sidecars.
@@ -397,71 +423,4 @@ func listenersText(s Service) string {
 	}
 	slices.Sort(texts)
 	return list(slices.Compact(texts))
-}
-
-// findingsText shows findings one after the other, as far as they fit into that many bytes, and the status of the worst of
-// all. Info alone still passes.
-func findingsText(fs []Finding, room int) (consul.Status, string) {
-	const more = "and %d more: see hostagent scan\n"
-	status := consul.Passing
-	var b strings.Builder
-	left := len(fs)
-	for i, f := range fs {
-		switch {
-		case f.Severity == catalog.Critical:
-			status = consul.Critical
-		case f.Severity == catalog.Warning && status == consul.Passing:
-			status = consul.Warning
-		}
-		if left > len(fs)-i {
-			continue // no room
-		}
-		state := ""
-		if f.State != Open {
-			state = " (" + string(f.State) + ")"
-		}
-		last := wrap("  remedy: ", f.Remedy)
-		if f.State == Exempt {
-			last = wrap("  exempt: ", f.Exemption.String())
-		}
-		text := fmt.Sprintf("%s%s\n%s%s", f.ID, state, wrap("  ", f.Message), last)
-		if b.Len()+len(text)+len(more)+4 > room {
-			continue
-		}
-		b.WriteString(text)
-		left--
-	}
-	if left > 0 {
-		fmt.Fprintf(&b, more, left)
-	}
-	return status, b.String()
-}
-
-// checkWidth is how wide lines of a check's output are: the UI shows them as monospaced text that does not wrap.
-const checkWidth = 78
-
-// wrap breaks text between words into lines behind an indent, of which only the first shows its letters.
-func wrap(indent, text string) string {
-	var b strings.Builder
-	width := 0
-	for word := range strings.FieldsSeq(text) {
-		n := utf8.RuneCountInString(word)
-		switch {
-		case b.Len() == 0:
-			b.WriteString(indent)
-			width = len(indent)
-		case width+1+n > checkWidth:
-			b.WriteString("\n" + strings.Repeat(" ", len(indent)))
-			width = len(indent)
-		default:
-			b.WriteString(" ")
-			width++
-		}
-		b.WriteString(word)
-		width += n
-	}
-	if b.Len() == 0 {
-		return strings.TrimRight(indent, " ") + "\n"
-	}
-	return b.String() + "\n"
 }

@@ -30,18 +30,18 @@ func TestOutputFits(t *testing.T) {
 			s.Sidecars = append(s.Sidecars, Sidecar{ID: strings.Repeat("x", 200), Port: 21000 + i, Opened: true})
 		}
 		for _, c := range []consul.Check{told.serviceCheck(s, fs), told.rangeCheck(DefaultSidecarRange(), fs)} {
-			told := strings.Count(c.Output, "exposed-listener\n")
+			told := strings.Count(c.Output, "warning exposed-listener\n")
 			if len(c.Output)+len(stale) > consul.MaxOutput || told == 0 || !strings.Contains(c.Output, fmt.Sprintf("\nand %d more: see hostagent scan\n", 60-told)) {
 				t.Fatalf("%d words: %d bytes, %d findings:\n%s", words, len(c.Output), told, c.Output)
 			}
 		}
 	}
-	if status, text := findingsText([]Finding{{ID: catalog.ExposedListener, Message: "a", Remedy: "b"}}, 100); status != consul.Passing || strings.Contains(text, "more") {
-		t.Errorf("%s %q", status, text)
+	if text := findingsText([]Finding{{ID: catalog.ExposedListener, Message: "a", Remedy: "b"}}, 100); strings.Contains(text, "more") {
+		t.Errorf("%q", text)
 	}
 }
 
-// TestOutputsAreReadable: the UI shows outputs as they are and breaks no line, and Consul cuts what is too long.
+// TestOutputsAreReadable: the UI breaks lines that are too wide anywhere, and Consul cuts what is too long.
 func TestOutputsAreReadable(t *testing.T) {
 	name := func(s string) string { return strings.Repeat(s+" ", 100) }
 	var services []string
@@ -87,7 +87,7 @@ func TestOutputsAreReadable(t *testing.T) {
 						t.Errorf("%s mode: %s has %d bytes", mode, c.Key, len(c.Output))
 					}
 					for line := range strings.Lines(c.Output) {
-						if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 || strings.ContainsAny(line, "\x1b\r\t") {
+						if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 79 || strings.ContainsAny(line, "\x1b\r\t") {
 							t.Errorf("%s mode, counts %t: a line of %s has %d columns: %s", mode, counts, c.Key, n, line)
 						}
 					}

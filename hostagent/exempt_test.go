@@ -299,9 +299,12 @@ func TestExemptionEndsAtMidnight(t *testing.T) {
 		want(t, "on the last day", exempt, state())
 		want(t, "the kernel", released, h.sets())
 		c := checkOf(h.report, "service:web")
-		want(t, "the check of web", `exposed-listener (exempt)
+		want(t, "the check of web", `web: application reachable around the mesh (exempt)
+
+info exposed-listener (exempt)  tcp 0.0.0.0:8080
   web listens on tcp 0.0.0.0:8080: the network reaches it without mTLS and
   without intentions
+  who:    web, user 1000
   exempt: until then (until 2000-01-01)
 
 sidecar web-sidecar-proxy: port 21000, open`, c.Output)

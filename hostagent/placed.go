@@ -89,15 +89,13 @@ func notesOf(purpose string, fs []Finding, counts bool) string {
 
 const noFindings = "No findings."
 
-// countsText tells how many findings there are of each severity, kind and state, worst first, and the status of the worst
-// of all.
-func countsText(fs []Finding) (consul.Status, string) {
+// countsText tells how many findings there are of each severity, kind and state, worst first.
+func countsText(fs []Finding) string {
 	type kind struct {
 		severity catalog.Severity
 		id       catalog.ID
 		state    State
 	}
-	status, _ := findingsText(fs, 0)
 	counts := map[kind]int{}
 	for i := range fs {
 		counts[kind{fs[i].Severity, fs[i].ID, fs[i].State}]++
@@ -113,7 +111,7 @@ func countsText(fs []Finding) (consul.Status, string) {
 		}
 		b.WriteByte('\n')
 	}
-	return status, b.String()
+	return b.String()
 }
 
 // firewallCounts completes the firewall's check with numbers in the place of ports, services and networks.

@@ -96,9 +96,8 @@ func TestCounts(t *testing.T) {
 	fs = append(fs, Finding{ID: catalog.ExposedListener, Severity: catalog.Critical, State: Open},
 		Finding{ID: catalog.ExposedListener, Severity: catalog.Info, State: Mitigated},
 		Finding{ID: catalog.ExposedListener, Severity: catalog.Info, State: Exempt})
-	status, text := countsText(fs)
-	want(t, "counts", "critical  1 exposed-listener\nwarning   12 squatted-port\ninfo      1 exposed-listener (exempt)\ninfo      1 exposed-listener (mitigated)\n", text)
-	want(t, "status", "critical", string(status))
+	want(t, "counts", "critical  1 exposed-listener\nwarning   12 squatted-port\ninfo      1 exposed-listener (exempt)\ninfo      1 exposed-listener (mitigated)\n", countsText(fs))
+	want(t, "status", "critical", string(statusOf(fs)))
 }
 
 // TestCountsTellNoDetails: with detail = "counts" no check tells an address, a port, a process, a name beside that of the

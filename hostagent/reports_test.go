@@ -27,7 +27,7 @@ func TestSlowAnswersLeaveHostagentAlive(t *testing.T) {
 		if n := h.reports - before; n < 6 || n > 30 {
 			t.Errorf("%d reports in a minute, want one every few seconds", n)
 		}
-		want(t, "the life check", "warning: hostagent 1.2.3 runs in guard mode.\nThe last whole answer of Consul stands:\n  too slow\n",
+		want(t, "the life check", "warning: hostagent 1.2.3\nIt runs in guard mode; when it ends, its rules stay in place.\n\nThe last whole answer of Consul stands:\n  too slow\n",
 			string(h.report.Life.Status)+": "+h.report.Life.Output)
 
 		// The one that takes no reports either is told once.
@@ -41,7 +41,7 @@ func TestSlowAnswersLeaveHostagentAlive(t *testing.T) {
 		h.fails = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("reset")}
 		h.reportFail = nil
 		pass(10 * time.Second)
-		want(t, "the life check", "The last whole answer of Consul stands:\n  reset\n", h.report.Life.Output[len("hostagent 1.2.3 runs in guard mode.\n"):])
+		want(t, "the life check", "\nThe last whole answer of Consul stands:\n  reset\n", h.report.Life.Output[len("hostagent 1.2.3\nIt runs in guard mode; when it ends, its rules stay in place.\n"):])
 		h.reportFail = &consul.Error{Kind: consul.KindUnreachable, Err: errors.New("report refused")}
 		pass(time.Minute)
 		if strings.Contains(h.log.String(), "report refused") {

@@ -111,7 +111,7 @@ func TestHostileRegistrations(t *testing.T) {
 			t.Logf("the agent itself refuses %q: %v", registration.Name, err)
 		}
 	}
-	w.checkTurns("sidecar-range", "warning", "duplicate-port\n  port 21030 is registered by one and two")
+	w.checkTurns("sidecar-range", "warning", "warning duplicate-port\n  port 21030 is registered by one and two")
 	for _, closed := range []uint16{22, 443, 21256, 21007, 21031} {
 		w.reaches(closed, host.Dropped)
 	}
