@@ -254,7 +254,7 @@ func (a *Agent) firewallCheck() consul.Check {
 		c.Status, c.Notes = consul.Critical, notesFirewall
 		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", wrap("  ", catalog.CleanTo(a.applyErr.Error(), maxNote)))
 		if len(res.Quarantined)+len(res.Openings) > 0 {
-			b.WriteString("\nWhat they should be:")
+			b.WriteString("\nPorts as they should be:")
 		}
 	case a.parts.Policy.Mode == ModeObserve && a.parts.Firewall == nil:
 		c.Status, c.Notes = consul.Warning, notesNoFirewall
@@ -388,7 +388,7 @@ func (t telling) serviceCheck(s Service, fs []Finding) consul.Check {
 		passing = fmt.Sprintf("%s listens on loopback only: %s.", catalog.Clean(s.Name), listenersText(s))
 	}
 	return t.check(consul.Check{
-		Key: consul.ResultKey(s.ID), Name: "Listeners of " + catalog.Clean(cmp.Or(s.ID, s.Name)),
+		Key: consul.ResultKey(s.ID), Name: "Listeners of " + middleOut(cmp.Or(s.ID, s.Name)),
 		Notes: "A mesh service must listen on loopback only, where nothing but its sidecar's host can call it.",
 	}, catalog.CleanTo(cmp.Or(s.Name, s.ID), 60), fs, passing, sidecarsText(s.Sidecars, t.mode))
 }

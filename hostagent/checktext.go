@@ -5,6 +5,7 @@ package hostagent
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -18,11 +19,12 @@ import (
 func statusOf(fs []Finding) consul.Status {
 	status := consul.Passing
 	for i := range fs {
-		switch {
-		case fs[i].Severity == catalog.Critical:
+		switch fs[i].Severity {
+		case catalog.Critical:
 			return consul.Critical
-		case fs[i].Severity == catalog.Warning:
+		case catalog.Warning:
 			status = consul.Warning
+		case catalog.Info:
 		}
 	}
 	return status
@@ -122,16 +124,32 @@ func whoText(l *sockets.Listener, owner *sockets.Owner) string {
 	return "process out of sight" + text
 }
 
-// checkWidth is how wide lines of a check's output are. The Consul UI shows them in a monospaced font and breaks what does not
-// fit wherever it ends, in a window of 1,280 pixels after 97 columns; then nothing is aligned any more. A terminal has 80.
-const checkWidth = 78
+// middleOut makes a name clean and, by leaving out its middle, short enough for the UI's headings and notes: of those it breaks
+// no word, and one long name would push part of the page with everybody's checks out of the window. Names that Nomad makes
+// differ at both ends.
+func middleOut(name string) string {
+	const most, tail = 64, 24
+	runes := []rune(catalog.CleanTo(name, 1000))
+	if len(runes) <= most {
+		return string(runes)
+	}
+	return string(runes[:most-tail-1]) + "…" + string(runes[len(runes)-tail:])
+}
 
-// wrap breaks text between words into lines behind an indent, of which only the first shows its letters.
+// checkWidth is how wide lines of a check's output are: a terminal has 80 columns, and the box of the Consul UI, in a window of
+// 1,280 pixels, boxWidth. A line that the UI has to break is aligned no more, and a word that is wider makes the whole page
+// wider than its window.
+const (
+	checkWidth = 78
+	boxWidth   = 96
+)
+
+// wrap breaks text between words into lines behind an indent, of which only the first shows its letters. Only a word that the
+// UI has no room for is broken itself.
 func wrap(indent, text string) string {
 	var b strings.Builder
 	width := 0
-	for word := range strings.FieldsSeq(text) {
-		n := utf8.RuneCountInString(word)
+	add := func(word string, n int) {
 		switch {
 		case b.Len() == 0:
 			b.WriteString(indent)
@@ -145,6 +163,15 @@ func wrap(indent, text string) string {
 		}
 		b.WriteString(word)
 		width += n
+	}
+	for word := range strings.FieldsSeq(text) {
+		if n := utf8.RuneCountInString(word); len(indent)+n <= boxWidth {
+			add(word, n)
+			continue
+		}
+		for part := range slices.Chunk([]rune(word), checkWidth-len(indent)) {
+			add(string(part), len(part))
+		}
 	}
 	if b.Len() == 0 {
 		return strings.TrimRight(indent, " ") + "\n"

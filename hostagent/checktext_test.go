@@ -15,7 +15,7 @@ import (
 )
 
 // TestNoLineIsTooWide: whatever there is to be told of a finding, of however long names, no line is wider than 79 columns but
-// for a word that is.
+// for a word that is, and no word is wider than the UI's box.
 func TestNoLineIsTooWide(t *testing.T) {
 	placeholder := regexp.MustCompile(`{([a-z]+)}`)
 	listener := &sockets.Listener{
@@ -27,7 +27,7 @@ func TestNoLineIsTooWide(t *testing.T) {
 		owner.Processes = append(owner.Processes, sockets.Process{PID: pid + 1, Name: strings.Repeat("p", int(pid)/2)})
 	}
 	told := telling{mode: ModeGuard, stale: true}
-	for _, value := range []string{long, strings.Repeat("x", 60) + " y", "\u202e\x1b[2J\t" + long, strings.Repeat("x", 5000)} {
+	for _, value := range []string{long, strings.Repeat("x", 60) + " y", strings.Repeat("x", 85), "\u202e\x1b[2J\t" + long, strings.Repeat("x", 5000)} {
 		for _, entry := range catalog.Entries() {
 			for _, state := range []State{Open, Mitigated, Exempt} {
 				for _, o := range []*sockets.Owner{nil, {}, owner} {
@@ -55,13 +55,20 @@ func fitsTheUI(t *testing.T, c consul.Check) {
 	if len(c.Output) > consul.MaxOutput || strings.ContainsFunc(strings.ReplaceAll(c.Output, "\n", ""), func(r rune) bool { return r < ' ' || r == '\u202e' }) {
 		t.Errorf("%s has %d bytes, or characters that it should not:\n%q", c.Key, len(c.Output), c.Output)
 	}
+	for _, text := range []string{c.Name, c.Notes} {
+		for word := range strings.FieldsSeq(text) {
+			if utf8.RuneCountInString(word) > 80 {
+				t.Errorf("the UI would have to break %q", text)
+			}
+		}
+	}
 	const label = len("  remedy: ")
 	for line := range strings.Lines(c.Output) {
 		longest := 0
 		for word := range strings.FieldsSeq(line) {
 			longest = max(longest, utf8.RuneCountInString(word))
 		}
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 79 && (label+longest <= 79 || n > label+longest) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 79 && (label+longest <= 79 || n > label+longest) || n > 96 {
 			t.Errorf("a line has %d columns: %q", n, line)
 		}
 	}
@@ -123,5 +130,18 @@ sidecar web-sidecar-proxy: port 21000, open`},
 	} {
 		s := Service{ID: "web", Name: "web", Sidecars: []Sidecar{{ID: "web-sidecar-proxy", Port: 21000, Opened: true}}}
 		want(t, tt.name, tt.want, telling{mode: ModeGuard}.serviceCheck(s, tt.fs).Output)
+	}
+}
+
+func TestMiddleOut(t *testing.T) {
+	nomad := "_nomad-task-6fbb6c07-64d1-6e2f-8c1d-0d5a4c9d5b3e-group-api-count-api-9001"
+	for name, short := range map[string]string{
+		"": "", "web": "web", strings.Repeat("é", 64): strings.Repeat("é", 64), "a\u202eb": `a\u202eb`,
+		nomad: "_nomad-task-6fbb6c07-64d1-6e2f-8c1d-0d5…group-api-count-api-9001",
+	} {
+		want(t, name, short, middleOut(name))
+	}
+	if n := utf8.RuneCountInString(middleOut(strings.Repeat("é", 5000))); n != 64 {
+		t.Errorf("%d characters", n)
 	}
 }

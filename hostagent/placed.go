@@ -52,7 +52,8 @@ const maxNotes = 500
 // The notes of checks that have another reason for them than findings.
 const (
 	notesObserve    = "What guard mode would do to the firewall: open the ports of registered sidecars, and close the rest of the range."
-	notesFirewall   = "The rules of the last pass stand, and hostagent tries again. Its status on that host names what to mend."
+	notesFirewall   = "The rules of the last pass stand. Mend what the output tells: hostagent tries again by itself."
+	notesUntold     = "The rules of the last pass stand, and hostagent tries again. Its status on that host names what to mend."
 	notesNoFirewall = "Run hostagent where it may see the firewall: hostagent status on that host names what it lacks."
 	notesCounts     = "hostagent status and hostagent scan on that host name what is wrong and what mends it."
 )
@@ -76,6 +77,13 @@ func notesOf(purpose string, fs []Finding, counts bool) string {
 			seen[f.Remedy] = true
 			remedies = append(remedies, strings.TrimSuffix(f.Remedy, "."))
 		}
+	}
+	for i, remedy := range remedies {
+		words := strings.Fields(remedy)
+		for j, word := range words {
+			words[j] = middleOut(word) // the output has it whole
+		}
+		remedies[i] = strings.Join(words, " ")
 	}
 	text := "Remedy: " + catalog.CleanTo(remedies[0], maxNotes/2)
 	for i, remedy := range remedies[1:] {
@@ -120,7 +128,7 @@ func (a *Agent) firewallCounts(c consul.Check) consul.Check {
 	said := "Guarded"
 	switch {
 	case a.applyErr != nil:
-		c.Status, c.Notes, c.Output = consul.Critical, notesFirewall, "The rules could not be brought up to date.\n"
+		c.Status, c.Notes, c.Output = consul.Critical, notesUntold, "The rules could not be brought up to date.\n"
 	case a.parts.Policy.Mode == ModeObserve && a.parts.Firewall == nil:
 		c.Status, c.Notes, c.Output = consul.Warning, notesNoFirewall, "Observe mode: nothing is enforced, but the firewall cannot be looked at.\n"
 		return c
