@@ -46,6 +46,14 @@ neighbours: tools consul ## tests beside real ufw, firewalld, nft and Docker, in
 test-system: tools consul ## units and packages on booted Debian machines with systemd; needs root
 	./test/system.sh
 
+.PHONY: test-browser
+test-browser: tools consul ## what operators see in the Consul UI, with a real browser; needs chromium or google-chrome
+	./test/browser.sh
+
+.PHONY: screens
+screens: tools consul ## the README's pictures of the Consul UI, into packaging/ui
+	HOSTAGENT_SCREENS=$(CURDIR)/packaging/ui ./test/browser.sh -run TestOperatorsSeeResults
+
 .PHONY: lint
 lint: ## golangci-lint, with the walls between packages
 	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run ./...

@@ -2,14 +2,26 @@
 # SPDX-License-Identifier: MPL-2.0
 # Installs, through apt, the programs that tests and demo run and that are missing. Says what it does; does nothing where
 # all are there. "tools.sh gcc" installs a C compiler too, which the race detector needs; "tools.sh system" what boots a
-# system in a container.
+# system in a container; "tools.sh browser" a browser, where there is none that the tests can use.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 PATH=$PATH:/usr/sbin:/sbin
 declare -A package=([iptables]=iptables [iptables-legacy]=iptables [ip]=iproute2 [ss]=iproute2 [ipset]=ipset [nft]=nftables [setpriv]=util-linux)
 case ${1-} in
   gcc) package[gcc]="gcc libc6-dev" ;;
   system) package[debootstrap]=debootstrap package[systemd-nspawn]=systemd-container package[ping]=iputils-ping ;;
+  browser)
+    # Ubuntu's package of that name only fetches a snap, which sees neither the namespaces nor the folders of a test.
+    if ! ./test/browser.sh --find >/dev/null; then
+      if [ "$(. /etc/os-release && echo "${ID:-}")" = ubuntu ]; then
+        echo "no browser for the tests: Ubuntu has chromium as a snap only; install google-chrome (https://www.google.com/chrome, a deb), or name one in HOSTAGENT_CHROMIUM" >&2
+        exit 1
+      fi
+      package[chromium]=chromium
+    fi
+    # It brings no font of its own: without one the UI is drawn in boxes.
+    package[fc-list]="fontconfig fonts-dejavu-core" ;;
 esac
 missing=()
 for program in "${!package[@]}"; do
