@@ -95,6 +95,10 @@ type Parts struct {
 	EndConnections func(ctx context.Context, port uint16, own []netip.Addr) (int, error)
 	Log            *slog.Logger
 	Watch          watcher // nil: nobody counts
+	// Alive is called by the loop itself as it goes on, first of all before the first pass and then after each step: while it
+	// hangs in one, nothing calls it. line is what it does, in a sentence, "" between passes. It must return at once; nil:
+	// nobody wants to know.
+	Alive func(line string)
 
 	StateDir string // where the state is kept; "" keeps none
 	Machine  string // whose state it is, see MachineFingerprint; "" when unknown: none is saved
@@ -234,7 +238,9 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 	defer a.wakeup.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	a.alive(a.view.Load().summary())
 	for {
+		a.alive("")
 		select {
 		case <-ctx.Done():
 			a.stop(context.WithoutCancel(ctx))
@@ -304,6 +310,7 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	defer cancel()
 	start := time.Now()
 	if !a.beside.busy {
+		a.alive("")
 		a.beside.until = start.Add(passDeadline)
 		a.takeForeign(start)
 	}
@@ -417,9 +424,18 @@ func (a *Agent) decide(ctx context.Context, start time.Time, consulErr error) bo
 	return changed
 }
 
-// stepped tells the watcher how long a step took that began at start.
+// stepped tells the watcher how long a step took that began at start, and that the loop goes on.
 func (a *Agent) stepped(step string, start time.Time) {
+	a.alive("")
 	if a.parts.Watch != nil {
 		a.parts.Watch.Stepped(step, time.Since(start))
+	}
+}
+
+// alive tells that the loop goes on. A light pass while the loop waits for an answer is no sign of that: the question may hang,
+// and listeners appear all the time.
+func (a *Agent) alive(line string) {
+	if a.parts.Alive != nil && !a.beside.busy {
+		a.parts.Alive(line)
 	}
 }

@@ -56,7 +56,9 @@ type view struct {
 // publish leaves a view of the pass that began at start for readers.
 func (a *Agent) publish(start time.Time, consulErr, reportErr error) {
 	a.passes++
-	a.view.Store(a.viewOf(start, time.Since(start), consulErr, reportErr))
+	v := a.viewOf(start, time.Since(start), consulErr, reportErr)
+	a.view.Store(v)
+	a.alive(v.summary())
 }
 
 func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr error) *view {

@@ -23,6 +23,7 @@ import (
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/status"
 	"github.com/hostagent/hostagent/sockets"
+	"github.com/hostagent/hostagent/systemd"
 )
 
 var errNoMode = errors.New(`choose a mode; there is no default, so that nothing is cut off by accident:
@@ -62,6 +63,7 @@ type daemon struct {
 	settings *settings
 	level    slog.LevelVar
 	servers  servers
+	notify   *systemd.Notifier
 
 	// The firewall of the last configuration, and how it was made: what it knows of the kernel is worth keeping.
 	firewall *firewall.Firewall
@@ -121,7 +123,7 @@ func (d *daemon) assemble() (*built, error) {
 	for _, reason := range b.parts.Degradations {
 		log.Warn("degraded", "reason", reason)
 	}
-	b.parts.Watch, b.parts.Listened = d.servers.metrics, sockets.Watch
+	b.parts.Watch, b.parts.Listened, b.parts.Alive = d.servers.metrics, sockets.Watch, d.notify.Alive
 	if b.parts.Namespace, err = hostagent.NetworkNamespace(); err != nil {
 		log.Warn("degraded", "reason", "status cannot tell the network namespace", "error", err)
 	}
@@ -155,6 +157,10 @@ func runAgent(ctx context.Context, s *settings) error {
 	signal.Notify(hangup, syscall.SIGHUP) // first of all: a reload during a slow start must not end the process
 
 	d := &daemon{settings: s}
+	// Before any program is started, and before there is a configuration to log as it says.
+	d.notify = systemd.NewNotifier(func(err error) {
+		newLogger(s.cmd.ErrOrStderr(), config.LogText, &d.level).Warn("systemd is not told", "error", err)
+	})
 	d.servers.metrics = status.NewMetrics(d.servers.sources())
 	first, err := d.assemble()
 	if err != nil {
@@ -234,6 +240,7 @@ func (p *program) wait() {
 
 // Stop ends the agent and waits for it.
 func (p *program) Stop(service.Service) error {
+	p.daemon.notify.Stopping()
 	p.cancel()
 	return <-p.done
 }
@@ -241,13 +248,16 @@ func (p *program) Stop(service.Service) error {
 // reloadOn reads the configuration again at each signal; one that is wrong is shown, and the old one stays.
 func (p *program) reloadOn(hangup <-chan os.Signal, reload chan<- hostagent.Parts) {
 	for range hangup {
+		p.daemon.notify.Reloading()
 		next, err := p.daemon.assemble()
 		if err != nil {
 			p.log.Error("configuration not reloaded, the old one stays", "error", err)
+			p.daemon.notify.Reloaded(err)
 			continue
 		}
 		p.log = next.parts.Log
 		reload <- next.parts
 		p.daemon.servers.change(next)
+		p.daemon.notify.Reloaded(nil)
 	}
 }
