@@ -14,6 +14,11 @@ help: ## list the targets
 build: ## build .build/hostagent
 	$(GO) build -trimpath -o $(BIN)/hostagent ./cmd/hostagent
 
+.PHONY: manual
+manual: ## manual pages and shell completions, .build/manual; dated by SOURCE_DATE_EPOCH or the last commit
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
+		$(GO) run -tags manual ./cmd/hostagent packaging/hostagent.hcl $(BIN)/manual
+
 .PHONY: tools
 tools: # what the tests and the demo need of the system, installed where it is missing
 	@./test/tools.sh

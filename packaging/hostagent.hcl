@@ -5,8 +5,9 @@
 # (CONSUL_HTTP_ADDR and its like) stands over the files, command-line flags stand over both. Unknown keys and values that
 # make no sense are refused with file and line. Values are plain: no variables, no functions.
 #
-# Every key below stands with its default, but for the example of an exemption. To change one, remove the "#" in front of
-# it; for a key inside a block, also the "#" in front of the block's first and last line.
+# Every key stands here with its default, but for the example of an exemption. The file that packages install has it all in
+# comments: to change a key, remove the "#" in front of it; for a key inside a block, also the "#" in front of the block's
+# first and last line.
 
 
 # What hostagent does. There is no default, so that installing it changes nothing:

@@ -27,7 +27,7 @@ The node's name is asked from the local agent, which tells it to anybody; where 
 
 Exit status: 0 printed, 2 not.`,
 		Example: `  hostagent acl-policy | consul acl policy create -name hostagent -rules -
-  hostagent acl-policy --node db-1        for another host with the same configuration
+  hostagent acl-policy --node db-1   for another host with this configuration
   hostagent acl-policy | diff - policy.hcl`,
 		Args: noArguments,
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -53,8 +54,13 @@ Exit status: 0 valid, 2 not.`,
 		if mode == "" {
 			mode = `not set: run needs mode = "observe" or "guard"`
 		}
-		return output(cmd, fmt.Sprintf("configuration is valid (%s)\nmode: %s\n%s", read, mode, exemptionsText(c, time.Now())))
+		text := fmt.Sprintf("configuration is valid (%s)\nmode: %s\n%s", read, mode, exemptionsText(c, time.Now()))
+		for _, note := range config.Mistyped(os.Environ()) {
+			text += "note: " + note + "\n"
+		}
+		return output(cmd, text)
 	}
+	validate.ValidArgsFunction = cobra.FixedCompletions([]string{"hcl"}, cobra.ShellCompDirectiveFilterFileExt)
 	cmd.AddCommand(validate)
 	return cmd
 }

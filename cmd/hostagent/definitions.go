@@ -11,14 +11,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/consul/configdir"
 )
 
 // addDefinitions gives cmd the flag that names where service definitions are read instead of asking an agent.
 func addDefinitions(cmd *cobra.Command) *[]string {
-	return cmd.Flags().StringArray("consul-config", nil,
-		"`file or folder` of an agent's configuration, repeatable: read service definitions instead of asking the agent")
+	paths := cmd.Flags().StringArray("consul-config", nil,
+		"`path` of an agent's configuration file or folder, repeatable: read service definitions there instead of asking the agent")
+	completeFiles(cmd, "consul-config", "hcl", "json")
+	return paths
 }
 
 // definitions stand for the agent that would be started with them.
@@ -44,19 +47,29 @@ func readDefinitions(paths []string) (d *definitions, problems []error, err erro
 	const plenty = 512 << 20 // bytes, from which it does
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(plenty))
-	config, err := configdir.Read(paths...)
+	read, err := configdir.Read(paths...)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nearPaths(err, paths)
 	}
-	if len(config.Files) == 0 {
+	if len(read.Files) == 0 {
 		problems = append(problems, fmt.Errorf("cannot find a file that Consul would read in %s: names end in .hcl or .json, and folders in folders do not count",
 			catalog.CleanTo(strings.Join(paths, ", "), 500)))
 	}
-	regs, more := config.Registrations()
-	for _, problem := range append(config.Problems, more...) {
+	regs, more := read.Registrations()
+	for _, problem := range append(read.Problems, more...) {
 		problems = append(problems, problem)
 	}
-	return &definitions{registrations: regs, agent: config.Agent(), read: config}, problems, nil
+	return &definitions{registrations: regs, agent: read.Agent(), read: read}, problems, nil
+}
+
+// nearPaths adds to err what the paths that do not exist were probably meant to be.
+func nearPaths(err error, paths []string) error {
+	for _, path := range paths {
+		if near := config.ClosestPath(path); near != "" {
+			err = fmt.Errorf("%w; did you mean %s?", err, catalog.CleanTo(near, 500))
+		}
+	}
+	return err
 }
 
 func (d *definitions) Services(context.Context) (consul.Answer, error) {

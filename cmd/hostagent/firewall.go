@@ -35,7 +35,9 @@ func firewallShowCommand() *cobra.Command {
 		Use:   "show",
 		Short: "Print hostagent's rules and sets as the kernel has them",
 		Long: `Prints hostagent's sets in the syntax of "ipset save" and its rules in that of "iptables-save", as the kernel has
-them now. It changes nothing and needs root.`,
+them now. It changes nothing and needs root.
+
+Exit status: 0 printed, 2 not.`,
 		Example: "  hostagent firewall show",
 		Args:    noArguments,
 	}
@@ -62,7 +64,9 @@ func firewallRemoveCommand() *cobra.Command {
 		Long: `Takes away every rule, chain, set and table of hostagent, in iptables (both variants) and nftables and in both IP
 families, and nothing else; and the state that is saved for the next start of this host, so that they do not come back
 with it. The set that publish_set names is emptied. It may be called again. While hostagent runs it refuses, because
-the rules would come back; --stop ends it first. The sidecar range is then as open as the host's own rules leave it.`,
+the rules would come back; --stop ends it first. The sidecar range is then as open as the host's own rules leave it.
+
+Exit status: 0 nothing of hostagent is left in the kernel, 2 it could not be removed, or not all of it.`,
 		Example: `  hostagent firewall remove
   hostagent firewall remove --stop`,
 		Args: noArguments,

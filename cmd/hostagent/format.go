@@ -11,7 +11,7 @@ func formats() []string { return []string{"table", "json"} }
 
 // addFormat gives cmd the flag --format.
 func addFormat(cmd *cobra.Command) outputFormat {
-	f := outputFormat{cmd.Flags().String("format", formats()[0], "`format`: table or json")}
+	f := outputFormat{cmd.Flags().String("format", formats()[0], "`format` of the output: table or json")}
 	completeFlag(cmd, "format", formats()...)
 	return f
 }

@@ -40,13 +40,14 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
-
 func run(args []string, stdout, stderr io.Writer) int {
 	root := rootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	if len(args) > 0 && args[0] == cobra.ShellCompRequestCmd {
+		unquoteUsages(root)
+	}
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return 0
@@ -74,7 +75,9 @@ func rootCommand() *cobra.Command {
 		Short: "Guards the sidecar ports of a Consul service mesh host",
 		Long: `hostagent opens exactly the ports of the sidecars that are registered with the local Consul agent, keeps the
 rest of the sidecar range closed, finds mesh services that listen on anything but loopback, and shows both as
-health checks in Consul.`,
+health checks in Consul.
+
+In mode observe it reports and owns no firewall rule; in mode guard it manages the firewall. There is no default.`,
 		Example: `  hostagent scan                 what is wrong on this host, changing nothing
   hostagent run --mode observe   the same all the time, reported to Consul
   hostagent run --mode guard     and with the firewall managed`,
@@ -86,35 +89,8 @@ health checks in Consul.`,
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), serviceCommand(), versionCommand())
-	explainDefaults(root)
+	explain(root)
 	return root
-}
-
-// explainDefaults gives the commands that cobra makes itself examples, and takes away what is of no use on Linux.
-func explainDefaults(root *cobra.Command) {
-	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
-	examples := map[string]string{
-		"hostagent help":            "  hostagent help firewall plan",
-		"hostagent completion":      "  hostagent completion bash",
-		"hostagent completion bash": "  hostagent completion bash > /etc/bash_completion.d/hostagent",
-		"hostagent completion zsh":  `  hostagent completion zsh > "${fpath[1]}/_hostagent"`,
-		"hostagent completion fish": "  hostagent completion fish > ~/.config/fish/completions/hostagent.fish",
-	}
-	for _, cmd := range root.Commands() {
-		for _, c := range append(cmd.Commands(), cmd) {
-			if example := examples[c.CommandPath()]; example != "" {
-				c.Example = example
-			}
-			if c.Name() == "powershell" {
-				cmd.RemoveCommand(c)
-			}
-			if c.Name() == "completion" {
-				c.Args = subcommandOnly
-				c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-			}
-		}
-	}
 }
 
 // output writes what a command was asked for.

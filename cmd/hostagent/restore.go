@@ -38,7 +38,7 @@ anything else.`,
   hostagent firewall restore`,
 		Args: noArguments,
 	}
-	s := addSettings(cmd, map[string]string{"mode": "`mode`: observe or guard"})
+	s := addSettings(cmd, map[string]string{"mode": "`mode` to work in: observe or guard"})
 	completeFlag(cmd, "mode", string(config.ModeObserve), string(config.ModeGuard))
 	setsOnly := cmd.Flags().Bool("sets-only", false, "only make the sets that are missing, empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

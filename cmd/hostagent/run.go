@@ -47,7 +47,7 @@ Exit status: 0 stopped by a signal, 78 the configuration is wrong and trying aga
 		Args: noArguments,
 	}
 	keys := consulKeys()
-	keys["mode"] = "`mode`: observe or guard"
+	keys["mode"] = "`mode` to work in: observe or guard"
 	keys["log-level"] = "`level` of the log: debug, info, warn or error"
 	keys["log-format"] = "`format` of the log: text or json"
 	s := addSettings(cmd, keys)

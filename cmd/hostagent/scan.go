@@ -27,24 +27,24 @@ func scanCommand() *cobra.Command {
 		Use:   "scan",
 		Short: "Look once at this host and print what is wrong",
 		Long: `Looks once at the services of the local Consul agent and at the listeners of this host, and prints what is wrong.
-It changes nothing and needs no root; what it cannot see without root, it says.
+It changes nothing and needs no root; it says what it could not see without.
 
-Findings stand together by service, the worst first, each with who it is, since when, where the network reaches it
-and what mends it. Root sees command lines too, on a terminal only. Behind them stands who has which port of the
-sidecar range. A terminal shows the first of many; what is no terminal gets all.
+Findings stand together by service, the worst first, each with the process behind it, since when it runs, where the
+network reaches it and what mends it. Root sees command lines too, on a terminal only. Then comes who has which port of
+the sidecar range. A terminal shows the first of many findings, a file or a pipe gets all.
 
-With --consul-config it asks no agent but reads the service definitions that one would be started with; the ports of
-sidecars are then those that it would assign. With neither it lists who listens where the network can reach it.
+With --consul-config it asks no agent and reads the service definitions that one would be started with; sidecars then
+have the ports that it would assign. Without agent and definitions it lists who listens where the network can reach it.
 
 Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look, or does not know all services.`,
 		Example: `  hostagent scan
-  sudo hostagent scan                           also names the processes of other users
-  sudo hostagent scan --all                     and every listener of the host
-  sudo hostagent scan --watch                   keeps the screen current until q is pressed; arrows scroll
-  hostagent scan --consul-config /etc/consul.d  without an agent
-  hostagent scan --probe                        also makes sure that sidecars are behind the ports of sidecars
+  sudo hostagent scan                names the processes of other users too
+  sudo hostagent scan --all          every listener of the host
+  sudo hostagent scan --watch        keeps the screen current until q is pressed
+  hostagent scan --consul-config /etc/consul.d
+  hostagent scan --probe             makes sure that sidecars answer on their ports
   hostagent scan --format json | jq '.findings[].message'
-  hostagent scan --fail-on critical             for a cron job that is quiet about warnings`,
+  hostagent scan --fail-on critical  for a cron job that is quiet about warnings`,
 		Args: noArguments,
 	}
 	s := addSettings(cmd, consulKeys())

@@ -32,10 +32,14 @@ type settings struct {
 // addSettings gives cmd --config, and a flag over each of the given keys.
 func addSettings(cmd *cobra.Command, keys map[string]string) *settings {
 	s := &settings{cmd: cmd}
-	cmd.Flags().StringArrayVar(&s.paths, "config", nil, "configuration `file or folder`, repeatable (default "+config.DefaultPath+")")
+	cmd.Flags().StringArrayVar(&s.paths, "config", nil, "`path` of a configuration file or folder, repeatable (default "+config.DefaultPath+")")
+	completeFiles(cmd, "config", "hcl")
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		cmd.Flags().String(name, "", keys[name])
 		s.flags = append(s.flags, name)
+		if name == tokenFileFlag {
+			completeFiles(cmd, name)
+		}
 	}
 	return s
 }
@@ -45,9 +49,9 @@ const tokenFileFlag = "consul-token-file"
 // consulKeys are the flags of commands that talk to Consul.
 func consulKeys() map[string]string {
 	return map[string]string{
-		"consul-address": "`address` of the local Consul agent, over CONSUL_HTTP_ADDR",
-		tokenFileFlag:    "`file` that holds the ACL token, over CONSUL_HTTP_TOKEN_FILE",
-		"consul-user":    "`user` that the agent runs as, a name or a number, where it is neither root nor consul",
+		"consul-address": "`address` of the local Consul agent, instead of CONSUL_HTTP_ADDR",
+		tokenFileFlag:    "`file` that holds the ACL token, instead of CONSUL_HTTP_TOKEN_FILE",
+		"consul-user":    "`user` that the agent runs as, by name or number, where that is neither root nor consul",
 	}
 }
 
@@ -99,7 +103,7 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 		return hostagent.Parts{}, err
 	}
 	p.Registry, p.Address, p.Members = client, client.Address(), client.Members
-	p.Certificates, p.Notes = client.Certificates, client.Warnings()
+	p.Certificates, p.Notes = client.Certificates, append(config.Mistyped(os.Environ()), client.Warnings()...)
 	clients := []*consul.Client{client}
 	if c.Probe {
 		beside, err := consul.New(options) // a client is for one goroutine

@@ -31,6 +31,7 @@ Exit status: 0 it runs and no step of it fails, 1 some step fails, 2 it cannot b
 	}
 	format := addFormat(cmd)
 	socket := cmd.Flags().String("socket", hostagent.StatusSocket, "`path` of the socket on which it answers")
+	completeFiles(cmd, "socket")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := format.check(); err != nil {
 			return err

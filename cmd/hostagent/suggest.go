@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,21 @@ func flagError(cmd *cobra.Command, err error) error {
 	if near := nearest(word, names); near != "" {
 		return fmt.Errorf("unknown flag %q; did you mean --%s?", dashes+word, near)
 	}
+	if others := commandsWith(cmd.Root(), word); len(others) > 0 {
+		return fmt.Errorf("unknown flag %q for %q; it stands behind %s", dashes+word, cmd.CommandPath(), strings.Join(others, " or "))
+	}
 	return fmt.Errorf("unknown flag %q%s", dashes+word, see)
+}
+
+// commandsWith returns the commands that have a flag, "hostagent run" and the like.
+func commandsWith(cmd *cobra.Command, flag string) (paths []string) {
+	if cmd.IsAvailableCommand() && cmd.LocalFlags().Lookup(flag) != nil {
+		paths = append(paths, strconv.Quote(cmd.CommandPath()))
+	}
+	for _, sub := range cmd.Commands() {
+		paths = append(paths, commandsWith(sub, flag)...)
+	}
+	return paths
 }
 
 // checkChoice refuses a flag's value that is none of choices.
@@ -74,6 +89,17 @@ func completeFlag(cmd *cobra.Command, flag string, choices ...string) {
 	}
 }
 
+// completeFiles lets shells complete a flag's value from files, where extensions are named from those alone, and folders.
+func completeFiles(cmd *cobra.Command, flag string, extensions ...string) {
+	directive := cobra.ShellCompDirectiveDefault
+	if len(extensions) > 0 {
+		directive = cobra.ShellCompDirectiveFilterFileExt
+	}
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(extensions, directive)); err != nil {
+		panic(err) // the flag does not exist: a mistake in this program
+	}
+}
+
 // subcommandOnly refuses a word that is no subcommand, and names the one that may have been meant.
 func subcommandOnly(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
@@ -89,7 +115,21 @@ func subcommandOnly(cmd *cobra.Command, args []string) error {
 	if near := nearest(args[0], names); near != "" {
 		return fmt.Errorf("%s; did you mean %q?", text, near)
 	}
+	if deeper := commandsNamed(cmd.Root(), args[0]); len(deeper) > 0 {
+		return fmt.Errorf("%s; did you mean %s?", text, strings.Join(deeper, " or "))
+	}
 	return fmt.Errorf("%s\nsee %s --help", text, cmd.CommandPath())
+}
+
+// commandsNamed returns the commands of that name wherever they stand, "firewall show" and the like.
+func commandsNamed(cmd *cobra.Command, name string) (paths []string) {
+	for _, sub := range cmd.Commands() {
+		if sub.Name() == name && sub.IsAvailableCommand() {
+			paths = append(paths, strconv.Quote(strings.TrimPrefix(sub.CommandPath(), sub.Root().Name()+" ")))
+		}
+		paths = append(paths, commandsNamed(sub, name)...)
+	}
+	return paths
 }
 
 // noArguments refuses words behind a command that takes none.

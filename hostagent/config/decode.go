@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -213,7 +214,7 @@ func unknownKey(prefix, name string, known map[string]setting) string {
 		}
 		return message + "; it belongs into the block " + strings.Join(elsewhere, " or ")
 	}
-	if guess := Closest(name, here); guess != "" {
+	if guess := cmp.Or(Closest(name, here), onlyPart(name, here)); guess != "" {
 		message += fmt.Sprintf("; did you mean %q?", guess)
 	}
 	return message

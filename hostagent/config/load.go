@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -66,7 +67,11 @@ func listFiles(paths []string) (files []string, problems Errors) {
 	for _, path := range paths {
 		found, err := filesOf(path)
 		if err != nil {
-			problems = append(problems, &Error{File: path, Text: "cannot read configuration: " + withoutPath(err), cause: err})
+			text := "cannot read configuration: " + withoutPath(err)
+			if near := ClosestPath(path); near != "" {
+				text += "; did you mean " + displayPath(near) + "?"
+			}
+			problems = append(problems, &Error{File: path, Text: text, cause: err})
 		}
 		files = append(files, found...)
 	}
@@ -76,6 +81,53 @@ func listFiles(paths []string) (files []string, problems Errors) {
 		files = files[:maxFiles]
 	}
 	return files, problems
+}
+
+// ClosestPath returns the path of this host that one which does not exist is most likely a slip of: in the deepest of its
+// folders that is there, what has nearly the name that is missing. "" where path exists, where nothing is near, and where
+// there are more than 1,000 names to choose from.
+func ClosestPath(path string) string {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	const most = 1000
+	missing, rest := filepath.Clean(path), ""
+	folder, err := os.Open(filepath.Dir(missing))
+	for err != nil && filepath.Dir(missing) != missing {
+		rest = filepath.Join(filepath.Base(missing), rest)
+		missing = filepath.Dir(missing)
+		folder, err = os.Open(filepath.Dir(missing))
+	}
+	if err != nil {
+		return ""
+	}
+	defer folder.Close()
+	names, err := folder.Readdirnames(most)
+	if err != nil || len(names) == most {
+		return ""
+	}
+	slices.Sort(names) // so that of two equally near always the same one is named
+	near := closestAsWritten(filepath.Base(missing), names)
+	if near == "" {
+		return ""
+	}
+	found := filepath.Join(filepath.Dir(missing), near, rest)
+	if _, err := os.Stat(found); err != nil {
+		return ""
+	}
+	return found
+}
+
+// closestAsWritten is Closest among words that may have capitals.
+func closestAsWritten(got string, known []string) string {
+	lower := make([]string, len(known))
+	for i, word := range known {
+		lower[i] = strings.ToLower(word)
+	}
+	if at := slices.Index(lower, Closest(got, lower)); at >= 0 {
+		return known[at]
+	}
+	return ""
 }
 
 func filesOf(path string) ([]string, error) {

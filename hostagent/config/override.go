@@ -12,39 +12,26 @@ import (
 // and the other way round. The error is an Errors that names the variables. CONSUL_HTTP_AUTH is not looked at.
 func (c *Config) ApplyEnv(lookup func(string) (string, bool)) error {
 	var problems Errors
-	for _, variable := range []struct{ name, key string }{
-		{"CONSUL_HTTP_ADDR", "consul.address"},
-		{"CONSUL_HTTP_TOKEN", "consul.token"},
-		{"CONSUL_HTTP_TOKEN_FILE", "consul.token_file"},
-		{"CONSUL_HTTP_SSL", ""},
-		{"CONSUL_HTTP_SSL_VERIFY", "consul.insecure_skip_verify"},
-		{"CONSUL_CACERT", "consul.ca_file"},
-		{"CONSUL_CAPATH", "consul.ca_path"},
-		{"CONSUL_CLIENT_CERT", "consul.cert_file"},
-		{"CONSUL_CLIENT_KEY", "consul.key_file"},
-		{"CONSUL_TLS_SERVER_NAME", "consul.tls_server_name"},
-		{"CONSUL_NAMESPACE", "consul.namespace"},
-		{"CONSUL_PARTITION", "consul.partition"},
-	} {
-		value, ok := lookup(variable.name)
+	for _, variable := range Variables() {
+		value, ok := lookup(variable.Name)
 		if !ok || value == "" {
 			continue
 		}
-		from := origin{layer: layerEnv, name: variable.name}
-		switch variable.name {
+		from := origin{layer: layerEnv, name: variable.Name}
+		switch variable.Name {
 		case "CONSUL_HTTP_SSL", "CONSUL_HTTP_SSL_VERIFY":
 			on, err := parseBool(value)
 			if err != nil {
-				problems = append(problems, from.problem(variable.key, err.Error()))
+				problems = append(problems, from.problem(variable.Key, err.Error()))
 				continue
 			}
-			if variable.key == "" {
+			if variable.Key == "" {
 				c.wantTLS = on
 				continue
 			}
 			value = strconv.FormatBool(!on)
 		}
-		problems = append(problems, c.override(variable.key, []string{value}, from)...)
+		problems = append(problems, c.override(variable.Key, []string{value}, from)...)
 	}
 	c.upgrade()
 	return problems.sorted()

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -74,7 +75,7 @@ func unlessZero[T comparable](check func(T) error) func(T) error {
 }
 
 func unknownWord(got string, known []string) error {
-	if guess := Closest(got, known); guess != "" {
+	if guess := cmp.Or(Closest(got, known), onlyPart(got, known)); guess != "" {
 		return fmt.Errorf("unknown value %s; did you mean %q?", quote(got), guess)
 	}
 	quoted := make([]string, len(known))
@@ -100,6 +101,23 @@ func Closest(got string, known []string) string {
 		}
 	}
 	return guess
+}
+
+// onlyPart returns the one known word that got is a beginning or another part of, or the other way round, such as "warning"
+// for "warn"; "" where that is none or several.
+func onlyPart(got string, known []string) string {
+	const shortest = 3 // letters that say anything
+	got, found := strings.ToLower(got), ""
+	for _, word := range known {
+		if len(got) < shortest || !strings.Contains(word, got) && !strings.HasPrefix(got, word) {
+			continue
+		}
+		if found != "" {
+			return ""
+		}
+		found = word
+	}
+	return found
 }
 
 func parseSidecarRange(text string) (PortRange, error) {
@@ -166,7 +184,11 @@ func checkLogLevel(level slog.Level) error {
 func parseBool(text string) (bool, error) {
 	value, err := strconv.ParseBool(text)
 	if err != nil {
-		return false, fmt.Errorf("%s is neither true nor false", quote(text))
+		meant := ""
+		if guess := Closest(text, []string{"true", "false"}); guess != "" {
+			meant = fmt.Sprintf("; did you mean %s?", guess)
+		}
+		return false, fmt.Errorf("%s is neither true nor false%s", quote(text), meant)
 	}
 	return value, nil
 }
@@ -182,6 +204,9 @@ func parseAccept(text string) (Accept, error) {
 		return Accept{Chain: chain}, nil
 	case word == "chain":
 		return Accept{}, errors.New(`"chain" needs a name; write "chain NAME"`)
+	}
+	if hasChain && Closest(word, []string{"chain"}) != "" {
+		return Accept{}, fmt.Errorf("unknown value %s; did you mean %s?", quote(text), quote("chain "+chain))
 	}
 	return Accept{}, unknownWord(text, []string{"head", "none", "chain NAME"})
 }
@@ -208,8 +233,12 @@ func checkAccept(accept Accept) error {
 // checkLabel takes what Consul can answer for in DNS.
 func checkLabel(name string) error {
 	if !dnsLabel.MatchString(name) {
-		return fmt.Errorf("%s is not a DNS label (1 to 63 letters, digits and \"-\", neither first nor last \"-\")",
-			quote(name))
+		meant := ""
+		if guess := strings.NewReplacer("_", "-", ".", "-", " ", "-").Replace(name); dnsLabel.MatchString(guess) {
+			meant = fmt.Sprintf("; did you mean %q?", guess)
+		}
+		return fmt.Errorf("%s is not a DNS label (1 to 63 letters, digits and \"-\", neither first nor last \"-\")%s",
+			quote(name), meant)
 	}
 	return nil
 }
@@ -298,7 +327,11 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	if !strings.Contains(text, "/") {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%s is neither an address, nor a network such as \"10.0.0.0/8\", nor \"cluster\"", quote(text))
+			meant := ""
+			if Closest(text, []string{sourceCluster}) != "" {
+				meant = fmt.Sprintf("; did you mean %q?", sourceCluster)
+			}
+			return netip.Prefix{}, fmt.Errorf("%s is neither an address, nor a network such as \"10.0.0.0/8\", nor \"cluster\"%s", quote(text), meant)
 		}
 		if address.Zone() != "" {
 			return netip.Prefix{}, fmt.Errorf("%s has a zone; write the address without it", quote(text))
