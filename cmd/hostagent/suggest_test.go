@@ -5,8 +5,6 @@ package main
 import (
 	"strings"
 	"testing"
-
-	"github.com/spf13/cobra"
 )
 
 func TestNearest(t *testing.T) {
@@ -19,34 +17,6 @@ func TestNearest(t *testing.T) {
 		if got := nearest(word, flags); got != want {
 			t.Errorf("nearest(%.20q) = %q, want %q", word, got, want)
 		}
-	}
-}
-
-// TestEveryCommandIsExplained looks at every command, those that cobra makes too.
-func TestEveryCommandIsExplained(t *testing.T) {
-	seen := 0
-	var look func(*cobra.Command)
-	look = func(cmd *cobra.Command) {
-		seen++
-		path := cmd.CommandPath()
-		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {
-			t.Errorf("%s: the short text is %q, want a phrase without a full stop", path, cmd.Short)
-		}
-		if !strings.Contains(cmd.Example, path) {
-			t.Errorf("%s: no example shows it: %q", path, cmd.Example)
-		}
-		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
-			if len(line) > 120 {
-				t.Errorf("%s: this line is too long for many terminals: %q", path, line)
-			}
-		}
-		for _, sub := range cmd.Commands() {
-			look(sub)
-		}
-	}
-	look(rootCommand())
-	if seen != 27 {
-		t.Errorf("looked at %d commands, want 27: add new ones here and to the scripts", seen)
 	}
 }
 

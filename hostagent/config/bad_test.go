@@ -189,7 +189,7 @@ firewall {
 10.hcl:3: scope: unknown value "ALL"; did you mean "all"?
 10.hcl:4: log_level: unknown value "verbose"; write one of "debug", "info", "warn", "error"
 10.hcl:6: firewall.accept: unknown value "haed"; did you mean "head"?
-10.hcl:7: firewall.iptables_variant: unknown value "nftables"; write one of "auto", "nft", "legacy"
+10.hcl:7: firewall.iptables_variant: unknown value "nftables"; did you mean "nft"?
 `},
 		{"a bad value that a later file replaces", `
 -- 10.hcl --
@@ -340,7 +340,7 @@ firewall {
 10.hcl:3: quarantine_findings: unknown value "squatted-port"; write one of "exposed-listener", "exposed-sibling", "exposed-upstream", "exposed-admin"
 10.hcl:4: quarantine_services: "" is not a name
 10.hcl:5: state_dir: "var/lib" is not an absolute path
-10.hcl:7: firewall.backend: unknown value "nft"; write one of "auto", "iptables", "nftables"
+10.hcl:7: firewall.backend: unknown value "nft"; did you mean "nftables"?
 10.hcl:8: firewall.publish_set: "filter mesh" is not a set; write its family, table and name, such as "inet filter mesh_ports"
 20.hcl:3: firewall.publish_set: family "bridge" is not one of "inet", "ip" and "ip6"
 30.hcl:3: firewall.accept: chain "X" is one of iptables, but backend is "nftables"; name a set of your own in publish_set instead (line 2)

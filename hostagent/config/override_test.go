@@ -191,7 +191,7 @@ enforce: unknown value ""; write one of "report", "quarantine"
 close_delay: "0s" is out of bounds (1s to 1h)
 poll_interval: "0s" is out of bounds (200ms to 10s)
 check_interval: "0s" is out of bounds (1s to 10m)
-log_level: unknown value "INFO+3"; write one of "debug", "info", "warn", "error"
+log_level: unknown value "INFO+3"; did you mean "info"?
 log_format: unknown value ""; write one of "text", "json"
 firewall.backend: unknown value ""; write one of "auto", "iptables", "nftables"
 firewall.accept: accept is both none and chain "X"
