@@ -44,10 +44,10 @@ func TestHelp(t *testing.T) {
 		examples := false
 		for line := range strings.Lines(text) {
 			line = strings.TrimSuffix(line, "\n")
-			switch {
-			case line == "Examples:":
+			switch line {
+			case "Examples:":
 				examples = true
-			case line == "":
+			case "":
 				examples = false
 			}
 			if most := map[bool]int{true: 100, false: helpWidth}[examples]; cells(line) > most {
@@ -124,8 +124,11 @@ func understands(args []string) error {
 	}
 	if cmd.Name() == "help" {
 		about, unknown, err := cmd.Root().Find(cmd.Flags().Args())
-		if err != nil || len(unknown) > 0 {
-			return fmt.Errorf("help of %s: %v, not understood: %q", about.Name(), err, unknown)
+		if err != nil {
+			return err
+		}
+		if len(unknown) > 0 {
+			return fmt.Errorf("%s has no command %q", about.CommandPath(), unknown)
 		}
 	}
 	if cmd.HasAvailableSubCommands() && cmd.Name() != "reports" {

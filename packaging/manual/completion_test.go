@@ -64,7 +64,7 @@ func shell(t *testing.T, script string, interpreter ...string) string {
 	cmd := exec.Command(interpreter[0], interpreter[1:]...)
 	cmd.Dir, cmd.Stdin = work, strings.NewReader(script)
 	cmd.Env = []string{"PATH=" + filepath.Dir(b.program) + ":" + os.Getenv("PATH"), "HOME=" + home, "ZDOTDIR=" + home, "TERM=dumb",
-		"LC_ALL=C.UTF-8", "CONSUL_HTTP_ADDR=http://192.0.2.1:8500", "MANUAL=" + generate(t, "1700000000")}
+		"LC_ALL=C.UTF-8", "CONSUL_HTTP_ADDR=http://192.0.2.1:8500", "MANUAL=" + generate(t)}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
