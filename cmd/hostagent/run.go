@@ -166,6 +166,7 @@ func runAgent(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
+	d.servers.metrics.Configured(true)
 	if err := d.run(ctx, first, hangup); err != nil && first.format == config.LogJSON {
 		first.parts.Log.Error("cannot run", "error", err) // who reads JSON gets no other lines
 		return &exitError{status: exitFailure}
@@ -250,6 +251,7 @@ func (p *program) reloadOn(hangup <-chan os.Signal, reload chan<- hostagent.Part
 	for range hangup {
 		p.daemon.notify.Reloading()
 		next, err := p.daemon.assemble()
+		p.daemon.servers.metrics.Configured(err == nil)
 		if err != nil {
 			p.log.Error("configuration not reloaded, the old one stays", "error", err)
 			p.daemon.notify.Reloaded(err)

@@ -46,6 +46,10 @@ type Sources struct {
 //   - hostagent_listen_events: 1 while listeners are heard of as they appear, 0 while they are found by polling only
 //   - hostagent_last_whole_answer_timestamp_seconds, hostagent_last_apply_timestamp_seconds,
 //     hostagent_last_pass_timestamp_seconds: Unix time, 0 for never; observe mode never applies
+//   - hostagent_step_failing{step}: 1 while the step consul, listeners, apply or report fails, 0 otherwise, for every step
+//   - hostagent_degradations: how many things hostagent cannot do on this host, as hostagent status lists them
+//   - hostagent_config_last_reload_successful: 1, or 0 while the configuration on disk is refused and an earlier one stands;
+//     hostagent_config_last_reload_success_timestamp_seconds: when the one in force was read, at the start at first
 //   - hostagent_scrape_errors_total: scrapes that had to leave something out
 //   - hostagent_build_info{version, goversion}: 1
 //   - process_* and go_* of the Prometheus client
@@ -53,12 +57,18 @@ type Metrics struct {
 	registry *prometheus.Registry
 	steps    map[string]prometheus.Observer
 	repairs  prometheus.Counter
+	reload   reloads
 	kinds    map[consul.Kind]prometheus.Counter
 	status   func() hostagent.Status
 	drops    *drops // nil: nobody counts
 	lacking  atomic.Uint64
 
 	descriptions descriptions
+}
+
+// reloads tell of the configuration.
+type reloads struct {
+	successful, at prometheus.Gauge
 }
 
 // NewMetrics returns Metrics with a registry of their own. Nothing in sources is called before the first scrape.
@@ -70,6 +80,16 @@ func NewMetrics(sources Sources) *Metrics {
 			Name: "hostagent_firewall_repairs_total",
 			Help: "Times that somebody else's change of hostagent's rules or sets was put right.",
 		}),
+		reload: reloads{
+			successful: prometheus.NewGauge(prometheus.GaugeOpts{
+				Name: "hostagent_config_last_reload_successful",
+				Help: "1, or 0 while the configuration on disk is refused and an earlier one stands.",
+			}),
+			at: prometheus.NewGauge(prometheus.GaugeOpts{
+				Name: "hostagent_config_last_reload_success_timestamp_seconds",
+				Help: "Unix time at which the configuration in force was read, 0 for never.",
+			}),
+		},
 		descriptions: describe(),
 	}
 	durations := prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -94,7 +114,7 @@ func NewMetrics(sources Sources) *Metrics {
 		ConstLabels: prometheus.Labels{"version": catalog.Clean(sources.Version), "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(durations, m.repairs, consulErrors, build,
+	m.registry.MustRegister(durations, m.repairs, m.reload.successful, m.reload.at, consulErrors, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if sources.Dropped != nil {
 		m.drops = newDrops(sources.Dropped)
@@ -143,6 +163,16 @@ func (m *Metrics) ConsulFailed(kind consul.Kind) {
 	if counter, ok := m.kinds[kind]; ok {
 		counter.Inc()
 	}
+}
+
+// Configured tells whether the configuration on disk was taken over just now, at the start or at a reload.
+func (m *Metrics) Configured(taken bool) {
+	if !taken {
+		m.reload.successful.Set(0)
+		return
+	}
+	m.reload.successful.Set(1)
+	m.reload.at.SetToCurrentTime()
 }
 
 // Handler answers with all metrics in Prometheus' text format, whatever the path. A scrape takes at most 2 s more than the

@@ -84,7 +84,10 @@ func TestExposition(t *testing.T) {
 	m.ConsulFailed(consul.KindTimeout)
 	m.ConsulFailed(consul.KindTimeout)
 	m.ConsulFailed("surprise") // none of ours
+	m.Configured(true)
+	m.Configured(false)
 	got := strings.ReplaceAll(ours(scrapeText(t, m)), runtime.Version(), "GO")
+	got = regexp.MustCompile(`(?m)^(hostagent_config_.*_seconds) \d\S+$`).ReplaceAllString(got, "$1 NOW")
 	golden := filepath.Join("testdata", "metrics.txt")
 	want, err := os.ReadFile(golden)
 	if err != nil {
@@ -291,6 +294,57 @@ func TestPortsThatCannotBeCountedAreLeftOut(t *testing.T) {
 	if strings.Contains(text, "\nhostagent_open_ports ") || !strings.Contains(text, "\nhostagent_guarded_ports 256\n") ||
 		!strings.Contains(text, "\nhostagent_scrape_errors_total 1\n") {
 		t.Errorf("open ports %q:\n%s", s.Firewall.Open, ours(text))
+	}
+}
+
+// TestConfigured has a reload that is refused, and one that is not.
+func TestConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMetrics(Sources{Status: fixed(sample(0))})
+		want := func(what string, successful int, at time.Time) {
+			t.Helper()
+			text := samples(scrapeText(t, m), "hostagent_config_")
+			want := fmt.Sprintf("hostagent_config_last_reload_success_timestamp_seconds %v\nhostagent_config_last_reload_successful %d\n",
+				float64(at.Unix()), successful)
+			if diff := cmp.Diff(want, text); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+		}
+		want("at first", 0, time.Unix(0, 0))
+		m.Configured(true)
+		start := time.Now()
+		want("read", 1, start)
+		time.Sleep(time.Minute)
+		m.Configured(false)
+		want("refused", 0, start)
+		m.Configured(true)
+		want("mended", 1, start.Add(time.Minute))
+	})
+}
+
+// TestStepsThatFail has each step fail alone.
+func TestStepsThatFail(t *testing.T) {
+	for step, fail := range map[string]func(*hostagent.Status){
+		"consul":    func(s *hostagent.Status) { s.Consul.Error = "x" },
+		"listeners": func(s *hostagent.Status) { s.Listeners.Error = "x" },
+		"apply":     func(s *hostagent.Status) { s.Firewall.Error = "x" },
+		"report":    func(s *hostagent.Status) { s.Report.Error = "x" },
+		"none":      func(*hostagent.Status) {},
+	} {
+		s := sample(0)
+		s.Firewall.Error = ""
+		fail(&s)
+		var want strings.Builder
+		for _, name := range []string{"apply", "consul", "listeners", "report"} {
+			value := 0
+			if name == step {
+				value = 1
+			}
+			fmt.Fprintf(&want, "hostagent_step_failing{step=%q} %d\n", name, value)
+		}
+		if diff := cmp.Diff(want.String(), samples(scrapeText(t, NewMetrics(Sources{Status: fixed(s)})), "hostagent_step_failing")); diff != "" {
+			t.Errorf("%s fails (-want +got):\n%s", step, diff)
+		}
 	}
 }
 

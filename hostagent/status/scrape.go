@@ -33,7 +33,7 @@ type scrape struct {
 }
 
 type descriptions struct {
-	open, guarded, quarantined, mode, findings, dropped, events, answer, apply, pass, lacking *prometheus.Desc
+	open, guarded, quarantined, mode, findings, dropped, events, answer, apply, pass, failing, degradations, lacking *prometheus.Desc
 }
 
 func describe() descriptions {
@@ -41,24 +41,26 @@ func describe() descriptions {
 		return prometheus.NewDesc("hostagent_"+name, help, labels, nil)
 	}
 	return descriptions{
-		open:        desc("open_ports", "Ports of the mesh that are open, or in observe mode would be."),
-		guarded:     desc("guarded_ports", "Ports that are closed unless they are open, or in observe mode would be."),
-		quarantined: desc("quarantined_ports", "Ports that are closed because an application is exposed on them, or in observe mode would be."),
-		mode:        desc("mode", "1 for the mode in force, 0 for the other.", "mode"),
-		findings:    desc("findings", "Findings at present.", "id", "severity", "state"),
-		dropped:     desc("guard_dropped_syns_total", "Connection attempts (SYNs) that the guard dropped.", "family"),
-		events:      desc("listen_events", "1 while listeners are heard of as they appear, 0 while they are found by polling only."),
-		answer:      desc("last_whole_answer_timestamp_seconds", "Unix time of the Consul agent's last whole answer, 0 for never."),
-		apply:       desc("last_apply_timestamp_seconds", "Unix time at which the kernel last was as wanted, 0 for never."),
-		pass:        desc("last_pass_timestamp_seconds", "Unix time at which the last pass began, 0 for never."),
-		lacking:     desc("scrape_errors_total", "Scrapes that had to leave something out."),
+		open:         desc("open_ports", "Ports of the mesh that are open, or in observe mode would be."),
+		guarded:      desc("guarded_ports", "Ports that are closed unless they are open, or in observe mode would be."),
+		quarantined:  desc("quarantined_ports", "Ports that are closed because an application is exposed on them, or in observe mode would be."),
+		mode:         desc("mode", "1 for the mode in force, 0 for the other.", "mode"),
+		findings:     desc("findings", "Findings at present.", "id", "severity", "state"),
+		dropped:      desc("guard_dropped_syns_total", "Connection attempts (SYNs) that the guard dropped.", "family"),
+		events:       desc("listen_events", "1 while listeners are heard of as they appear, 0 while they are found by polling only."),
+		answer:       desc("last_whole_answer_timestamp_seconds", "Unix time of the Consul agent's last whole answer, 0 for never."),
+		apply:        desc("last_apply_timestamp_seconds", "Unix time at which the kernel last was as wanted, 0 for never."),
+		pass:         desc("last_pass_timestamp_seconds", "Unix time at which the last pass began, 0 for never."),
+		failing:      desc("step_failing", "1 while the step fails, 0 otherwise.", "step"),
+		degradations: desc("degradations", "Things that hostagent cannot do on this host."),
+		lacking:      desc("scrape_errors_total", "Scrapes that had to leave something out."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(ch chan<- *prometheus.Desc) {
 	d := s.descriptions
-	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.events, d.answer, d.apply, d.pass, d.lacking} {
+	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.events, d.answer, d.apply, d.pass, d.failing, d.degradations, d.lacking} {
 		ch <- desc
 	}
 }
@@ -106,6 +108,16 @@ func (s *scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(d.answer, seconds(s.status.Consul.LastWholeAnswer))
 	gauge(d.apply, seconds(s.status.Firewall.LastApply))
 	gauge(d.pass, seconds(s.status.Pass.Last))
+	for step, trouble := range map[string]string{
+		"consul": s.status.Consul.Error, "listeners": s.status.Listeners.Error, "apply": s.status.Firewall.Error, "report": s.status.Report.Error,
+	} {
+		value := 0.0
+		if trouble != "" {
+			value = 1
+		}
+		gauge(d.failing, value, step)
+	}
+	gauge(d.degradations, float64(len(s.status.Degradations)))
 	if !whole {
 		s.lacking.Add(1)
 	}
