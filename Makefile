@@ -59,6 +59,10 @@ test-browser: tools consul ## what operators see in the Consul UI, with a real b
 screens: tools consul ## the README's pictures of the Consul UI, into packaging/ui
 	HOSTAGENT_SCREENS=$(CURDIR)/packaging/ui ./test/browser.sh -run TestOperatorsSeeResults
 
+.PHONY: test-alerts
+test-alerts: tools consul ## alert rules and dashboard, with Prometheus' own promtool and beside a hostagent that runs
+	./test/alerts.sh
+
 .PHONY: lint
 lint: ## golangci-lint, with the walls between packages
 	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run ./...

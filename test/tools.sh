@@ -11,7 +11,7 @@ PATH=$PATH:/usr/sbin:/sbin
 declare -A package=([iptables]=iptables [iptables-legacy]=iptables [ip]=iproute2 [ss]=iproute2 [ipset]=ipset [nft]=nftables [setpriv]=util-linux)
 case ${1-} in
   gcc) package[gcc]="gcc libc6-dev" ;;
-  system) package[debootstrap]=debootstrap package[systemd-nspawn]=systemd-container package[ping]=iputils-ping ;;
+  system) package[debootstrap]=debootstrap package[systemd-nspawn]=systemd-container package[ping]=iputils-ping package[nc]=netcat-openbsd ;;
   browser)
     # Ubuntu's package of that name only fetches a snap, which sees neither the namespaces nor the folders of a test.
     if ! ./test/browser.sh --find >/dev/null; then
