@@ -19,6 +19,10 @@ manual: ## manual pages and shell completions, .build/manual; dated by SOURCE_DA
 	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
 		$(GO) run -tags manual ./cmd/hostagent packaging/hostagent.hcl $(BIN)/manual
 
+.PHONY: packages
+packages: manual ## .build/packages/*.deb and *.rpm, for amd64 and arm64
+	@./packaging/build.sh
+
 .PHONY: tools
 tools: # what the tests and the demo need of the system, installed where it is missing
 	@./test/tools.sh

@@ -68,5 +68,13 @@ mkdir -p "$build"
 go build -trimpath -o "$build/" ./cmd/hostagent ./test/app
 CONSUL_BIN=$(go run ./test/cmd/consul -print)
 export CONSUL_BIN HOSTAGENT_SYSTEM_ROOT=$root HOSTAGENT_TEST_BIN_DIR=$build
+# This version as a package, and one to upgrade to; HOSTAGENT_PACKAGES=FOLDER takes what was built before.
+if [ -z "${HOSTAGENT_PACKAGES:-}" ]; then
+  export HOSTAGENT_PACKAGES=$build/system-packages
+  rm -rf "$HOSTAGENT_PACKAGES"
+  make -s manual
+  HOSTAGENT_PACKAGE_VERSION=v0.1.0 packaging/build.sh "$HOSTAGENT_PACKAGES/now" "$(go env GOARCH)" >&2
+  HOSTAGENT_PACKAGE_VERSION=v0.2.0 packaging/build.sh "$HOSTAGENT_PACKAGES/next" "$(go env GOARCH)" >&2
+fi
 # A process namespace of its own: whatever a test that dies leaves behind ends with it.
 exec unshare --mount --pid --fork --kill-child --mount-proc go test -count 1 -timeout 15m -parallel "${SYSTEM_PARALLEL:-3}" "$@" ./test/system
