@@ -23,6 +23,10 @@ manual: ## manual pages and shell completions, .build/manual; dated by SOURCE_DA
 packages: manual ## .build/packages/*.deb and *.rpm, for amd64 and arm64
 	@./packaging/build.sh
 
+.PHONY: check-packages
+check-packages: packages ## the packages, looked at by lintian, and built twice to the same bytes
+	./test/packages.sh
+
 .PHONY: tools
 tools: # what the tests and the demo need of the system, installed where it is missing
 	@./test/tools.sh

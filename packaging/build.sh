@@ -16,16 +16,6 @@ architectures=("${@:2}")
 manual=(hostagent.1 hostagent.hcl.5 hostagent.bash _hostagent hostagent.fish)
 stage=.build/package # what nfpm.yaml names
 
-# package_version prints Go's version of a module as both dpkg and rpm sort it. A tilde comes before everything, so that
-# v1.2.3-rc.1 is older than v1.2.3; two, so that what Go calls v1.2.3-0.DATE-COMMIT, a commit on the way to v1.2.3, is older
-# than its v1.2.3-rc.1. A build that Go could not stamp is older than every other one.
-package_version() {
-  case $1 in
-    "(devel)") echo "0.0.0~0" ;;
-    *) sed -E 's/^v//; s/^([0-9.]+)-0\.([0-9]{14}-)/\1~~\2/; s/-/~/; s/-/./g' <<<"$1" ;;
-  esac
-}
-
 # stamped prints the version that Go has stamped into a program.
 stamped() { go version -m "$1" | awk '$1 == "mod" { print $3 }'; }
 
@@ -83,7 +73,6 @@ fi
 
 rm -rf "$stage"
 mkdir -p "$stage"
-go build -modfile=.ci/nfpm/go.mod -o "$stage/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
 for architecture in "${architectures[@]}"; do
   GOARCH=$architecture go build -trimpath -buildvcs=auto -ldflags "-s -w" -o "$stage/hostagent-$architecture" ./cmd/hostagent
 done
@@ -92,7 +81,7 @@ if [ "$version" != "${HOSTAGENT_EXPECTED_VERSION:-$version}" ]; then
   echo "packaging/build.sh: Go takes $HOSTAGENT_EXPECTED_VERSION for no version of this module: name one like v1.2.3 or v1.2.3-rc.1" >&2
   exit 1
 fi
-VERSION=$(package_version "$version")
+VERSION=$(packaging/version.sh "$version")
 export VERSION
 
 compress .build/manual/hostagent.1 "$stage/hostagent.1.gz"
@@ -111,7 +100,7 @@ compress "$stage/changelog.Debian" "$stage/changelog.Debian.gz"
 
 for architecture in "${architectures[@]}"; do
   for packager in deb rpm; do
-    ARCHITECTURE=$architecture "$stage/nfpm" package --config packaging/nfpm.yaml --packager "$packager" --target "$out" >/dev/null
+    ARCHITECTURE=$architecture go tool -modfile=.ci/nfpm/go.mod nfpm package --config packaging/nfpm.yaml --packager "$packager" --target "$out" >/dev/null
   done
 done
 rm -rf "$stage"

@@ -3,7 +3,7 @@
 # Installs, through apt, the programs that tests and demo run and that are missing. Says what it does; does nothing where
 # all are there. "tools.sh gcc" installs a C compiler too, which the race detector needs; "tools.sh system" what boots a
 # system in a container; "tools.sh browser" a browser, where there is none that the tests can use; "tools.sh manual" what
-# reads manual pages and completions.
+# reads manual pages and completions; "tools.sh packages" what looks at packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,7 @@ case ${1-} in
     # It brings no font of its own: without one the UI is drawn in boxes.
     package[fc-list]="fontconfig fonts-dejavu-core" ;;
   manual) package[man]=man-db package[groff]=groff-base package[mandoc]=mandoc package[zsh]=zsh package[fish]=fish ;;
+  packages) package[lintian]=lintian ;;
 esac
 missing=()
 if [ "${1-}" = manual ] && [ ! -e /usr/share/bash-completion/bash_completion ]; then missing+=(bash-completion); fi
