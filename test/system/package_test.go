@@ -270,14 +270,14 @@ func TestPackageInChroot(t *testing.T) {
 	t.Parallel()
 	m := machine.New(t)
 	deb := putPackage(t, m, now, "deb")
-	in := func(args ...string) string {
+	in := func(args ...string) {
 		t.Helper()
 		out, err := exec.Command("chroot", append([]string{m.Path("/"), "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("in the chroot: %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
-		return string(out)
 	}
+	m.Command("mount", "-t", "proc", "proc", m.Path("/proc"))
 	in("dpkg", "-i", deb)
 	m.Command("ipset", "create", "hostagent-guard", "bitmap:port", "range", "0-65535")
 	t.Cleanup(func() { m.Command("ipset", "destroy", "hostagent-guard") })
@@ -287,6 +287,7 @@ func TestPackageInChroot(t *testing.T) {
 		t.Errorf("a removal in a chroot leaves the unit enabled: %v", err)
 	}
 	in("dpkg", "-i", deb)
+	m.Command("umount", m.Path("/proc"))
 	m.Boot()
 	m.Run("systemctl", "is-active", "hostagent")
 	m.Wait(10*time.Second, "bash", "-c", "hostagent status | grep -q 'observe mode'")
