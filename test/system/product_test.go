@@ -248,19 +248,18 @@ func (p *product) says(text string) {
 	})
 }
 
-// configuration is the file that the package brings.
-const configuration = "/etc/hostagent.d/hostagent.hcl"
-
-// configure puts one line of the configuration in another's place, as an editor would, and reloads.
-func (p *product) configure(from, to string) {
+// guard turns guarding on with the line that the installation tells.
+func (p *product) guard() {
 	p.t.Helper()
-	text := p.Run("cat", configuration)
-	if strings.Count(text, "\n"+from+"\n") != 1 {
-		p.t.Fatalf("%s has not one line %q", configuration, from)
-	}
-	text = strings.Replace(text, "\n"+from+"\n", "\n"+to+"\n", 1)
-	if err := os.WriteFile(p.Path(configuration), []byte(text), 0); err != nil { // its owner and mode stay
-		p.t.Fatal(err)
-	}
+	p.Shell(`sed -i 's/^mode = .*/mode = "guard"/' /etc/hostagent.d/hostagent.hcl; systemctl reload hostagent`)
+}
+
+// own is the file of the configuration that the operator writes beside the package's.
+const own = "/etc/hostagent.d/own.hcl"
+
+// configure writes the operator's own file and reloads.
+func (p *product) configure(text string) {
+	p.t.Helper()
+	p.Write(own, text, 0o644)
 	p.Run("systemctl", "reload", "hostagent")
 }

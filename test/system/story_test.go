@@ -20,6 +20,9 @@ const (
 	quarantined = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 dropped"
 )
 
+// quarantine is configuration of two lines.
+const quarantine = "enforce = \"quarantine\"\nquarantine_ports = [8080]\n"
+
 // The first days of an operator: install, observe, guard, see what is exposed, quarantine it, mend it.
 func TestStory(t *testing.T) {
 	t.Parallel()
@@ -32,15 +35,14 @@ func TestStory(t *testing.T) {
 	p.checkTurns("hostagent alive", "passing", "observe mode")
 	p.reaches(unguarded)
 
-	p.configure(`mode = "observe"`, `mode = "guard"`)
+	p.guard()
 	p.reaches(guarded)
 	p.checkTurns("Firewall", "passing", "Open: 21000")
 	p.checkTurns("Listeners of web", "warning", "web listens on tcp 0.0.0.0:8080")
 	p.checkTurns("Sidecar range", "warning", "21050")
 	p.says("warning exposed-listener")
 
-	p.configure(`# enforce = "report"`, `enforce = "quarantine"`)
-	p.configure(`# quarantine_ports = []`, `quarantine_ports = [8080]`)
+	p.configure(quarantine)
 	p.reaches(quarantined)
 	p.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080") // the host itself still reaches it
 	p.wrongConfiguration()
@@ -55,16 +57,14 @@ func TestStory(t *testing.T) {
 // wrongConfiguration reloads a configuration that is wrong: the old one stays, and the log names the line.
 func (p *product) wrongConfiguration() {
 	p.t.Helper()
-	p.configure(`# close_delay = "30s"`, `close_delay = "soon"`)
-	line := strings.TrimSpace(p.Run("grep", "-n", "-o", "^close_delay", configuration))
-	number, _, _ := strings.Cut(line, ":")
+	p.configure(quarantine + "close_delay = \"soon\"\n")
 	p.until("the journal names the wrong line", func() error {
-		_, err := p.Try("bash", "-c", "journalctl -b -u hostagent -p err -o cat | grep -F 'the old one stays' | grep -F 'hostagent.hcl:"+number+"'")
+		_, err := p.Try("bash", "-c", "journalctl -b -u hostagent -p err -o cat | grep -F 'the old one stays' | grep -F '"+own+":3: close_delay'")
 		return err
 	})
 	p.says("guard mode")
 	p.reaches(quarantined)
-	p.configure(`close_delay = "soon"`, `# close_delay = "30s"`)
+	p.configure(quarantine)
 }
 
 // killed kills hostagent: nothing opens and nothing closes until systemd has started it anew, and then neither.

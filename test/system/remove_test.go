@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package system
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// everything is what a host is made of: files, units, users, and what the kernel holds. Left out is what changes by itself, what
+// says that something was installed once, and what the tests put there.
+func (p *product) everything() string {
+	p.t.Helper()
+	return p.Shell(`find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log \
+			-o -path /var/cache -o -path /opt/consul -o -path '/root/*' -o -path /var/lib/systemd/timers \) -prune -o -printf '%y %m %u:%g %p\n' | sort
+		find /run -name '*hostagent*' -not -name 'hostagent-[0-9]*'
+		systemctl list-unit-files --no-legend --no-pager
+		systemctl list-units --all --no-legend --no-pager 'hostagent*'
+		getent passwd; getent group
+		nft list ruleset
+		for command in iptables-legacy-save ip6tables-legacy-save iptables-nft-save ip6tables-nft-save; do
+			echo "$command"; $command | sed '/^#/d; s/\[[0-9:]*\]//'
+		done
+		ipset list`)
+}
+
+// stands wants the rules and sets of hostagent to be in the kernel, or not.
+func (p *product) stands(want bool) {
+	p.t.Helper()
+	kernel := p.Shell("nft list ruleset; iptables-save; ip6tables-save; iptables-legacy-save; ip6tables-legacy-save; ipset list")
+	if stands := strings.Contains(strings.ToLower(kernel), "hostagent"); stands != want {
+		p.t.Errorf("rules and sets of hostagent: %v, want %v:\n%s", stands, want, kernel)
+	}
+}
+
+// What is removed is gone: the rules and the checks at once, whether Consul answers or not, configuration and state with the
+// purge.
+func TestRemove(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t, false)
+	p.app("others", others...)
+	p.sidecar("web", p.service("web", 8080))
+	p.app("web", "0.0.0.0:8080")
+	before := p.everything()
+	p.install()
+	p.guard()
+	p.reaches(guarded)
+	p.checkTurns("Listeners of web", "warning", "0.0.0.0:8080")
+	p.stands(true)
+
+	p.remove()
+	p.stands(false)
+	p.reaches(unguarded)
+	if left := p.checks(); len(left) != 0 {
+		t.Errorf("checks in Consul: %v", left)
+	}
+	var services map[string]any
+	p.consul("GET", "/v1/agent/services", "", &services)
+	if len(services) != 2 {
+		t.Errorf("services in Consul: %v, want web and its sidecar", services)
+	}
+
+	p.install() // with the configuration that was kept
+	p.reaches(guarded)
+	p.Run("systemctl", "stop", "consul")
+	began := time.Now()
+	p.remove()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("removing took %s without Consul", took)
+	}
+	p.reaches(unguarded)
+	p.stands(false)
+	p.purge()
+	p.Run("systemctl", "start", "consul")
+	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(p.everything(), "\n")); diff != "" {
+		t.Errorf("left behind (-before +after):\n%s", diff)
+	}
+}
