@@ -91,6 +91,10 @@ bench-scan: tools ## hostagent scan beside ss, lsof, netstat and gopsutil, with 
 bench-consul: tools consul ## polls, idle hosts, raft writes and openings with a real Consul agent of up to 4,000 services
 	@./test/bench-consul.sh $(BENCH_CONSUL)
 
+.PHONY: bench-system
+bench-system: tools consul ## the installed service on a booted machine: exposure, sizes, start, memory and CPU; needs root
+	@./test/bench-system.sh
+
 .PHONY: clean
 clean: ## remove what the other targets built here
 	rm -rf $(BIN)

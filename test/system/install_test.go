@@ -5,36 +5,59 @@ package system
 import (
 	"os"
 	"path/filepath"
-
-	"github.com/hostagent/hostagent/systemd"
+	"strings"
+	"time"
 )
 
-// install installs hostagent and returns what that said.
-func (p *product) install() string {
+// packagesEnv names the folder with the packages: in now/ those of this version, in next/ those of a later one.
+const packagesEnv = "HOSTAGENT_PACKAGES"
+
+// The versions in it.
+const (
+	now  = "now"
+	next = "next"
+)
+
+// deb returns the package of a version, now or next.
+func (p *product) deb(version string) string {
 	p.t.Helper()
-	p.Copy(filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "hostagent"), "/usr/bin/hostagent", 0o755)
-	p.Write("/etc/hostagent.d/hostagent.hcl", "mode = \"observe\"\n", 0o644)
-	p.Write("/usr/lib/sysusers.d/hostagent.conf", systemd.Sysusers(), 0o644)
-	names := ""
-	for _, unit := range systemd.Units("/usr/bin/hostagent") {
-		p.Write("/usr/lib/systemd/system/"+unit.Name, unit.Text, 0o644)
-		names += " " + unit.Name
+	found, err := filepath.Glob(filepath.Join(os.Getenv(packagesEnv), version, "*.deb"))
+	if err != nil || len(found) != 1 {
+		p.t.Fatalf("packages of version %s in %s=%q: %v, %v; want one", version, packagesEnv, os.Getenv(packagesEnv), found, err)
 	}
-	return p.Shell("systemd-sysusers; systemctl daemon-reload; systemctl enable" + names + "; systemctl start hostagent.service")
+	return found[0]
 }
 
-// upgrade installs the next version of hostagent.
-func (p *product) upgrade() {
+// apt calls apt-get without any network, and returns what it said and how long it took.
+func (p *product) apt(args ...string) (said string, took time.Duration) {
 	p.t.Helper()
-	p.Shell("cp /usr/bin/hostagent /usr/bin/new; mv /usr/bin/new /usr/bin/hostagent; systemctl try-restart hostagent")
+	began := time.Now()
+	said = p.Run(append([]string{"apt-get", "-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null", "-y"}, args...)...)
+	return strings.ReplaceAll(said, "\r", ""), time.Since(began) // dpkg writes to a terminal of apt's
+}
+
+// install installs a version of hostagent, now or next, and returns what that said.
+func (p *product) install(version string) string {
+	p.t.Helper()
+	p.Copy(p.deb(version), "/root/hostagent.deb", 0o644)
+	said, took := p.apt("install", "/root/hostagent.deb")
+	p.t.Logf("apt-get install took %.1f s", took.Seconds())
+	if state := strings.TrimSpace(p.Run("systemctl", "is-active", "hostagent")); state != "active" {
+		p.t.Errorf("installed, hostagent is %s", state)
+	}
+	return said
 }
 
 // remove removes hostagent, and keeps its configuration.
-func (p *product) remove() {
-	p.Shell("systemctl disable --now hostagent hostagent-sets hostagent-restore; hostagent firewall remove --stop; hostagent reports remove || true; rm /usr/bin/hostagent /usr/lib/systemd/system/hostagent*; systemctl daemon-reload")
+func (p *product) remove() (said string, took time.Duration) {
+	p.t.Helper()
+	said, took = p.apt("remove", "hostagent")
+	p.t.Logf("apt-get remove took %.1f s", took.Seconds())
+	return said, took
 }
 
-// purge removes what remove leaves.
+// purge takes what a removal leaves.
 func (p *product) purge() {
-	p.Shell("rm -rf /etc/hostagent.d /var/lib/hostagent /run/hostagent; userdel hostagent; rm /usr/lib/sysusers.d/hostagent.conf")
+	p.t.Helper()
+	p.apt("purge", "hostagent")
 }

@@ -92,7 +92,7 @@ func (p *product) showIfFailed() {
 		return
 	}
 	for _, unit := range []string{"hostagent*", "consul"} {
-		if text, err := p.Try("journalctl", "--no-pager", "-b", "-n", "60", "-u", unit); err == nil {
+		if text, err := p.Try("journalctl", "--no-pager", "-b", "-n", "30", "-u", unit); err == nil {
 			p.t.Logf("%s\n%s", unit, text)
 		}
 	}
@@ -198,7 +198,7 @@ func (p *product) grantToken() {
 	p.consul("PUT", "/v1/acl/token", `{"Policies": [{"Name": "hostagent"}]}`, &token)
 	p.Write("/etc/hostagent.d/token", token.SecretID+"\n", 0o600)
 	p.Write("/etc/hostagent.d/consul.hcl", "consul { token_file = \"/etc/hostagent.d/token\" }\n", 0o644)
-	p.Shell("chown hostagent:hostagent /etc/hostagent.d/token; systemctl reload hostagent")
+	p.Run("systemctl", "reload", "hostagent")
 }
 
 // check is a result of hostagent in Consul.

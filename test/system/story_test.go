@@ -4,6 +4,7 @@ package system
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -30,7 +31,10 @@ func TestStory(t *testing.T) {
 	p.sidecar("web", p.service("web", 8080))
 	p.app("web", "0.0.0.0:8080")
 	p.app("others", others...)
-	p.install()
+	said := p.install(now)
+	if !strings.Contains(said, "\n    mode = \"guard\"\n") {
+		t.Errorf("the installation does not tell how to guard:\n%s", said)
+	}
 	p.grantToken()
 	p.checkTurns("hostagent alive", "passing", "observe mode")
 	p.reaches(unguarded)
@@ -41,9 +45,11 @@ func TestStory(t *testing.T) {
 	p.checkTurns("Listeners of web", "warning", "web listens on tcp 0.0.0.0:8080")
 	p.checkTurns("Sidecar range", "warning", "21050")
 	p.says("warning exposed-listener")
+	p.statusText("guarding 21000-21255")
 
 	p.configure(quarantine)
 	p.reaches(quarantined)
+	p.statusText("guarding 8080, 21000-21255")
 	p.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080") // the host itself still reaches it
 	p.wrongConfiguration()
 	p.killed()
@@ -57,7 +63,8 @@ func TestStory(t *testing.T) {
 // wrongConfiguration reloads a configuration that is wrong: the old one stays, and the log names the line.
 func (p *product) wrongConfiguration() {
 	p.t.Helper()
-	p.configure(quarantine + "close_delay = \"soon\"\n")
+	p.Write(own, quarantine+"close_delay = \"soon\"\n", 0o644)
+	_, _ = p.Try("systemctl", "reload", "hostagent") // the unit may say so, too
 	p.until("the journal names the wrong line", func() error {
 		_, err := p.Try("bash", "-c", "journalctl -b -u hostagent -p err -o cat | grep -F 'the old one stays' | grep -F '"+own+":3: close_delay'")
 		return err
@@ -65,6 +72,17 @@ func (p *product) wrongConfiguration() {
 	p.says("guard mode")
 	p.reaches(quarantined)
 	p.configure(quarantine)
+}
+
+// statusText waits until systemctl status shows text.
+func (p *product) statusText(text string) {
+	p.t.Helper()
+	p.until("systemctl status shows "+text, func() error {
+		if shown := p.Run("systemctl", "--no-pager", "--lines", "0", "--full", "status", "hostagent"); !strings.Contains(shown, "Status: \""+text) {
+			return fmt.Errorf("it shows %s", shown)
+		}
+		return nil
+	})
 }
 
 // killed kills hostagent: nothing opens and nothing closes until systemd has started it anew, and then neither.

@@ -18,7 +18,7 @@ func newGuarded(t *testing.T) *product {
 	if port := p.service("web", 8080); port != 21000 {
 		t.Fatalf("web's sidecar has port %d", port)
 	}
-	p.install()
+	p.install(now)
 	p.guard()
 	p.reaches(guardedWell)
 	return p
@@ -34,7 +34,8 @@ func TestUpgrade(t *testing.T) {
 	before := p.mainPID()
 	long := p.talkTo(21000)
 	open, closed, last := p.knock(21000), p.knock(21050), p.knock(21255)
-	p.upgrade()
+	p.install(next)
+	p.says("hostagent v0.2.0, ")
 	p.says("guard mode, started")
 	p.checkTurns("hostagent alive", "passing", "guard mode")
 	p.reaches(guardedWell)
