@@ -28,7 +28,7 @@ const (
 const installWithin = 5 * time.Second
 
 // packageFile returns a built package; format is deb or rpm.
-func packageFile(t *testing.T, version, format string) string {
+func packageFile(t testing.TB, version, format string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(os.Getenv(packagesEnv), version, "*."+format))
 	if err != nil || len(found) != 1 {
@@ -38,7 +38,7 @@ func packageFile(t *testing.T, version, format string) string {
 }
 
 // putPackage copies a package into a machine, which may be off, and returns its path there.
-func putPackage(t *testing.T, m *machine.Machine, version, format string) string {
+func putPackage(t testing.TB, m *machine.Machine, version, format string) string {
 	t.Helper()
 	path := "/root/hostagent-" + version + "." + format
 	m.Copy(packageFile(t, version, format), path, 0o644)

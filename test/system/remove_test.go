@@ -52,7 +52,7 @@ func TestRemove(t *testing.T) {
 	before := p.everything()
 	p.install(now)
 	p.guard()
-	p.reaches(guarded)
+	p.reaches(seenGuarded)
 	p.checkTurns("Listeners of web", "warning", "0.0.0.0:8080")
 	p.stands(true)
 
@@ -60,7 +60,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("a removal complains:\n%s", said)
 	}
 	p.stands(false)
-	p.reaches(unguarded)
+	p.reaches(seenUnguarded)
 	if left := p.checks(); len(left) != 0 {
 		t.Errorf("checks in Consul: %v", left)
 	}
@@ -71,12 +71,12 @@ func TestRemove(t *testing.T) {
 	}
 
 	p.install(now) // with the configuration that was kept
-	p.reaches(guarded)
+	p.reaches(seenGuarded)
 	p.Run("systemctl", "stop", "consul")
 	if said, took := p.remove(); took > 10*time.Second || !strings.Contains(said, "they go by themselves") {
 		t.Errorf("removing took %s without Consul, and said\n%s", took, said)
 	}
-	p.reaches(unguarded)
+	p.reaches(seenUnguarded)
 	p.stands(false)
 	p.purge()
 	p.Run("systemctl", "start", "consul")

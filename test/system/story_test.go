@@ -13,12 +13,12 @@ import (
 // others are ports on which somebody listens who has nothing to do with the mesh: in the sidecar range, at its ends, beside it.
 var others = []string{"0.0.0.0:20999", "0.0.0.0:21050", "[::]:21255", "0.0.0.0:21256", "0.0.0.0:22222"}
 
-const unguarded = "20999 open 21000 open 21001 refused 21050 open 21255 open 21256 open 22222 open 8080 open"
+const seenUnguarded = "20999 open 21000 open 21001 refused 21050 open 21255 open 21256 open 22222 open 8080 open"
 
 // Without listeners and with them, the range is closed, but for the sidecar; beside it everything is as it was.
 const (
-	guarded     = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 open"
-	quarantined = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 dropped"
+	seenGuarded     = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 open"
+	seenQuarantined = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 dropped"
 )
 
 // quarantine is configuration of two lines.
@@ -37,10 +37,10 @@ func TestStory(t *testing.T) {
 	}
 	p.grantToken()
 	p.checkTurns("hostagent alive", "passing", "observe mode")
-	p.reaches(unguarded)
+	p.reaches(seenUnguarded)
 
 	p.guard()
-	p.reaches(guarded)
+	p.reaches(seenGuarded)
 	p.checkTurns("Firewall", "passing", "Open: 21000")
 	p.checkTurns("Listeners of web", "warning", "web listens on tcp 0.0.0.0:8080")
 	p.checkTurns("Sidecar range", "warning", "21050")
@@ -48,7 +48,7 @@ func TestStory(t *testing.T) {
 	p.statusText("guarding 21000-21255")
 
 	p.configure(quarantine)
-	p.reaches(quarantined)
+	p.reaches(seenQuarantined)
 	p.statusText("guarding 8080, 21000-21255")
 	p.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080") // the host itself still reaches it
 	p.wrongConfiguration()
@@ -70,7 +70,7 @@ func (p *product) wrongConfiguration() {
 		return err
 	})
 	p.says("guard mode")
-	p.reaches(quarantined)
+	p.reaches(seenQuarantined)
 	p.configure(quarantine)
 }
 
@@ -95,7 +95,7 @@ func (p *product) killed() {
 		return err
 	})
 	p.says("guard mode, started")
-	p.reaches(quarantined)
+	p.reaches(seenQuarantined)
 	p.wasClosed(closed)
 }
 
@@ -110,11 +110,11 @@ func (p *product) consulAway() {
 	closed := p.knock(21050)
 	p.Run("systemctl", "stop", "consul")
 	p.says("FAILS")
-	p.reaches(quarantined)
+	p.reaches(seenQuarantined)
 	p.Run("systemctl", "start", "consul")
 	p.consulIsUp()
 	p.checkTurns("hostagent alive", "passing", "guard mode")
-	p.reaches(quarantined)
+	p.reaches(seenQuarantined)
 	p.wasClosed(closed)
 }
 

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// newGuarded is a host without ACLs on which hostagent guards: web's sidecar is an application that greets, so that whoever
+// newGuardedProduct is a host without ACLs on which hostagent guards: web's sidecar is an application that greets, so that whoever
 // reaches it knows, and others are those who are kept out and those who are none of its business.
-func newGuarded(t *testing.T) *product {
+func newGuardedProduct(t *testing.T) *product {
 	t.Helper()
 	p := newProduct(t, false)
 	p.app("web-sidecar", "0.0.0.0:21000")
@@ -20,22 +20,22 @@ func newGuarded(t *testing.T) *product {
 	}
 	p.install(now)
 	p.guard()
-	p.reaches(guardedWell)
+	p.reaches(seenMended)
 	return p
 }
 
-// guardedWell is guarded, where web listens on loopback only.
-const guardedWell = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 refused"
+// seenMended is seenGuarded, where web listens on loopback only.
+const seenMended = "20999 open 21000 open 21001 dropped 21050 dropped 21255 dropped 21256 open 22222 open 8080 refused"
 
 // An upgrade restarts hostagent; the network notices nothing of it.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
-	p := newGuarded(t)
+	p := newGuardedProduct(t)
 	// The host's own rules drop what they do not know: only hostagent's rule lets anybody reach the sidecar.
 	p.Shell(`iptables -A INPUT -i lo -j ACCEPT
 		iptables -A INPUT -p tcp -m multiport --dports 8080,20999,21001:21256,22222 -j ACCEPT
 		iptables -P INPUT DROP`)
-	p.reaches(guardedWell)
+	p.reaches(seenMended)
 	before := p.mainPID()
 	long := p.talkTo(21000)
 	open, closed, last := p.knock(21000), p.knock(21050), p.knock(21255)
@@ -43,7 +43,7 @@ func TestUpgrade(t *testing.T) {
 	p.says("hostagent v0.2.0, ")
 	p.says("guard mode, started")
 	p.checkTurns("hostagent alive", "passing", "guard mode")
-	p.reaches(guardedWell)
+	p.reaches(seenMended)
 	p.wasOpen(open)
 	p.wasClosed(closed)
 	p.wasClosed(last)
@@ -59,17 +59,17 @@ func TestUpgrade(t *testing.T) {
 // first moment at which the network is there.
 func TestReboot(t *testing.T) {
 	t.Parallel()
-	p := newGuarded(t)
+	p := newGuardedProduct(t)
 	// They listen before there is a network.
 	early := []string{"DefaultDependencies=no", "Before=network-pre.target"}
 	p.program("others", "/usr/local/bin/app -name others -listen "+strings.Join(others, " -listen "), early, nil)
 	p.program("web-sidecar", "/usr/local/bin/app -name sidecar -listen 0.0.0.0:21000", early, nil)
-	p.reaches(guardedWell)
+	p.reaches(seenMended)
 	p.Run("systemctl", "disable", "consul")
 	p.Shutdown()
 	foreign, closed, last := p.knock(22222), p.knock(21050), p.knock(21255)
 	p.Boot()
-	p.reaches(guardedWell)
+	p.reaches(seenMended)
 	p.says("FAILS")
 	if state, _ := p.Try("systemctl", "is-active", "consul"); strings.TrimSpace(state) != "inactive" {
 		t.Errorf("Consul is %s", state)
