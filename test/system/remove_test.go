@@ -56,7 +56,8 @@ func TestRemove(t *testing.T) {
 	p.checkTurns("Listeners of web", "warning", "0.0.0.0:8080")
 	p.stands(true)
 
-	if said, _ := p.remove(); strings.Contains(said, "\nhostagent: ") {
+	said, usual := p.remove()
+	if strings.Contains(said, "\nhostagent: ") {
 		t.Errorf("a removal complains:\n%s", said)
 	}
 	p.stands(false)
@@ -73,7 +74,8 @@ func TestRemove(t *testing.T) {
 	p.install(now) // with the configuration that was kept
 	p.reaches(seenGuarded)
 	p.Run("systemctl", "stop", "consul")
-	if said, took := p.remove(); took > 10*time.Second || !strings.Contains(said, "they go by themselves") {
+	// Twice the usual allows for a machine that is busy with other tests; waiting for Consul would take longer.
+	if said, took := p.remove(); took > max(10*time.Second, 2*usual) || !strings.Contains(said, "they go by themselves") {
 		t.Errorf("removing took %s without Consul, and said\n%s", took, said)
 	}
 	p.reaches(seenUnguarded)
