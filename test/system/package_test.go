@@ -53,8 +53,8 @@ func apt(m *machine.Machine, args ...string) string {
 // everyFile lists what is on a machine's disk, but for logs, what others cache, and what the tests put there.
 const everyFile = `find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /root -o -path /var/tmp -o -path /var/log -o -path /var/cache \) -prune -o -print | sort`
 
-// consulUnit starts a Consul agent as a unit, and waits until it answers for itself.
-func consulUnit(m *machine.Machine) {
+// consulAgent starts a Consul agent as a unit, and waits until it answers for itself.
+func consulAgent(m *machine.Machine) {
 	m.Run("systemd-run", "--unit=consul", "--setenv=HOME=/root", "consul", "agent", "-dev", "-log-level=warn")
 	m.Wait(time.Minute, "curl", "-sf", "http://127.0.0.1:8500/v1/catalog/services")
 }
@@ -129,7 +129,7 @@ func TestPackageUpgradeAndRemove(t *testing.T) {
 	t.Parallel()
 	m := machine.Boot(t, "--bind-ro="+os.Getenv("CONSUL_BIN")+":/usr/bin/consul")
 	older, newer := putPackage(t, m, now, "deb"), putPackage(t, m, next, "deb")
-	consulUnit(m)
+	consulAgent(m)
 	sidecar(m)
 	apt(m, "install", older)
 	m.Shell(`sed -i 's/^mode = .*/mode = "guard"/' /etc/hostagent.d/hostagent.hcl; systemctl reload hostagent`)

@@ -25,7 +25,7 @@ func TestRPM(t *testing.T) {
 		t.Errorf("requires, recommends and configuration: %q, want %q", got, want)
 	}
 	m.Run("rpm", "-K", "--nosignature", older)
-	consulUnit(m)
+	consulAgent(m)
 	sidecar(m)
 
 	said := m.Run("rpm", "-i", "--nodeps", older)
