@@ -23,7 +23,7 @@ const (
 func serviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "service",
-		Short: "Install hostagent as a service of systemd, look at it, take it away",
+		Short: "Install, look at or remove hostagent as a systemd service",
 		Long: `Installs this program as a service, where no package does. It writes the units that packages ship, a configuration
 that observes, and makes the system user that they run as. start, stop, restart and status work with the units of a
 package too.`,
