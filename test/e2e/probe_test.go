@@ -27,7 +27,7 @@ func TestProbe(t *testing.T) {
 	w.start(quick+"probe = true\n", "--mode", "observe")
 	accused := func(reason string) {
 		t.Helper()
-		want := "what listens on tcp [::]:" + fmt.Sprint(port) + " for web is no sidecar of it: " + reason + " remedy:"
+		want := "what listens on tcp [::]:" + fmt.Sprint(port) + " for web is no sidecar of it: " + reason + " who: "
 		w.until("it is found out", func() error {
 			c := w.check("sidecar-range")
 			if c == nil || c.Status != "critical" || !strings.Contains(flat(c.Output), want) {
