@@ -92,7 +92,8 @@ compress "$stage/third-party-licences" "$stage/third-party-licences.gz"
 cat >"$stage/changelog.Debian" <<END
 hostagent ($VERSION-1) unstable; urgency=medium
 
-  * Built from $version; changelog.gz tells what has changed.
+  * Built from $version.
+  * What has changed is told by changelog.gz.
 
  -- The hostagent authors <hostagent@example.invalid>  $(date -R -d "@$SOURCE_DATE_EPOCH")
 END
