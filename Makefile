@@ -21,6 +21,7 @@ manual: ## manual pages and shell completions, .build/manual; dated by SOURCE_DA
 
 .PHONY: packages
 packages: manual ## .build/packages/*.deb and *.rpm, for amd64 and arm64
+	@rm -rf $(BIN)/packages
 	@./packaging/build.sh
 
 .PHONY: check-packages
