@@ -62,7 +62,7 @@ func openLock(dir, path string) (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, flags|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return os.OpenFile(path, flags, 0o600) // what somebody else made, or put there, is given to nobody
+		return openFound(path) // what somebody else made, or put there, is given to nobody
 	}
 	if err != nil {
 		return nil, err
@@ -78,6 +78,25 @@ func openLock(dir, path string) (*os.File, error) {
 	if err := f.Chown(int(folder.Uid), int(folder.Gid)); err != nil {
 		f.Close()
 		return nil, err
+	}
+	return f, nil
+}
+
+// openFound opens a lock that is there. Where the folder is another user's, that user could have put a second name of any
+// file there, into which root would write.
+func openFound(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1 {
+		f.Close()
+		return nil, fmt.Errorf("%q is no file of its own: remove it", path)
 	}
 	return f, nil
 }

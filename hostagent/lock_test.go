@@ -29,6 +29,36 @@ func TestLockClaims(t *testing.T) {
 	}
 }
 
+// TestLockOfTwoNames: who owns the folder could have had root write into any file of the same disk.
+func TestLockOfTwoNames(t *testing.T) {
+	dir := t.TempDir()
+	path, err := lockPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "other")
+	if err := os.WriteFile(other, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(other, path); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := AcquireLock(dir)
+	if os.Geteuid() == 0 && err == nil {
+		_ = lock.Claim()
+		t.Error("root takes a file of another name for its lock")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AcquireLock(dir); err == nil {
+		t.Error("a folder passes for a lock")
+	}
+}
+
 // TestLockOfRoot: where another user keeps the locks, one that root makes is that user's, and one that was there is left
 // alone, because that user may have put anything there.
 func TestLockOfRoot(t *testing.T) {
