@@ -47,6 +47,9 @@ func (e *LiveError) Error() string {
 //
 // A file with the name of the socket and ".lock" stays beside it: whoever starts sees by it, and not only by asking, that
 // another one lives, and so two that start at once never take each other's socket for one that was left behind.
+//
+// Where root listens in the folder of another user, both files are that user's, who listens there at other times and could
+// not replace what a killed process of root's has left.
 func Listen(path string) (*Socket, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
@@ -114,7 +117,13 @@ func makeDir(dir string) error {
 
 // lockSocket takes the right to the path, which the kernel gives back when the process ends.
 func lockSocket(path string) (*os.File, error) {
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	f, err := os.OpenFile(path+".lock", flags|os.O_EXCL, 0o600)
+	if err == nil {
+		err = giveToFolder(f, filepath.Dir(path))
+	} else if errors.Is(err, fs.ErrExist) {
+		f, err = os.OpenFile(path+".lock", flags, 0o600)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock of the status socket: %w; run as root", err)
 	}
@@ -183,6 +192,7 @@ func clearPath(path string) error {
 		return &LiveError{Path: path}
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case errors.Is(err, fs.ErrPermission): // another user's; but who serves it would hold the lock, which is ours
 	case !errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("cannot tell whether anybody serves the status socket: %w", err)
 	}
@@ -207,8 +217,8 @@ func removeSame(path string, file os.FileInfo) error {
 	return err
 }
 
-// widen sets the mode of the socket at path whatever the umask was, and returns what it is. It never follows a link that
-// stands there instead.
+// widen sets the mode of the socket at path whatever the umask was, and its owner, and returns what it is. It never follows
+// a link that stands there instead.
 func widen(path string) (os.FileInfo, error) {
 	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -223,5 +233,24 @@ func widen(path string) (os.FileInfo, error) {
 	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), socketMode); err != nil { // fchmod refuses O_PATH
 		return nil, err
 	}
+	if err := giveToFolder(f, filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	return f.Stat()
+}
+
+// giveToFolder gives a file that root has just made to the user of its folder. What has a second name is given to nobody: that user
+// could have put something else of root's in its place.
+func giveToFolder(f *os.File, dir string) error {
+	var folder, st unix.Stat_t
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	if err := errors.Join(unix.Stat(dir, &folder), unix.Fstat(int(f.Fd()), &st)); err != nil {
+		return fmt.Errorf("cannot tell whose %q is: %w", f.Name(), err)
+	}
+	if folder.Uid == 0 || st.Uid != 0 || st.Nlink != 1 {
+		return nil
+	}
+	return os.Chown(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), int(folder.Uid), int(folder.Gid)) // fchown refuses O_PATH
 }

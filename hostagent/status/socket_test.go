@@ -68,6 +68,57 @@ func TestListenModes(t *testing.T) {
 	}
 }
 
+// TestListenAsRootForAnother: where another user keeps the socket, what root makes is that user's, and what was there before, or
+// has a second name, is not given away.
+func TestListenAsRootForAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("NOT RUN: it gives folders away, which only root may")
+		return
+	}
+	const other = 12345
+	dir := t.TempDir()
+	if err := os.Chown(dir, other, other); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "s")
+	check := func(want uint32, files ...string) {
+		t.Helper()
+		for _, file := range files {
+			var st unix.Stat_t
+			if err := unix.Lstat(file, &st); err != nil {
+				t.Fatal(err)
+			}
+			if st.Uid != want || st.Gid != want {
+				t.Errorf("%s belongs to %d:%d, want %d", filepath.Base(file), st.Uid, st.Gid, want)
+			}
+		}
+	}
+	s, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(other, path, path+".lock")
+	if err := errors.Join(s.Close(), os.Chown(path+".lock", 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	check(0, path+".lock")
+
+	root := filepath.Join(t.TempDir(), "root")
+	leave(t, root)
+	second := filepath.Join(dir, "second")
+	if err := os.Link(root, second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := widen(second); err != nil {
+		t.Fatal(err)
+	}
+	check(0, root)
+}
+
 // TestBindIsNarrow looks at the moment before chmod: with an open umask everybody could get in.
 func TestBindIsNarrow(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
