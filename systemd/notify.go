@@ -99,6 +99,9 @@ func (n *Notifier) Alive(line string) {
 func (n *Notifier) Reloading() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.ending {
+		return
+	}
 	message := []string{daemon.SdNotifyReloading}
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil { // systemd 253 and newer can order messages by it
@@ -112,11 +115,16 @@ func (n *Notifier) Reloading() {
 func (n *Notifier) Reloaded(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.ending {
+		return
+	}
 	n.trouble = ""
 	if err != nil {
 		n.trouble = "configuration not reloaded: " + err.Error()
 	}
-	n.send(daemon.SdNotifyReady)
+	if n.ready { // else the loop has not begun, and Alive says so when it does; where this is not sent, too
+		n.ready = n.send(daemon.SdNotifyReady)
+	}
 }
 
 // Stopping says that the process is about to end.
@@ -161,14 +169,11 @@ func statusLine(line, trouble string) string {
 	return bounded(text, maxStatus)
 }
 
-// bounded returns text without control characters, of at most so many bytes.
+// bounded returns the words of text, without control characters, in at most so many bytes.
 func bounded(text string, bytes int) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, " "))
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, " "), func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || r == unicode.ReplacementChar
+	}), " ")
 	const more = "…"
 	if len(text) <= bytes {
 		return text

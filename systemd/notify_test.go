@@ -93,6 +93,30 @@ func TestNotifierTellsALife(t *testing.T) {
 	n.Stopping()
 	n.Alive("guarding")
 	m.want("at the end", "STOPPING=1 | STATUS=stopping")
+	n.Reloading()
+	n.Reloaded(errors.New("too late"))
+	m.want("when a reload ends after that", "")
+}
+
+// TestNotifierReloadsEarly: what reloads before the loop runs does not make the service ready, and one whose end systemd was
+// not told of is ended by the next sign of life.
+func TestNotifierReloadsEarly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	m := startedBy(t, path, "")
+	n := NewNotifier(func(error) {})
+	n.Reloading()
+	n.Reloaded(nil)
+	m.want("before the loop runs", "RELOADING=1 | MONOTONIC_USEC=now")
+	n.Alive("starting")
+	m.want("at the first sign of life", "READY=1 | STATUS=starting")
+	n.Reloading()
+	m.conn.Close()
+	_ = os.Remove(path)
+	n.Reloaded(nil)
+	m = startedBy(t, path, "")
+	n.broken = time.Now().Add(-sendAgain)
+	n.Alive("")
+	m.want("when systemd reads again", "READY=1")
 }
 
 // TestNotifierFeedsTheWatchdog: four times in its interval, however often the loop goes round, and not for another process.
@@ -172,8 +196,9 @@ func TestNotifierWithoutAReader(t *testing.T) {
 func TestStatusLineIsOneLine(t *testing.T) {
 	for _, c := range []struct{ line, trouble, want string }{
 		{"guarding", "", "guarding"},
-		{"a\nSTOPPING=1\r\x1b[2J\x00\u0085b", "", "a STOPPING=1  [2J  b"},
-		{"\xff\xfe", "", " "},
+		{"a\nSTOPPING=1\r\x1b[2J\x00\u0085b", "", "a STOPPING=1 [2J b"},
+		{"\xff\xfe", "", ""},
+		{"guarding", "choose:\n  one\n  two", "choose: one two; guarding"},
 		{strings.Repeat("ü", 200), "", strings.Repeat("ü", 148) + "…"},
 		{"guarding", strings.Repeat("x", 400), strings.Repeat("x", 147) + "…; guarding"},
 		{"", "broken", "broken"},
