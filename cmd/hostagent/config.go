@@ -30,13 +30,16 @@ func configCommand() *cobra.Command {
 		Short: "Check configuration files, and run nothing",
 		Long: `Reads the configuration as run would, with Consul's client environment over the files, and says what is wrong with
 file and line. Users and certificates that it names must be on this host, as run needs them. It connects to nothing and
-needs no root; what it may not read it takes for good.
+needs no root; what it may not read it takes for good. With --quiet its exit status tells whether run would take the
+configuration, as a reload of the service has to know: one without a mode fails too.
 
 Exit status: 0 valid, 2 not.`,
 		Example: `  hostagent config validate
-  hostagent config validate ./hostagent.hcl`,
+  hostagent config validate ./hostagent.hcl
+  hostagent config validate --quiet && systemctl reload hostagent`,
 	}
 	s := addSettings(validate, nil)
+	quiet := validate.Flags().Bool("quiet", false, "say nothing of a configuration that run would take")
 	validate.RunE = func(cmd *cobra.Command, args []string) error {
 		s.paths = append(s.paths, args...)
 		c, err := s.load()
@@ -45,6 +48,12 @@ Exit status: 0 valid, 2 not.`,
 		}
 		if err := hasHere(c); err != nil {
 			return err
+		}
+		if *quiet {
+			if c.Mode == "" {
+				return errNoMode
+			}
+			return nil
 		}
 		read := "no file read, the defaults stand"
 		if len(c.Files) > 0 {

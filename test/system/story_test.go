@@ -135,7 +135,7 @@ func (p *product) journalReads() {
 			continue
 		}
 		wrong := stamped.MatchString(entry.Message)
-		if found := level.FindStringSubmatch(entry.Message); found != nil { // others are those of config validate, at a reload
+		if found := level.FindStringSubmatch(entry.Message); found != nil { // others are what config validate says of a wrong one, at a reload
 			wrong = wrong || priorities[found[1]] != entry.Priority
 		}
 		if wrong {
