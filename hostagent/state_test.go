@@ -196,7 +196,7 @@ func TestUnsafeStatesAreRefused(t *testing.T) {
 	}{
 		"folder that others may write": {spoil: func(dir, _ string) error { return os.Chmod(dir, 0o777) }, want: "others may write"},
 		"folder of a group":            {spoil: func(dir, _ string) error { return os.Chmod(dir, 0o770) }, want: "others may write"},
-		"folder of somebody else":      {spoil: func(dir, _ string) error { return os.Chown(dir, other, -1) }, want: "belongs to uid", root: true},
+		"folder of somebody else":      {spoil: func(dir, _ string) error { return os.Chown(dir, other, -1) }, want: "which hostagent runs as: run it as that user", root: true},
 		"folder is a link": {spoil: func(dir, _ string) error {
 			return errors.Join(os.RemoveAll(dir), os.Symlink(elsewhere, dir))
 		}, want: "symbolic link"},
@@ -204,7 +204,7 @@ func TestUnsafeStatesAreRefused(t *testing.T) {
 			return errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o600))
 		}, want: "wrong kind"},
 		"file that others may write": {spoil: func(_, file string) error { return os.Chmod(file, 0o666) }, want: "others may write", saves: true},
-		"file of somebody else":      {spoil: func(_, file string) error { return os.Chown(file, other, -1) }, want: "belongs to uid", saves: true, root: true},
+		"file of somebody else":      {spoil: func(_, file string) error { return os.Chown(file, other, -1) }, want: "which hostagent runs as: run it as that user", saves: true, root: true},
 		"file is a link": {spoil: func(_, file string) error {
 			return errors.Join(os.Remove(file), os.Symlink(filepath.Join(elsewhere, stateFile), file))
 		}, want: "symbolic link", saves: true},

@@ -183,7 +183,11 @@ func checkOwn(file *os.File, kind uint32) error {
 	case st.Mode&unix.S_IFMT != kind:
 		return fmt.Errorf("%q is of the wrong kind", file.Name())
 	case int(st.Uid) != uid:
-		return fmt.Errorf("%q belongs to uid %d, not to %d, which hostagent runs as", file.Name(), st.Uid, uid)
+		remedy := fmt.Sprintf("chown -R %d it", uid)
+		if uid == 0 {
+			remedy = "run it as that user, as hostagent's units do"
+		}
+		return fmt.Errorf("%q belongs to uid %d, not to %d, which hostagent runs as: %s", file.Name(), st.Uid, uid, remedy)
 	case st.Mode&0o022 != 0:
 		return fmt.Errorf("others may write to %q (mode %04o): chmod go-w it", file.Name(), st.Mode&0o7777)
 	}

@@ -282,13 +282,18 @@ func TestUnitWithSystemd(t *testing.T) {
 	g.waitFor(t, "StatusText", is(guarding))
 
 	g.Run("systemctl", "reload", systemd.Guard)
-	g.Write(settings, config+"nonsense = 1\n", 0o644)
-	if _, err := g.Try("systemctl", "reload", systemd.Guard); err == nil {
-		t.Error("a reload of a wrong configuration succeeds")
+	if journal := g.Journal(systemd.Guard); strings.Contains(journal, "is valid") || !strings.Contains(journal, "configuration reloaded") {
+		t.Errorf("of a reload the journal says\n%s", journal)
 	}
-	text := g.waitFor(t, "StatusText", func(text string) bool { return strings.HasPrefix(text, "configuration not reloaded: "+settings+":2") })
-	if !strings.HasSuffix(text, "; "+guarding) || g.show("ActiveState") != "active" {
-		t.Errorf("after it: %s, %s", text, g.show("ActiveState"))
+	for wrong, says := range map[string]string{"": "choose a mode", config + "nonsense = 1\n": settings + ":2"} {
+		g.Write(settings, wrong, 0o644)
+		if _, err := g.Try("systemctl", "reload", systemd.Guard); err == nil {
+			t.Errorf("a reload of the wrong configuration %q succeeds", wrong)
+		}
+		text := g.waitFor(t, "StatusText", func(text string) bool { return strings.HasPrefix(text, "configuration not reloaded: "+says) })
+		if !strings.HasSuffix(text, "; "+guarding) || g.show("ActiveState") != "active" {
+			t.Errorf("after it: %s, %s", text, g.show("ActiveState"))
+		}
 	}
 	g.Write(settings, config, 0o644)
 	g.Run("systemctl", "reload", systemd.Guard)
@@ -313,6 +318,46 @@ func TestUnitWithSystemd(t *testing.T) {
 	// One that is to be restarted is "activating".
 	if got := g.show("ActiveState") + " " + g.show("ExecMainStatus"); got != "failed 78" {
 		t.Errorf("with a wrong configuration it is %s, want failed 78", got)
+	}
+}
+
+// TestUnitAfterRoot: what root ran by hand, and how it ended, keeps the service from nothing.
+func TestUnitAfterRoot(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t, "mode = \"guard\"\n")
+	g.startConsul()
+	byRoot := func() { // until it has saved its state, or could not
+		_, _ = g.Try("timeout", "--signal=KILL", "5", program, "run")
+		g.Run("test", "-S", hostagent.StatusSocket)
+	}
+	serves := func(when string) {
+		g.Run("systemctl", "restart", systemd.Guard)
+		pid := g.show("MainPID")
+		st := g.status(t, "an answer "+when, func(st *hostagent.Status) bool { return guards(st) && g.show("MainPID") == pid })
+		if st.Firewall.Error+st.Report.Error != "" || strings.Contains(g.Journal(systemd.Guard), "step failed") {
+			t.Errorf("%s: %q %q\n%s", when, st.Firewall.Error, st.Report.Error, g.Journal(systemd.Guard))
+		}
+		g.Wait(10*time.Second, "test", "-e", stateFile)
+		if owners := g.Shell("stat -c %U /run/hostagent/* " + stateFile + " | sort -u"); owners != "hostagent\n" {
+			t.Errorf("%s: not all is the service's: %s", when, owners)
+		}
+		g.Run("systemctl", "stop", systemd.Guard)
+	}
+	byRoot()
+	serves("after a first run of root's")
+	byRoot()
+	serves("after a run of root's in the folders of the service")
+	byRoot()
+	g.Run("chown", "root:", hostagent.StatusSocket)
+	serves("beside a socket of root's")
+	g.Shell("rm /run/hostagent/*")
+	byRoot()
+	serves("without what it had in /run")
+
+	g.Shell("iptables -t mangle -F; ipset flush")
+	out, err := g.Try(program, "firewall", "restore")
+	if err == nil || !strings.Contains(err.Error()+out, "run it as that user, as hostagent's units do") {
+		t.Errorf("root restores what the service saved: %v\n%s", err, out)
 	}
 }
 
