@@ -299,3 +299,17 @@ func TestBlockedIsLookedAt(t *testing.T) {
 		t.Error("the log says nothing of the look that failed")
 	}
 }
+
+// TestStopIsNoFailure: a question that a stop cuts off is no step that failed.
+func TestStopIsNoFailure(t *testing.T) {
+	h := newFakeHost()
+	parts := h.parts(ModeGuard)
+	parts.Blocked = func(ctx context.Context, _ []firewall.Probe) ([]firewall.Block, error) {
+		<-ctx.Done()
+		return nil, fmt.Errorf("cannot list the tables: %w", ctx.Err())
+	}
+	h.runAgent(t, parts, func(*Agent, chan<- Parts) {})
+	if log := h.log.String(); strings.Contains(log, "step failed") || !strings.Contains(log, "msg=stopped") {
+		t.Errorf("a stop is told as\n%s", log)
+	}
+}

@@ -263,6 +263,7 @@ func (n *news) trouble(log *slog.Logger, now time.Time, step string, err error) 
 	before, failing := n.troubles[step]
 	switch {
 	case errors.Is(err, errWaiting):
+	case errors.Is(err, context.Canceled): // the agent ends; what is late fails with context.DeadlineExceeded
 	case err == nil && failing:
 		delete(n.troubles, step)
 		if before.logged {
