@@ -23,8 +23,8 @@ func firewallRestoreCommand() *cobra.Command {
 		Long: `Makes the kernel hold what the last guard run saved in state_dir, as far as the configuration of now lets it:
 for the start of a host, before Consul and the network are up. The set of publish_set, if it is there by then,
 gets the open ports too. In mode observe, while hostagent runs, and where rules of hostagent stand already, it
-restores nothing. A saved state that is damaged, of another host or of a newer version is refused, and then no
-port is opened and none closed.
+restores nothing. A saved state that is damaged, of another host, of another user or of a newer version is refused,
+and then no port is opened and none closed: where the service runs, "systemctl restart hostagent-restore" does it.
 
 In guard mode it also makes, empty, the sets that are missing: iptables-restore loads nothing at all of a file in
 which somebody saved rules of hostagent and one of them names a missing set. With --sets-only it does only that,
