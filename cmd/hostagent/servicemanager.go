@@ -41,7 +41,7 @@ func systemctl(ctx context.Context, args ...string) (string, error) {
 func command(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, findProgram(name), args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "SYSTEMD_COLORS=0")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
@@ -54,6 +54,21 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 		err = fmt.Errorf("cannot run %q: %w", strings.Join(append([]string{name}, args...), " "), err)
 	}
 	return string(out), err
+}
+
+// findProgram returns the path of one of the system's programs, or its name where there is none. After a plain "su" root's
+// PATH lacks the folders of useradd and its like.
+func findProgram(name string) string {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	for _, folder := range []string{"/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(folder + "/" + name); err == nil {
+			return path
+		}
+	}
+	return name
 }
 
 // unitState is what systemd says of a unit.
