@@ -40,7 +40,15 @@ Exit status: 0 installed and running, 78 the configuration is wrong and nothing 
 		Args: noArguments,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		plan, err := planInstallation(cmd)
+		if err := errors.Join(needsSystemd(), needsRoot(cmd)); err != nil {
+			return err
+		}
+		release, err := lockUnits()
+		if err != nil {
+			return err
+		}
+		defer release()
+		plan, err := planInstallation()
 		if err != nil {
 			return err
 		}
@@ -63,10 +71,7 @@ type installation struct {
 	observe  bool           // the configuration is still to be written
 }
 
-func planInstallation(cmd *cobra.Command) (*installation, error) {
-	if err := errors.Join(needsSystemd(), needsRoot(cmd)); err != nil {
-		return nil, err
-	}
+func planInstallation() (*installation, error) {
 	if err := refusePackaged(func(manager string) string {
 		return fmt.Sprintf("use systemctl for the service, and %s for another version", manager)
 	}); err != nil {

@@ -44,6 +44,11 @@ Exit status: 0 it is gone, 2 not all of it; a Consul agent that cannot be reache
 		if err := refusePackaged(func(manager string) string { return "to remove it: " + manager + " remove hostagent" }); err != nil {
 			return err
 		}
+		release, err := lockUnits()
+		if err != nil {
+			return err
+		}
+		defer release()
 		u := &uninstallation{cmd: cmd, config: configToLeave(cmd, s)}
 		u.run(*purge)
 		if u.failed != nil {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hostagent/hostagent/systemd"
 )
 
@@ -79,6 +81,20 @@ func unitPaths() []unitFile {
 		units = append(units, unitFile{name: name, path: filepath.Join(unitFolder, name)})
 	}
 	return units
+}
+
+// lockUnits lets one command at a time change the units, and leaves nothing behind: the lock is on their folder, until
+// release.
+func lockUnits() (release func(), err error) {
+	folder, err := os.Open(unitFolder)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the units: %w", err)
+	}
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		folder.Close()
+		return nil, fmt.Errorf("cannot lock %s: another hostagent service install or uninstall is at work: %w", unitFolder, err)
+	}
+	return func() { folder.Close() }, nil
 }
 
 // install makes the file stand, enabled.
@@ -155,7 +171,11 @@ func refusePackaged(instead func(manager string) string) error {
 		}
 		text := fmt.Sprintf("hostagent is installed by a package already (%s): %s", path, instead(manager))
 		if ours, _, _ := readOurs(filepath.Join(unitFolder, systemd.Guard)); ours {
-			text += fmt.Sprintf("\nan older service install hides its units; to be rid of that: rm %s/hostagent{,-sets,-restore}.service; systemctl daemon-reload", unitFolder)
+			text += "\nunits of an older service install hide those of the package; to change over to it:\n  rm -f " + userFile
+			for _, unit := range unitPaths() {
+				text += " " + unit.path
+			}
+			text += "; systemctl daemon-reload; systemctl restart hostagent"
 		}
 		return errors.New(text)
 	}

@@ -338,3 +338,22 @@ func TestServiceWithConsul(t *testing.T) {
 		t.Errorf("what is left without Consul, or lost (-before +after):\n%s", diff)
 	}
 }
+
+// TestServiceTwiceAtOnce: of several installations at once one goes on, and none undoes what another does. An uninstallation
+// needs no PATH of root's own.
+func TestServiceTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	m := bare(t)
+	before := traces(m)
+	for range 5 {
+		said := m.Shell(`for i in 1 2 3 4; do (` + ownProgram + ` service install; echo "status $?") >/tmp/said-$i 2>&1 & done; wait; cat /tmp/said-*; rm /tmp/said-*
+systemctl is-active hostagent; systemctl is-enabled hostagent hostagent-sets hostagent-restore`)
+		if done, refused := strings.Count(said, "status 0\n"), strings.Count(said, "another hostagent service install or uninstall is at work"); done == 0 || done+refused != 4 {
+			t.Errorf("%d were done and %d refused, want 4 together:\n%s", done, refused, said)
+		}
+		m.Run("env", "PATH=/usr/local/bin:/usr/bin:/bin", ownProgram, "service", "uninstall", "--purge")
+	}
+	if diff := cmp.Diff(before, traces(m)); diff != "" {
+		t.Errorf("what is left, or lost (-before +after):\n%s", diff)
+	}
+}
