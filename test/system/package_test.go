@@ -264,6 +264,76 @@ func TestPackageHeedsPolicy(t *testing.T) {
 	}
 }
 
+// What is unusual about a host is heard too, and neither breaks a step nor makes it say what is not so.
+func TestPackageOnUnusualHosts(t *testing.T) {
+	t.Parallel()
+	m := machine.Boot(t)
+	older, newer := putPackage(t, m, now, "deb"), putPackage(t, m, next, "deb")
+	m.Shell("systemctl mask hostagent 2>&1")
+	for _, deb := range []string{older, newer} {
+		if said := apt(m, "install", deb); strings.Contains(said, "observes this host") || strings.Contains(said, "preset") {
+			t.Errorf("hostagent is masked, and an installation says\n%s", said)
+		}
+	}
+	m.Shell("systemctl unmask hostagent 2>&1; systemctl enable --now hostagent 2>&1; systemctl stop hostagent")
+
+	// An upgrade that is called off starts nothing.
+	m.Shell("dpkg-deb -R " + newer + ` /root/broken; printf '#!/bin/sh\nexit 1\n' >/root/broken/DEBIAN/preinst; chmod 755 /root/broken/DEBIAN/preinst; dpkg-deb -Znone -b /root/broken /root/broken.deb`)
+	if said, err := m.Try("dpkg", "-i", "/root/broken.deb"); err == nil {
+		t.Errorf("a package whose preinst fails was installed: %s", said)
+	}
+	if state, err := m.Try("systemctl", "is-active", "hostagent"); err == nil {
+		t.Errorf("an upgrade that was called off has started what somebody had stopped: %s", state)
+	}
+	// A prerm that fails is replaced by the new version's.
+	m.Shell("sed -i '2iexit 1' /var/lib/dpkg/info/hostagent.prerm; dpkg -i " + newer)
+
+	// State that cannot be removed is no rule that stands, and a folder that cannot go keeps no purge from its end.
+	m.Shell("mount -t tmpfs tmpfs /var/lib/hostagent; touch /var/lib/hostagent/state.json; mount --bind /dev/null /var/lib/hostagent/state.json")
+	said := apt(m, "remove", "hostagent")
+	if !strings.Contains(said, "cannot remove the saved state") || strings.Contains(said, "rules may still stand") {
+		t.Errorf("a removal that leaves the state says\n%s", said)
+	}
+	m.Run("umount", "/var/lib/hostagent/state.json")
+	m.Shell("rm -rf /etc/hostagent.d; mkdir /root/real; touch /root/real/mine; ln -s /root/real /etc/hostagent.d")
+	apt(m, "purge", "hostagent")
+	if got := m.Shell("ls /var/lib/hostagent; ls -d /etc/hostagent.d 2>/dev/null || true; getent passwd hostagent || true; dpkg -l hostagent 2>/dev/null || true; ls /root/real"); got != "mine\n" {
+		t.Errorf("left after a purge: %s", got)
+	}
+}
+
+// A package that is installed over a "service install" says that it is hidden and how to change over, and that works.
+func TestPackageOverServiceInstall(t *testing.T) {
+	t.Parallel()
+	m := bare(t)
+	packages := map[string]string{"deb": putPackage(t, m, now, "deb"), "rpm": putPackage(t, m, now, "rpm")}
+	before := m.Run("bash", "-c", everyFile+" | grep -v /rpm")
+	for format, steps := range map[string][]func() string{
+		"deb": {func() string { return apt(m, "install", packages["deb"]) }, func() string { return apt(m, "purge", "hostagent") }},
+		"rpm": {func() string { return m.Run("rpm", "-i", "--nodeps", packages["rpm"]) }, func() string { return m.Run("rpm", "-e", "hostagent") }},
+	} {
+		m.Copy(filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "hostagent"), ownProgram, 0o755)
+		m.Run(ownProgram, "service", "install")
+		_, said, _ := strings.Cut(strings.ReplaceAll(steps[0](), "\r", ""), "To change over to the package:\n")
+		commands, rest, _ := strings.Cut(said, "restart hostagent\n")
+		if !strings.Contains(commands, "rm -f "+ownProgram+" ") || rest == "" {
+			t.Fatalf("%s: an installation does not say how to change over:\n%s", format, said)
+		}
+		refused(t, m, 2, "units of an older service install hide those of the package", ownProgram, "service", "uninstall")
+		m.Shell(commands + "restart hostagent")
+		if got := m.Shell("readlink /proc/$(systemctl show -p MainPID --value hostagent)/exe; systemctl is-enabled hostagent hostagent-sets hostagent-restore"); got != "/usr/bin/hostagent\nenabled\nenabled\nenabled\n" {
+			t.Errorf("%s: changed over, it is %s", format, got)
+		}
+		steps[1]()
+		m.Shell("rm -rf /etc/hostagent.d; if getent passwd hostagent; then userdel hostagent; fi; rmdir /etc/sysusers.d")
+	}
+	m.Copy(filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "hostagent"), ownProgram, 0o755)
+	after := m.Run("bash", "-c", everyFile+" | grep -v -e /rpm -e /fish -e /licenses -e zsh/site-functions")
+	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(after, "\n")); diff != "" {
+		t.Errorf("files in the end (-before +after):\n%s", diff)
+	}
+}
+
 // An image is built by installing into a chroot, where no systemd runs: the system that boots from it has hostagent running.
 // A removal in a chroot leaves the kernel of the host around it alone.
 func TestPackageInChroot(t *testing.T) {
