@@ -29,6 +29,9 @@ func TestRPM(t *testing.T) {
 	sidecar(m)
 
 	said := m.Run("rpm", "-i", "--nodeps", older)
+	if strings.Contains(said, "using root") {
+		t.Errorf("rpm does not know the owner of the state's folder:\n%s", said)
+	}
 	if !strings.Contains(said, "observes this host and changes nothing") || !strings.Contains(said, `mode = "guard"`) {
 		t.Errorf("rpm -i does not say what hostagent does:\n%s", said)
 	}
@@ -36,6 +39,14 @@ func TestRPM(t *testing.T) {
 		t.Errorf("enabled: %q, want %q", got, want)
 	}
 	m.Wait(10*time.Second, "bash", "-c", "hostagent status | grep -q 'observe mode'")
+	// One that has failed gets a new chance from an upgrade; where that changes nothing, it says so.
+	m.Shell("echo 'bad = 1' >/etc/hostagent.d/own.hcl; systemctl restart hostagent 2>/dev/null || true; systemctl is-failed hostagent")
+	if said := m.Run("rpm", "-U", "--nodeps", "--replacepkgs", older); !strings.Contains(said, `unknown key "bad"`) || !strings.Contains(said, "does not run") {
+		t.Errorf("rpm -U does not say that hostagent does not run:\n%s", said)
+	}
+	m.Shell("rm /etc/hostagent.d/own.hcl; systemctl is-failed hostagent")
+	m.Run("rpm", "-U", "--nodeps", "--replacepkgs", older)
+	m.Run("systemctl", "is-active", "hostagent")
 	m.Shell(`sed -i 's/^mode = .*/mode = "guard"/' /etc/hostagent.d/hostagent.hcl; systemctl reload hostagent`)
 	rules := waitGuarded(m)
 	edited := m.Run("cat", "/etc/hostagent.d/hostagent.hcl")
