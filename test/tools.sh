@@ -28,6 +28,8 @@ case ${1-} in
 esac
 missing=()
 if [ "${1-}" = manual ] && [ ! -e /usr/share/bash-completion/bash_completion ]; then missing+=(bash-completion); fi
+# debootstrap elsewhere than in Debian trusts whatever comes from Debian's mirror without its keys.
+if [ "${1-}" = system ] && [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then missing+=(debian-archive-keyring); fi
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null && continue
   read -ra more <<<"${package[$program]}"
