@@ -220,7 +220,7 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 		if a.parts.Policy.CountsOnly { // errors name addresses, files and services
 			c.Output += ".\n"
 		} else {
-			c.Output += ":\n" + wrap("  ", catalog.CleanTo(trouble.err.Error(), maxNote))
+			c.Output += ":\n" + troubleText(trouble.err)
 		}
 	}
 	return c
@@ -252,7 +252,7 @@ func (a *Agent) firewallCheck() consul.Check {
 	switch {
 	case a.applyErr != nil:
 		c.Status, c.Notes = consul.Critical, notesFirewall
-		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", wrap("  ", catalog.CleanTo(a.applyErr.Error(), maxNote)))
+		fmt.Fprintf(&b, "The rules could not be brought up to date:\n%s", troubleText(a.applyErr))
 		if len(res.Quarantined)+len(res.Openings) > 0 {
 			b.WriteString("\nPorts as they should be:")
 		}

@@ -144,6 +144,15 @@ const (
 	boxWidth   = 96
 )
 
+// troubleText shows an error, joined ones one below the other.
+func troubleText(err error) string {
+	var b strings.Builder
+	for line := range strings.SplitSeq(errorText(err), "\n") {
+		b.WriteString(wrap("  ", line))
+	}
+	return b.String()
+}
+
 // wrap breaks text between words into lines behind an indent, of which only the first shows its letters. Only a word that the
 // UI has no room for is broken itself.
 func wrap(indent, text string) string {

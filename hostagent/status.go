@@ -6,7 +6,9 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -234,9 +236,23 @@ func when(t time.Time) *time.Time {
 	return &t
 }
 
+// errorText is what err says, clean but for the line breaks between joined errors, of which each is shown by itself.
 func errorText(err error) string {
 	if err == nil {
 		return ""
 	}
-	return catalog.CleanTo(err.Error(), maxNote)
+	var lines []string
+	left := maxNote
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if left <= 0 {
+			lines = append(lines, "…")
+			break
+		}
+		lines = append(lines, catalog.CleanTo(line, left))
+		left -= utf8.RuneCountInString(line)
+	}
+	return strings.Join(lines, "\n")
 }

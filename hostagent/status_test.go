@@ -141,5 +141,12 @@ func TestStatusTellsWhatFails(t *testing.T) {
 		if got.Firewall.LastApply != nil {
 			t.Error("a failed apply has a time")
 		}
+		h.applyFail = errors.Join(errors.New("no lock\x1b[2J"), errors.New("no set\tfor it\n"), errors.New(strings.Repeat("x", 2*maxNote)), errors.New("y"))
+		pass(6 * time.Second)
+		text := `no lock\u001b[2J` + "\n" + `no set\u0009for it` + "\n" + strings.Repeat("x", maxNote-len("no lock.[2Jno set.for it"))
+		want(t, "joined errors, of which each is a line", text+"…\n…", a.Status().Firewall.Error)
+		if check := a.firewallCheck().Output; !strings.Contains(check, "date:\n  no lock\\u001b[2J\n  no set\\u0009for it\n  xxx") {
+			t.Errorf("the check shows joined errors as %s", check)
+		}
 	})
 }
