@@ -33,7 +33,7 @@ func nearest(word string, candidates []string) string {
 func flagError(cmd *cobra.Command, err error) error {
 	see := fmt.Sprintf("\nsee %s --help", cmd.CommandPath())
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok && invalid.GetFlag().Value.Type() == "bool" {
-		return fmt.Errorf("--%s: %q is not one of true, false", invalid.GetFlag().Name, invalid.GetValue())
+		return checkChoice(invalid.GetFlag().Name, invalid.GetValue(), "true", "false")
 	}
 	unknown, ok := errors.AsType[*pflag.NotExistError](err)
 	if !ok {
@@ -70,16 +70,12 @@ func commandsWith(cmd *cobra.Command, flag string) (paths []string) {
 	return paths
 }
 
-// checkChoice refuses a flag's value that is none of choices.
+// checkChoice refuses a flag's value that is none of choices, in the words that a value of the configuration is refused in.
 func checkChoice(flag, value string, choices ...string) error {
 	if slices.Contains(choices, value) {
 		return nil
 	}
-	meant := ""
-	if near := nearest(value, choices); near != "" {
-		meant = fmt.Sprintf("; did you mean %q?", near)
-	}
-	return fmt.Errorf("--%s: %q is not one of %s%s", flag, value, strings.Join(choices, ", "), meant)
+	return fmt.Errorf("flag --%s: %w", flag, config.UnknownWord(value, choices))
 }
 
 // completeFlag lets shells complete a flag's value from a closed list.

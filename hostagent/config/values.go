@@ -59,7 +59,7 @@ func checkOneOf[T ~string](known ...T) func(T) error {
 		for i, word := range known {
 			words[i] = string(word)
 		}
-		return unknownWord(string(value), words)
+		return UnknownWord(string(value), words)
 	}
 }
 
@@ -74,7 +74,8 @@ func unlessZero[T comparable](check func(T) error) func(T) error {
 	}
 }
 
-func unknownWord(got string, known []string) error {
+// UnknownWord is the error for got where one of known was to be written. It names the one that was most likely meant.
+func UnknownWord(got string, known []string) error {
 	if guess := cmp.Or(Closest(got, known), onlyPart(got, known)); guess != "" {
 		return fmt.Errorf("unknown value %s; did you mean %q?", quote(got), guess)
 	}
@@ -170,7 +171,7 @@ func parseLogLevel(text string) (slog.Level, error) {
 	if i := slices.Index(names, text); i >= 0 {
 		return levels[i], nil
 	}
-	return 0, unknownWord(text, names)
+	return 0, UnknownWord(text, names)
 }
 
 func checkLogLevel(level slog.Level) error {
@@ -178,7 +179,7 @@ func checkLogLevel(level slog.Level) error {
 	if slices.Contains(levels, level) {
 		return nil
 	}
-	return unknownWord(level.String(), names)
+	return UnknownWord(level.String(), names)
 }
 
 func parseBool(text string) (bool, error) {
@@ -208,7 +209,7 @@ func parseAccept(text string) (Accept, error) {
 	if hasChain && Closest(word, []string{"chain"}) != "" {
 		return Accept{}, fmt.Errorf("unknown value %s; did you mean %s?", quote(text), quote("chain "+chain))
 	}
-	return Accept{}, unknownWord(text, []string{"head", "none", "chain NAME"})
+	return Accept{}, UnknownWord(text, []string{"head", "none", "chain NAME"})
 }
 
 // maxChainName is XT_EXTENSION_MAXNAMELEN less the terminating zero: what iptables accepts as a chain's name.
