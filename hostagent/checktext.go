@@ -147,7 +147,7 @@ const (
 // troubleText shows an error, joined ones one below the other.
 func troubleText(err error) string {
 	var b strings.Builder
-	for line := range strings.SplitSeq(errorText(err), "\n") {
+	for line := range strings.SplitSeq(ErrorText(err), "\n") {
 		b.WriteString(wrap("  ", line))
 	}
 	return b.String()

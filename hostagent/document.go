@@ -149,7 +149,7 @@ func (s *Scan) Document(version string) Document {
 		d.Published = append(d.Published, *documentPublished(&s.Published[i]))
 	}
 	for _, err := range s.Errors {
-		d.Errors = append(d.Errors, errorText(err))
+		d.Errors = append(d.Errors, ErrorText(err))
 	}
 	for _, service := range s.Services {
 		ds := DocumentService{ID: service.ID, Name: service.Name, Sidecars: []DocumentSidecar{}, Listeners: []DocumentListener{}}

@@ -51,7 +51,7 @@ func (e *ears) take() sockets.Heard {
 func (e *ears) set(hears bool, err error) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	news := hears != e.hears || errorText(err) != errorText(e.err)
+	news := hears != e.hears || ErrorText(err) != ErrorText(e.err)
 	e.hears, e.err = hears, err
 	return news
 }

@@ -95,6 +95,7 @@ type Status struct {
 	Mode          Mode              `json:"mode"`
 	Started       *time.Time        `json:"started"`
 	Namespace     uint64            `json:"network_namespace"`
+	Configuration StatusStep        `json:"configuration"`
 	Pass          StatusPass        `json:"pass"`
 	Consul        StatusConsul      `json:"consul"`
 	Listeners     StatusListeners   `json:"listeners"`
@@ -175,22 +176,22 @@ func (a *Agent) Status() Status {
 		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
-			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: errorText(v.consulErr),
-			Wakeup: StatusWakeup{State: v.wakeup, Reason: errorText(v.wakeupErr)},
+			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: ErrorText(v.consulErr),
+			Wakeup: StatusWakeup{State: v.wakeup, Reason: ErrorText(v.wakeupErr)},
 		},
-		Listeners: StatusListeners{StatusStep{errorText(v.listenErr)}, v.hears},
+		Listeners: StatusListeners{StatusStep{ErrorText(v.listenErr)}, v.hears},
 		Firewall: StatusFirewall{
 			Backend: v.backend, AllowFrom: sourceTexts(v.allowCluster, v.allowFrom), ExposedPathsFrom: append([]string{}, v.pathsFrom...),
-			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: errorText(v.applyErr),
+			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: ErrorText(v.applyErr),
 		},
-		Report:       StatusStep{Error: errorText(v.reportErr)},
+		Report:       StatusStep{Error: ErrorText(v.reportErr)},
 		SidecarRange: v.result.Range.String(),
 		Openings:     documentOpenings(v.result.Openings), Findings: documentFindings(v.result.Findings),
 		Degradations: append([]string{}, v.degradations...),
 	}
 	nameDevices(v.result.Devices, s.Findings)
 	if v.consulErr == nil {
-		s.Consul.Error = errorText(v.membersErr)
+		s.Consul.Error = ErrorText(v.membersErr)
 	}
 	holds := v.holds
 	if v.mode != ModeGuard { // owns nothing: what it would hold
@@ -236,8 +237,9 @@ func when(t time.Time) *time.Time {
 	return &t
 }
 
-// errorText is what err says, clean but for the line breaks between joined errors, of which each is shown by itself.
-func errorText(err error) string {
+// ErrorText is what err says, clean for every reader but for the line breaks between joined errors, of which each is shown by
+// itself; "" for none.
+func ErrorText(err error) string {
 	if err == nil {
 		return ""
 	}

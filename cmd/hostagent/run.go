@@ -251,7 +251,7 @@ func (p *program) reloadOn(hangup <-chan os.Signal, reload chan<- hostagent.Part
 	for range hangup {
 		p.daemon.notify.Reloading()
 		next, err := p.daemon.assemble()
-		p.daemon.servers.metrics.Configured(err == nil)
+		p.daemon.servers.reloaded(err)
 		if err != nil {
 			p.log.Error("configuration not reloaded, the old one stays", "error", err)
 			p.daemon.notify.Reloaded(err)

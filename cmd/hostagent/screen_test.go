@@ -109,9 +109,10 @@ func statuses() map[string]hostagent.Status {
 			},
 			Settled: true, LastApply: before(time.Second), LastChange: before(5 * time.Hour), Repairs: 1, Error: "another program holds the lock",
 		},
-		Report:       hostagent.StatusStep{Error: "429 for web\n429 for \x1b[2Japi"},
-		Listeners:    hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
-		SidecarRange: "21000-21255",
+		Configuration: hostagent.StatusStep{Error: "/etc/hostagent.d/own.hcl:1: unknown key \x1b[2J\n/etc/hostagent.d/own.hcl:2: mode: unknown value \"gaurd\"; did you mean \"guard\"?"},
+		Report:        hostagent.StatusStep{Error: "429 for web\n429 for \x1b[2Japi"},
+		Listeners:     hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
+		SidecarRange:  "21000-21255",
 		Openings: append(document.Opens, hostagent.DocumentOpening{
 			Port: 21002, Services: []string{}, Registrations: []string{"old-sidecar-proxy"}, Held: true, Kind: hostagent.OpensMesh, From: []string{},
 		}, hostagent.DocumentOpening{

@@ -24,6 +24,7 @@ type servers struct {
 	agent    atomic.Pointer[hostagent.Agent]
 	firewall atomic.Pointer[firewall.Firewall]
 	trouble  [2]atomic.Pointer[error] // what keeps socket and scrapes from being served
+	refused  atomic.Pointer[error]    // why the configuration on disk is refused while an earlier one stands
 
 	mu      sync.Mutex
 	built   *built         // of the last good configuration
@@ -44,6 +45,9 @@ func (v *servers) sources() status.Sources {
 // status is the agent's with the troubles of the servers themselves.
 func (v *servers) status() hostagent.Status {
 	st := v.agent.Load().Status()
+	if err := v.refused.Load(); err != nil {
+		st.Configuration.Error = hostagent.ErrorText(*err)
+	}
 	for i := range v.trouble {
 		if err := v.trouble[i].Load(); err != nil {
 			st.Degradations = append(st.Degradations, (*err).Error())
@@ -83,6 +87,16 @@ func (v *servers) start(agent *hostagent.Agent, b *built) {
 			}
 		}
 	})
+}
+
+// reloaded remembers what became of reading the configuration again.
+func (v *servers) reloaded(err error) {
+	v.metrics.Configured(err == nil)
+	if err == nil {
+		v.refused.Store(nil)
+		return
+	}
+	v.refused.Store(&err)
 }
 
 // change follows a new configuration.

@@ -23,7 +23,8 @@ func statusCommand() *cobra.Command {
 the open ports with their services, its findings, and what it cannot do here. It looks at nothing itself. Only root and
 the group of the socket may ask.
 
-Exit status: 0 it runs and no step of it fails, 1 some step fails, 2 it cannot be asked.`,
+Exit status: 0 it runs and no step of it fails, 1 some step fails or the configuration was not reloaded, 2 it cannot be
+asked.`,
 		Example: `  sudo hostagent status
   sudo hostagent status --format json | jq .consul.last_whole_answer
   sudo curl --unix-socket ` + hostagent.StatusSocket + ` http://localhost/v1/status`,
@@ -52,7 +53,7 @@ Exit status: 0 it runs and no step of it fails, 1 some step fails, 2 it cannot b
 		if err := output(cmd, text); err != nil {
 			return err
 		}
-		if cmp.Or(st.Consul.Error, st.Listeners.Error, st.Firewall.Error, st.Report.Error) != "" {
+		if cmp.Or(st.Configuration.Error, st.Consul.Error, st.Listeners.Error, st.Firewall.Error, st.Report.Error) != "" {
 			return &exitError{status: exitFindings}
 		}
 		return nil
@@ -78,6 +79,10 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 		s.wrapped("", "It works in another network namespace than this one: nothing below is about this one.")
 	}
 	s.text.WriteByte('\n')
+	if st.Configuration.Error != "" {
+		s.wrapped("config:     ", "what is on disk was refused at the last reload, what was in force stays so")
+		s.failure(st.Configuration.Error)
+	}
 	node := "nothing known of the agent at " + clean(st.Consul.Address)
 	if st.Consul.Node != "" {
 		node = fmt.Sprintf("node %s, datacenter %s, Consul %s at %s",
