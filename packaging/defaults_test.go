@@ -45,6 +45,19 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestLineIsTheSameEverywhere: what installations and texts tell operators to call is the line that works.
+func TestLineIsTheSameEverywhere(t *testing.T) {
+	for _, path := range []string{"deb/postinst", "rpm/post", "FIRST-HOUR.md", "../README.md"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), Guard+"\n") {
+			t.Errorf("%s does not tell %q", path, Guard)
+		}
+	}
+}
+
 // TestConfigIsWholeWithItsExample: what stands there as a comment is valid too.
 func TestConfigIsWholeWithItsExample(t *testing.T) {
 	text := strings.NewReplacer("# consul {", "consul {", "#   token_file", "token_file", "# }", "}").Replace(Config())
