@@ -5,8 +5,9 @@
 # (CONSUL_HTTP_ADDR and its like) stands over the files, command-line flags stand over both. Unknown keys and values that
 # make no sense are refused with file and line. Values are plain: no variables, no functions.
 #
-# Every key stands here with its default, but for the example of an exemption. The file that packages install has it all in
-# comments: to change a key, remove the "#" in front of it; for a key inside a block, also the "#" in front of the block's
+# Every key stands here with its default, but for the example of an exemption. The file that packages install in
+# /etc/hostagent.d is short, and this one lies with their documentation. What you change stands best in a file of your own,
+# /etc/hostagent.d/site.hcl for one: copy the key without the "#" in front of it; for a key inside a block, also the block's
 # first and last line.
 
 
@@ -260,8 +261,8 @@ mode = "observe"
 # Results are health checks of one service that hostagent registers for itself, unless "on" says otherwise. "hostagent
 # reports" lists them, "hostagent reports remove" takes all away.
 # report {
-# Switches the service and its checks on. Without them results are seen in the log and in "hostagent scan" only, and what an
-# earlier run reported is taken away.
+# Switches the service and its checks on. Without them results are seen on this host only, in "hostagent status", the log and
+# metrics, and what an earlier run reported is taken away.
 #   enabled = true
 
 # Name of the service, a DNS label. The token needs "service:write" on it, and on nothing else. No other service may have it

@@ -42,6 +42,8 @@ func writeManual(args []string, epoch string) error {
 			{Status: 0, Meaning: "It went well, and nothing is wrong."},
 			{Status: exitFindings, Meaning: "It went well, and something on this host is not as it should be."},
 			{Status: exitFailure, Meaning: "It did not go well: the reason is on the standard error."},
+			{Status: exitNotRunning, Meaning: "The service does not run."},
+			{Status: exitNotInstalled, Meaning: "The service is not installed."},
 			{Status: exitConfig, Meaning: "The configuration is wrong, and starting again cannot help."},
 		},
 	})

@@ -49,7 +49,7 @@ func programPage(source Source) string {
 	p.environment()
 	p.section("Signals")
 	p.paragraph(bold("hostagent run") + " takes these:")
-	p.item(bold("SIGHUP"), prose("reads the configuration again. One that is wrong is shown in the log, and the old one stays."))
+	p.item(bold("SIGHUP"), prose("reads the configuration again. One that is wrong is shown in the log and by hostagent status, and the old one stays."))
 	p.item(bold("SIGTERM")+", "+bold("SIGINT"), prose("end it in good order. Its rules stay in the kernel. A second one ends it at once."))
 	p.findings()
 	p.section("See also")

@@ -64,7 +64,8 @@ func referencePage(reference []byte, date time.Time) (string, error) {
 		p.literal(lines...)
 	})
 	p.section("Files")
-	p.item(italic(config.DefaultPath+"/hostagent.hcl"), "The file that packages install: all of this page, in its comments.")
+	p.item(italic(config.DefaultPath+"/hostagent.hcl"), "The file that installations begin with. It observes.")
+	p.item(italic("/usr/share/doc/hostagent/hostagent.hcl.reference"), "Where packages put all of this page, to copy from.")
 	p.section("See also")
 	p.paragraph(prose("hostagent(1)") + ", " + bold("hostagent config validate"))
 	return p.text.String(), nil
