@@ -221,6 +221,9 @@ func NewAgent(parts Parts) *Agent {
 	if !parts.Report {
 		a.reported = parts.Policy.OwnService // what an earlier run left goes
 	}
+	if parts.Changed != nil {
+		a.wakeup.set(WakeupStarting, nil) // until the first pass knows better
+	}
 	a.view.Store(a.viewOf(time.Time{}, 0, nil, nil))
 	return a
 }

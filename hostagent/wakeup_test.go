@@ -63,6 +63,16 @@ func wakeupOf(a *Agent) string {
 	return strings.TrimSpace(string(w.State) + " " + w.Reason)
 }
 
+// TestWakeupBeforeTheFirstPass: what is not off is not said to be.
+func TestWakeupBeforeTheFirstPass(t *testing.T) {
+	h := newFakeHost()
+	parts := h.parts(ModeObserve)
+	parts.Changed = new(catalogHost).changed
+	want(t, "wake-up", "starting", wakeupOf(NewAgent(parts)))
+	parts.Changed = nil
+	want(t, "wake-up switched off", "off catalog_wakeup is false", wakeupOf(NewAgent(parts)))
+}
+
 // TestCatalogWakesTheLoop: what is registered opens as soon as the catalog has it, long before the next poll, and a wait in
 // which nothing changed wakes nobody.
 func TestCatalogWakesTheLoop(t *testing.T) {
