@@ -141,7 +141,7 @@ func TestStatusTellsWhatFails(t *testing.T) {
 		if got.Firewall.LastApply != nil {
 			t.Error("a failed apply has a time")
 		}
-		h.applyFail = errors.Join(errors.New("no lock\x1b[2J"), errors.New("no set\tfor it\n"), errors.New(strings.Repeat("x", 2*maxNote)), errors.New("y"))
+		h.applyFail = errors.Join(errors.New("no lock\x1b[2J"), errors.New("no set\tfor it"), errors.New(strings.Repeat("x", 2*maxNote)), errors.New("y"))
 		pass(6 * time.Second)
 		text := `no lock\u001b[2J` + "\n" + `no set\u0009for it` + "\n" + strings.Repeat("x", maxNote-len("no lock.[2Jno set.for it"))
 		want(t, "joined errors, of which each is a line", text+"…\n…", a.Status().Firewall.Error)

@@ -203,7 +203,7 @@ func TestAlerts(t *testing.T) {
 	w.must(os.WriteFile(scrape, []byte(text), 0o600))
 	tool(t, "alerts", "-scrape", scrape, rules, dashboard)
 
-	var always []string // of the machine that the test runs on, and not of the test
+	var always []string                                                                         // of the machine that the test runs on, and not of the test
 	lacking := map[string]string{"0": "1", "1": "0"}[values(text)["hostagent_listen_events{}"]] // hearing of listeners alone
 	if values(text)["hostagent_degradations{}"] != lacking {
 		always = append(always, "HostagentDegraded")
