@@ -75,6 +75,7 @@ func TestScripts(t *testing.T) {
 			"rude":      rudeCommand,
 			"listen":    listenCommand,
 			"until":     untilCommand,
+			"shown":     shownCommand,
 			"start":     startCommand,
 			"signal":    signalCommand,
 			"ended":     endedCommand,
@@ -318,6 +319,18 @@ func untilCommand(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("waited in vain for %q in %s:\n%s", args[1], args[0], content)
+}
+
+// shownCommand is "shown TEXT": it waits for TEXT to stand in what hostagent status prints. What a pass logs, it logs before
+// its outcome can be asked for.
+func shownCommand(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		_ = ts.Exec("hostagent", "status") // its exit status may say that something is wrong
+		if strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+	}
+	ts.Fatalf("waited in vain for status to show %q:\n%s", args[0], ts.ReadFile("stdout"))
 }
 
 // plainCommand writes the last stdout to the file "plain", without what differs between runs and machines: pids, paths of
