@@ -5,10 +5,8 @@ package hostagent
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -157,33 +155,9 @@ func troubleText(err error) string {
 // UI has no room for is broken itself.
 func wrap(indent, text string) string {
 	var b strings.Builder
-	width := 0
-	add := func(word string, n int) {
-		switch {
-		case b.Len() == 0:
-			b.WriteString(indent)
-			width = len(indent)
-		case width+1+n > checkWidth:
-			b.WriteString("\n" + strings.Repeat(" ", len(indent)))
-			width = len(indent)
-		default:
-			b.WriteString(" ")
-			width++
-		}
-		b.WriteString(word)
-		width += n
+	for _, line := range catalog.Wrap(text, checkWidth-len(indent), boxWidth-len(indent)) {
+		b.WriteString(strings.TrimRight(indent+line, " ") + "\n")
+		indent = strings.Repeat(" ", len(indent))
 	}
-	for word := range strings.FieldsSeq(text) {
-		if n := utf8.RuneCountInString(word); len(indent)+n <= boxWidth {
-			add(word, n)
-			continue
-		}
-		for part := range slices.Chunk([]rune(word), checkWidth-len(indent)) {
-			add(string(part), len(part))
-		}
-	}
-	if b.Len() == 0 {
-		return strings.TrimRight(indent, " ") + "\n"
-	}
-	return b.String() + "\n"
+	return b.String()
 }

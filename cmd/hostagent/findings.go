@@ -176,8 +176,8 @@ func (s *screen) groups(groups []*group) {
 // groupHead writes the line that leads a group, on two where one has no room.
 func (s *screen) groupHead(g *group) {
 	name, counts, between := g.name, countsText(g.findings), " "
-	if s.width > 0 && cells(name)+len(": ")+len(counts) > s.width {
-		name, between = shorten(name, s.width-len(":")), "\n  "
+	if s.width > 0 && catalog.Columns(name)+len(": ")+len(counts) > s.width {
+		name, between = catalog.Shorten(name, s.width-len(":")), "\n  "
 	}
 	if s.colour {
 		name = "\x1b[1m" + name + "\x1b[0m"
@@ -369,7 +369,7 @@ func (s *screen) command(label string, owner *sockets.Owner) {
 		}
 	}
 	s.begin(label)
-	s.text.WriteString(shorten(strings.Join(words, " "), room))
+	s.text.WriteString(catalog.Shorten(strings.Join(words, " "), room))
 	s.end()
 }
 
@@ -414,7 +414,7 @@ func (s *screen) fine(scan *hostagent.Scan) {
 	}
 	widest := 0
 	for _, service := range shown {
-		widest = max(widest, cells(serviceText(service.Name, service.ID)))
+		widest = max(widest, catalog.Columns(serviceText(service.Name, service.ID)))
 	}
 	most := 40
 	if s.width > 0 {
@@ -424,13 +424,13 @@ func (s *screen) fine(scan *hostagent.Scan) {
 	for _, service := range shown {
 		name := serviceText(service.Name, service.ID)
 		if s.width > 0 {
-			name = shorten(name, widest)
+			name = catalog.Shorten(name, widest)
 		}
 		var where []string
 		for i := range service.Listeners {
 			where = append(where, socketText(&service.Listeners[i]))
 		}
-		pad := strings.Repeat(" ", max(widest-cells(name), 0))
+		pad := strings.Repeat(" ", max(widest-catalog.Columns(name), 0))
 		s.wrapped("  "+name+pad+"  ", cmp.Or(strings.Join(slices.Compact(where), ", "), "not listening here"))
 	}
 	if more := len(fine) - len(shown); more > 0 {

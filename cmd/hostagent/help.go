@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
 )
 
 // helpWidth is how wide help is written, in columns, whatever the terminal: longer lines are hard to read.
@@ -158,9 +160,7 @@ func filled(paragraph string) string {
 	if strings.HasPrefix(paragraph, " ") {
 		return paragraph + "\n"
 	}
-	s := &screen{width: helpWidth}
-	s.wrapped("", paragraph)
-	return s.text.String()
+	return strings.Join(catalog.Wrap(paragraph, helpWidth, 0), "\n") + "\n"
 }
 
 // unquoteUsages takes the marks of placeholders out of the flags' texts, which shells show as they are.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
 )
 
 // commands returns every command of a fresh tree, those that cobra makes too.
@@ -50,7 +52,7 @@ func TestHelp(t *testing.T) {
 			case "":
 				examples = false
 			}
-			if most := map[bool]int{true: 100, false: helpWidth}[examples]; cells(line) > most {
+			if most := map[bool]int{true: 100, false: helpWidth}[examples]; catalog.Columns(line) > most {
 				t.Errorf("%s: this line is wider than %d columns: %q", path, most, line)
 			}
 			if line != strings.TrimRight(line, " \t") {

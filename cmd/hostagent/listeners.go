@@ -147,7 +147,7 @@ func (s *screen) columns(rows []row) (widths [4]int, fit bool) {
 	const most = 60
 	for _, r := range rows {
 		for i, cell := range r {
-			widths[i] = min(max(widths[i], cells(cell)), most)
+			widths[i] = min(max(widths[i], catalog.Columns(cell)), most)
 		}
 	}
 	excess := 3*between - s.width
@@ -168,11 +168,11 @@ func (s *screen) columns(rows []row) (widths [4]int, fit bool) {
 
 func (s *screen) row(r row, widths [4]int) {
 	for i, cell := range r[:3] {
-		if cells(cell) > widths[i] {
+		if catalog.Columns(cell) > widths[i] {
 			cell, _, _ = strings.Cut(cell, " (pid ")
-			cell = shorten(cell, widths[i])
+			cell = catalog.Shorten(cell, widths[i])
 		}
-		s.text.WriteString(cell + strings.Repeat(" ", widths[i]-cells(cell)+between))
+		s.text.WriteString(cell + strings.Repeat(" ", widths[i]-catalog.Columns(cell)+between))
 	}
-	s.text.WriteString(shorten(r[3], widths[3]) + "\n")
+	s.text.WriteString(catalog.Shorten(r[3], widths[3]) + "\n")
 }

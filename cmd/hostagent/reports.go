@@ -164,15 +164,15 @@ func reportsText(standing consul.Standing, service, address string) string {
 	}
 	const columns = 60
 	rows := [][3]string{{"STATUS", "SERVICE", "CHECK"}}
-	wide := cells(rows[0][1])
+	wide := catalog.Columns(rows[0][1])
 	for _, check := range standing.Checks {
-		on := shorten(catalog.Clean(cmp.Or(check.Application, service)), columns)
-		wide = max(wide, cells(on))
-		rows = append(rows, [3]string{shorten(catalog.Clean(string(check.Status)), 8), on, catalog.Clean(check.ID)})
+		on := catalog.Shorten(catalog.Clean(cmp.Or(check.Application, service)), columns)
+		wide = max(wide, catalog.Columns(on))
+		rows = append(rows, [3]string{catalog.Shorten(catalog.Clean(string(check.Status)), 8), on, catalog.Clean(check.ID)})
 	}
 	var b strings.Builder
 	for _, row := range rows {
-		fmt.Fprintf(&b, "%-8s  %s%s  %s\n", row[0], row[1], strings.Repeat(" ", wide-cells(row[1])), row[2])
+		fmt.Fprintf(&b, "%-8s  %s%s  %s\n", row[0], row[1], strings.Repeat(" ", wide-catalog.Columns(row[1])), row[2])
 	}
 	return b.String()
 }

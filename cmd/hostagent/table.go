@@ -91,25 +91,17 @@ func (s *screen) wrapped(indent, text string) { s.wrappedAfter(0, indent, text) 
 
 // wrappedAfter is wrapped on a line on which some columns are taken.
 func (s *screen) wrappedAfter(taken int, indent, text string) {
-	taken += cells(indent)
-	s.begin(indent)
-	column, first := taken, true
-	for word := range strings.FieldsSeq(text) {
-		length := cells(word)
-		switch {
-		case first:
-		case s.width > 0 && column+1+length > s.width:
-			s.end()
-			s.begin(strings.Repeat(" ", taken))
-			column = taken
-		default:
-			s.text.WriteByte(' ')
-			column++
-		}
-		s.text.WriteString(word)
-		column, first = column+length, false
+	taken += catalog.Columns(indent)
+	columns := s.width
+	if columns > 0 {
+		columns = max(columns-taken, 1)
 	}
-	s.end()
+	for _, line := range catalog.Wrap(text, columns, 0) {
+		s.begin(indent)
+		s.text.WriteString(line)
+		s.end()
+		indent = strings.Repeat(" ", taken)
+	}
 }
 
 // begin and end stand around each line.

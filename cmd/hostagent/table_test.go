@@ -254,7 +254,7 @@ func checkLines(t *testing.T, text string, width int) {
 			t.Errorf("this line ends in spaces: %q", line)
 		}
 		words := strings.TrimPrefix(strings.TrimSpace(line), "remedy: ")
-		if width > 0 && cells(line) > width && strings.Contains(words, " ") {
+		if width > 0 && catalog.Columns(line) > width && strings.Contains(words, " ") {
 			t.Errorf("this line is wider than %d: %q", width, line)
 		}
 	}

@@ -379,7 +379,7 @@ func footOf(more string, feet []string, width int, colour bool) string {
 	}
 	foot := feet[len(feet)-1]
 	for _, f := range slices.Backward(feet) {
-		if width == 0 || cells(more)+len(between)+cells(f) <= width {
+		if width == 0 || catalog.Columns(more)+len(between)+catalog.Columns(f) <= width {
 			foot = f
 		}
 	}
@@ -396,7 +396,7 @@ func cutLine(line string, width int) string {
 		case order:
 			order = r == '[' || r < '@' || r > '~'
 		default:
-			if column += cellsOf(r); width > 0 && column > width {
+			if column += catalog.Columns(string(r)); width > 0 && column > width {
 				return line[:i]
 			}
 		}
