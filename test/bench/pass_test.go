@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"testing"
 	"time"
 
@@ -16,16 +15,9 @@ import (
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/sockets"
 	"github.com/hostagent/hostagent/test/host"
-	"github.com/hostagent/hostagent/test/netns"
 )
 
-func TestMain(m *testing.M) {
-	if err := host.Prepare(context.Background(), os.Stderr, host.AppProgram, host.HostagentProgram); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	netns.Main(m)
-}
+func TestMain(m *testing.M) { host.Main(m) }
 
 func appPort(i int) int     { return 10000 + i }
 func sidecarPort(i int) int { return 21000 + i }

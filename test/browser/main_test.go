@@ -5,19 +5,9 @@
 package browser
 
 import (
-	"context"
-	"fmt"
-	"os"
 	"testing"
 
 	"github.com/hostagent/hostagent/test/host"
-	"github.com/hostagent/hostagent/test/netns"
 )
 
-func TestMain(m *testing.M) {
-	if err := host.Prepare(context.Background(), os.Stderr, host.AppProgram, host.HostagentProgram); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	netns.Main(m)
-}
+func TestMain(m *testing.M) { host.Main(m) }

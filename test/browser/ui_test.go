@@ -40,20 +40,8 @@ const soon = 20 * time.Second
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	h, err := host.New(ctx, host.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	w := &world{Host: h, t: t, ctx: ctx}
-	w.consul, err = h.StartConsul(ctx, host.ConsulOptions{NodeName: node})
-	w.must(err)
+	ctx, h, consul := host.ForTest(t, host.ConsulOptions{NodeName: node})
+	w := &world{Host: h, t: t, ctx: ctx, consul: consul}
 	inTab, cancelTab := context.WithTimeout(startChromium(t, h), 2*time.Minute)
 	t.Cleanup(cancelTab)
 	w.tab = &tab{t: t, ctx: inTab}
@@ -93,11 +81,7 @@ func (w *world) guard() *host.Process {
 	w.t.Helper()
 	agent, err := w.StartHostagent(w.ctx, "check_interval = \"1s\"\n", "--mode", "guard")
 	w.must(err)
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("hostagent's log:\n%s", agent.Log())
-		}
-	})
+	host.ShowLog(w.t, agent)
 	return agent
 }
 

@@ -71,7 +71,7 @@ func (w *world) startPrivately(config string, env ...string) *private {
 	cmd.Env = append(os.Environ(), env...)
 	p.Process, err = w.Start("hostagent", cmd)
 	w.must(err)
-	w.showIfFailed(p.Process)
+	host.ShowLog(w.t, p.Process)
 	return p
 }
 

@@ -20,18 +20,13 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/hostagent/hostagent/test/host"
-	"github.com/hostagent/hostagent/test/netns"
 )
 
 func TestMain(m *testing.M) {
-	if err := host.Prepare(context.Background(), os.Stderr, host.AppProgram, host.HostagentProgram); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
 	if err := fetchDebian(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err) // the test that needs it fails
 	}
-	netns.Main(m)
+	host.Main(m)
 }
 
 // world is a host with a Consul agent under test.
@@ -53,21 +48,8 @@ func newWorld(t *testing.T, options host.ConsulOptions) *world {
 // newLoneWorld is newWorld for a test that runs alone: hosts share /run, and in it there is one status socket.
 func newLoneWorld(t *testing.T, options host.ConsulOptions) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	h, err := host.New(ctx, host.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	w := &world{Host: h, t: t, ctx: ctx}
-	w.consul, err = h.StartConsul(ctx, options)
-	w.must(err)
-	return w
+	ctx, h, consul := host.ForTest(t, options)
+	return &world{Host: h, t: t, ctx: ctx, consul: consul}
 }
 
 func (w *world) must(err error) {
@@ -149,17 +131,8 @@ func (w *world) start(config string, args ...string) *host.Process {
 	w.t.Helper()
 	agent, err := w.StartHostagent(w.ctx, config, args...)
 	w.must(err)
-	w.showIfFailed(agent)
+	host.ShowLog(w.t, agent)
 	return agent
-}
-
-// showIfFailed shows hostagent's log at the end of a test that has failed.
-func (w *world) showIfFailed(agent *host.Process) {
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("hostagent's log:\n%s", agent.Log())
-		}
-	})
 }
 
 // guard starts hostagent in guard mode with the quick configuration and more, and waits until the range is closed.

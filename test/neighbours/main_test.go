@@ -8,13 +8,11 @@
 package neighbours
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"testing"
 
 	"github.com/hostagent/hostagent/test/host"
-	"github.com/hostagent/hostagent/test/netns"
 )
 
 // rootEnv names the root file system that the neighbours are installed in.
@@ -29,9 +27,5 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "the neighbours need root: mounts, namespaces, containers")
 		os.Exit(1)
 	}
-	if err := host.Prepare(context.Background(), os.Stderr, host.AppProgram, host.HostagentProgram); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	netns.Main(m)
+	host.Main(m)
 }

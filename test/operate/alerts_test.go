@@ -40,23 +40,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	h, err := host.New(ctx, host.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	w := &world{Host: h, t: t, ctx: ctx}
-	w.consul, err = h.StartConsul(ctx, host.ConsulOptions{})
-	w.must(err)
+	ctx, h, consul := host.ForTest(t, host.ConsulOptions{})
+	w := &world{Host: h, t: t, ctx: ctx, consul: consul}
 	w.register("web", 8080)
 	w.listen("web", "127.0.0.1:8080")
-	_, err = w.StartSidecar(ctx, "web")
+	_, err := w.StartSidecar(ctx, "web")
 	w.must(err)
 
 	folder, err := w.Configure(config)
@@ -68,11 +56,7 @@ func newWorld(t *testing.T) *world {
 	cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+host.ConsulAddress)
 	w.hostagent, err = w.Start("hostagent", cmd)
 	w.must(err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("hostagent's log:\n%s", w.hostagent.Log())
-		}
-	})
+	host.ShowLog(t, w.hostagent)
 	w.serves("hostagent_guarded_ports", "256")
 	return w
 }

@@ -5,13 +5,11 @@
 package operate
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"testing"
 
 	"github.com/hostagent/hostagent/test/host"
-	"github.com/hostagent/hostagent/test/netns"
 )
 
 // toolsEnv names the folder with promtool and the program of test/alerts.
@@ -22,9 +20,5 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "NOT RUN: alert rules and dashboard beside a hostagent that runs: make test-alerts")
 		os.Exit(0)
 	}
-	if err := host.Prepare(context.Background(), os.Stderr, host.AppProgram, host.HostagentProgram); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	netns.Main(m)
+	host.Main(m)
 }
