@@ -4,6 +4,7 @@
 # and never written to again. Arguments go to go test: test/system.sh -run Boot -v
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. test/rootfs.sh
 
 export PATH=$PATH:/usr/sbin:/sbin
 export CGO_ENABLED=0
@@ -18,50 +19,19 @@ if [ "$(id -u)" != 0 ]; then
 fi
 ./test/tools.sh system
 
-# The mirror that this machine uses itself, where it is Debian; elsewhere Debian's.
+# The mirror that this machine uses itself, where it has this release; elsewhere Debian's.
 mirror=http://deb.debian.org/debian
-if [ "$(. /etc/os-release && echo "${ID:-}")" = debian ]; then
-  uri=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null || true; } | awk '
-    $1 == "deb" { sub(/\[[^]]*\] */, ""); print $2; exit }
-    $1 == "URIs:" { print $2; exit }')
-  case $uri in http://*|https://*) mirror=$uri ;; esac
-fi
+read_mirror "$suite"
 
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostagent
-hash=$(printf '%s\n' "${packages[@]}" "${debs[@]}" | sha256sum | cut -c1-12)
-root=$cache/system-$suite-$hash
-
-# Everything is fetched and unpacked beside its place, which it takes when it is whole.
-build_root() {
-  local temp=$root.$$ started=$SECONDS
-  echo "making a root file system of $suite with systemd once, into $root: takes 2 minutes" >&2
-  trap 'rm -rf --one-file-system "$temp" "$temp.log"' EXIT
-  debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus "$suite" "$temp" "$mirror" >"$temp.log" 2>&1 ||
-    { tail -20 "$temp.log" >&2; exit 1; }
-  printf 'force-unsafe-io\n' >"$temp/etc/dpkg/dpkg.cfg.d/tests"
-  printf '#!/bin/sh\nexit 101\n' >"$temp/usr/sbin/policy-rc.d"
-  chmod 755 "$temp/usr/sbin/policy-rc.d"
-  cp -L /etc/resolv.conf "$temp/etc/resolv.conf"
-  { chroot "$temp" apt-get -q update &&
-    DEBIAN_FRONTEND=noninteractive chroot "$temp" apt-get -q install -y --no-install-recommends "${packages[@]}" &&
-    chroot "$temp" apt-get -q clean &&
-    mkdir -p "$temp/var/lib/debs/partial" && chmod 755 "$temp/var/lib/debs"
-    # Two of them break others, so each is fetched by itself.
-    for deb in "${debs[@]}"; do
-      DEBIAN_FRONTEND=noninteractive chroot "$temp" apt-get -q -o Dir::Cache::Archives=/var/lib/debs install -y --download-only --no-install-recommends "$deb" || exit 1
-    done; } >>"$temp.log" 2>&1 || { tail -20 "$temp.log" >&2; exit 1; }
-  rm -f "$temp/usr/sbin/policy-rc.d" "$temp/etc/resolv.conf"
-  mv -T "$temp" "$root"
-  rm -f "$temp.log"
-  trap - EXIT
-  echo "made in $((SECONDS - started)) s" >&2
+furnish() {
+  install_into "$1" "${packages[@]}" && chroot "$1" apt-get -q clean && mkdir -p "$1/var/lib/debs/partial" && chmod 755 "$1/var/lib/debs" || return
+  # Two of them break others, so each is fetched by itself.
+  for deb in "${debs[@]}"; do
+    install_into "$1" -o Dir::Cache::Archives=/var/lib/debs --download-only "$deb" || return
+  done
+  rm -f "$1/usr/sbin/policy-rc.d" "$1/etc/resolv.conf"
 }
-
-mkdir -p "$cache"
-exec {lock}>"$root.lock"
-flock "$lock"
-if [ ! -d "$root" ]; then build_root; fi
-exec {lock}>&-
+need_rootfs system "$suite" "$mirror" --include=systemd,systemd-sysv,dbus "${packages[@]}" "${debs[@]}"
 
 build=$PWD/.build
 mkdir -p "$build"

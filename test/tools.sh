@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 # Installs, through apt, the programs that tests and demo run and that are missing. Says what it does; does nothing where
-# all are there. "tools.sh gcc" installs a C compiler too, which the race detector needs; "tools.sh system" what boots a
-# system in a container; "tools.sh browser" a browser, where there is none that the tests can use; "tools.sh manual" what
-# reads manual pages and completions; "tools.sh packages" what looks at packages.
+# all are there. An argument adds what some tests need besides:
+#   gcc       a C compiler, for the race detector
+#   rootfs    what makes a root file system
+#   system    that, and what boots one in a container
+#   browser   a browser, where there is none that the tests can use
+#   manual    what reads manual pages and completions
+#   packages  what looks at packages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +15,7 @@ PATH=$PATH:/usr/sbin:/sbin
 declare -A package=([iptables]=iptables [iptables-legacy]=iptables [ip]=iproute2 [ss]=iproute2 [ipset]=ipset [nft]=nftables [setpriv]=util-linux)
 case ${1-} in
   gcc) package[gcc]="gcc libc6-dev" ;;
+  rootfs) package[debootstrap]=debootstrap ;;
   system) package[debootstrap]=debootstrap package[systemd-nspawn]=systemd-container package[ping]=iputils-ping package[nc]=netcat-openbsd ;;
   browser)
     # Ubuntu's package of that name only fetches a snap, which sees neither the namespaces nor the folders of a test.
