@@ -38,7 +38,7 @@ func BenchmarkSystem(b *testing.B) {
 	var applications, sidecars []string
 	for i := range benchServices {
 		applications = append(applications, fmt.Sprintf("127.0.0.1:%d", 8000+i))
-		sidecars = append(sidecars, fmt.Sprintf("0.0.0.0:%d", p.service(fmt.Sprintf("service-%02d", i), 8000+i)))
+		sidecars = append(sidecars, fmt.Sprintf("0.0.0.0:%d", p.register(fmt.Sprintf("service-%02d", i), 8000+i, 0)))
 	}
 	p.app("applications", applications...)
 	p.app("sidecars", sidecars...)

@@ -5,15 +5,11 @@ package system
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hostagent/hostagent/systemd"
 )
 
-const (
-	networkd  = "systemd-networkd.service"
-	waitShort = 20 * time.Second
-)
+const networkd = "systemd-networkd.service"
 
 // flushing is a ruleset of an operator's that has its word first, as Debian's own does.
 const flushing = `#!/usr/sbin/nft -f
@@ -73,7 +69,7 @@ func TestBootBeforeConsul(t *testing.T) {
 			t.Parallel()
 			m := newBootHost(t, "mode = \"guard\"\n"+c.config)
 			m.Boot()
-			m.guarded()
+			m.leftOpen()
 			if c.prepare != nil {
 				c.prepare(m)
 			}
@@ -99,7 +95,7 @@ func (m *bootHost) loadsNFT() {
 func (m *bootHost) answersWithout() {
 	m.t.Helper()
 	m.turn("mask", systemd.Sets, systemd.Restore)
-	if seen := m.restart(); seen.answered.Load() == 0 {
+	if seen := m.restart(); seen.seen() == 0 {
 		m.t.Error("without the oneshots the closed port did not answer either, so all of this proves nothing")
 	}
 }
@@ -116,11 +112,11 @@ func TestBootWithSavedRules(t *testing.T) {
 			t.Parallel()
 			m := newBootHost(t, "mode = \"guard\"\n")
 			m.Boot()
-			m.Wait(waitShort, "ipset", "test", "hostagent-guard", "21005")
+			m.Wait(settleWithin, "ipset", "test", "hostagent-guard", "21005")
 			m.Install(packages...)
 			m.Run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", "9", "-j", "DROP", "-m", "comment", "--comment", "of the operator")
 			m.Run("netfilter-persistent", "save")
-			m.guarded() // the port opens after the file was written
+			m.leftOpen() // the port opens after the file was written
 
 			m.holds(m.restart())
 			m.bootedWell()

@@ -38,7 +38,7 @@ func TestBootNothingToRestore(t *testing.T) {
 		{"no state", "mode = \"guard\"\n", "", "no saved state in /var/lib/hostagent: nothing to restore"},
 		{"wrong", "mode = \"gard\"\n", "hostagent-restore.service hostagent-sets.service", "/etc/hostagent.d/hostagent.hcl:1: "},
 	} {
-		m.Write("/etc/hostagent.d/hostagent.hcl", c.config, 0o644)
+		m.Write(settings, c.config, 0o644)
 		m.Reboot()
 		if failed := strings.Join(strings.Fields(m.Run("bash", "-c", "systemctl --failed --plain --no-legend | awk '{print $1}' | sort")), " "); failed != c.failed {
 			t.Errorf("%s: units failed: %q, want %q", c.name, failed, c.failed)
@@ -68,7 +68,7 @@ func TestBootForeignState(t *testing.T) {
 	t.Parallel()
 	m := newBootHost(t, "mode = \"guard\"\n")
 	m.Boot()
-	m.guarded()
+	m.leftOpen()
 	m.Run("rm", "/var/lib/dbus/machine-id") // a first boot would take it for the machine's
 	for _, id := range []string{"", "0123456789abcdef0123456789abcdef\n"} {
 		m.Shutdown()
@@ -77,7 +77,7 @@ func TestBootForeignState(t *testing.T) {
 		if said := m.Journal(systemd.Restore); !strings.Contains(said, "it belongs to another host: its machine id is another one; nothing was opened or closed") {
 			t.Errorf("it says\n%s", said)
 		}
-		failed := strings.Fields(m.Run("systemctl", "--failed", "--plain", "--no-legend"))
+		failed := strings.Fields(m.failed())
 		if len(failed) == 0 || failed[0] != systemd.Restore || m.Run("systemctl", "is-active", "multi-user.target") != "active\n" {
 			t.Errorf("after a refused state: %q", failed)
 		}
@@ -128,7 +128,7 @@ func TestOneshotsStandApart(t *testing.T) {
 	t.Parallel()
 	m := newBootHost(t, "mode = \"guard\"\n")
 	m.Boot()
-	m.Wait(waitShort, "ipset", "test", "hostagent-guard", "21005")
+	m.Wait(settleWithin, "ipset", "test", "hostagent-guard", "21005")
 	entered := func() string {
 		return m.Run("systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "-p", "ActiveState", systemd.Sets, systemd.Restore)
 	}
@@ -140,7 +140,7 @@ func TestOneshotsStandApart(t *testing.T) {
 	if after := entered(); after != before {
 		t.Errorf("a restart of the daemon changed\n%s\ninto\n%s", before, after)
 	}
-	m.Wait(waitShort, "test", "-S", "/run/hostagent/hostagent.sock")
+	m.Wait(settleWithin, "test", "-S", "/run/hostagent/hostagent.sock")
 	m.Run("systemctl", "restart", systemd.Sets, systemd.Restore)
 	m.Run("systemctl", "stop", systemd.Sets, systemd.Restore)
 	m.Run("test", "-S", "/run/hostagent/hostagent.sock")
@@ -153,7 +153,7 @@ func TestOneshotsStandApart(t *testing.T) {
 	// Who flushes everything while the daemon runs has it repaired.
 	m.loadsNFT()
 	m.Run("systemctl", "restart", "nftables.service")
-	m.Wait(waitShort, "bash", "-c", "iptables -t mangle -S | grep -q 'HOSTAGENT-GUARD .*DROP'")
+	m.Wait(settleWithin, "bash", "-c", "iptables -t mangle -S | grep -q 'HOSTAGENT-GUARD .*DROP'")
 	// What root does by hand leaves nothing behind that the daemon's user could not open.
 	m.Shell("systemctl stop hostagent; rm -f /run/hostagent/netns-*; mkdir -p /run/hostagent; chown hostagent: /run/hostagent; hostagent firewall restore --sets-only")
 	m.Run("systemctl", "start", systemd.Restore)

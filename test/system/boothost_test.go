@@ -3,24 +3,14 @@
 package system
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hostagent/hostagent/systemd"
-	"github.com/hostagent/hostagent/test/machine"
 )
 
 // The ports of the tests: the sidecar's, and one of the range that nobody has registered. Something listens on both.
@@ -31,47 +21,31 @@ const (
 
 const stateFile = "/var/lib/hostagent/state.json"
 
-// consulUnit is a server of its own that keeps nothing.
-const consulUnit = `[Unit]
-After=network-online.target
-[Service]
-ExecStart=/usr/bin/consul agent -dev -data-dir=/var/lib/consul -bind=127.0.0.1 -client=127.0.0.1
-[Install]
-WantedBy=multi-user.target
-`
-
 // listenersUnit listens before there is any network to listen on.
 const listenersUnit = `[Unit]
 DefaultDependencies=no
 After=local-fs.target
 Before=network-pre.target
 [Service]
-ExecStart=/usr/bin/testapp -listen 0.0.0.0:21000 -listen 0.0.0.0:21005
+ExecStart=/usr/local/bin/app -listen 0.0.0.0:21000 -listen 0.0.0.0:21005
 [Install]
 WantedBy=sysinit.target
 `
 
 // bootHost is a machine with hostagent's units as a package leaves them: all enabled.
-type bootHost struct {
-	*machine.Machine
-	t *testing.T
-}
+type bootHost struct{ *host }
 
-// newBootHost makes a machine that is off. Config is hostagent's.
+// newBootHost makes one that is off. Config is hostagent's.
 func newBootHost(t *testing.T, config string) *bootHost {
 	t.Helper()
-	programs := os.Getenv("HOSTAGENT_TEST_BIN_DIR")
-	m := &bootHost{t: t, Machine: machine.New(t,
-		"--bind-ro="+filepath.Join(programs, "hostagent")+":/usr/bin/hostagent", "--bind-ro="+filepath.Join(programs, "app")+":/usr/bin/testapp",
-		"--bind-ro="+os.Getenv("CONSUL_BIN")+":/usr/bin/consul")}
-	m.Write("/etc/hostagent.d/hostagent.hcl", config, 0o644)
+	m := &bootHost{newHost(t, "--bind-ro="+built("hostagent")+":"+program)}
+	m.Write(settings, config, 0o644)
 	m.Write("/usr/lib/sysusers.d/hostagent.conf", systemd.Sysusers(), 0o644)
 	m.Command("systemd-sysusers", "--root", m.Path("/"), m.Path("/usr/lib/sysusers.d/hostagent.conf"))
-	for _, unit := range systemd.Units("/usr/bin/hostagent") {
+	for _, unit := range systemd.Units(program) {
 		m.Write("/usr/lib/systemd/system/"+unit.Name, unit.Text, 0o644)
 		m.turn("enable", unit.Name)
 	}
-	m.Write("/etc/systemd/system/consul.service", consulUnit, 0o644)
 	m.Write("/etc/systemd/system/listeners.service", listenersUnit, 0o644)
 	m.turn("enable", "consul.service", "listeners.service")
 	return m
@@ -83,26 +57,31 @@ func (m *bootHost) turn(how string, units ...string) {
 	m.Command("systemctl", append([]string{"--quiet", "--root", m.Path("/"), how}, units...)...)
 }
 
-// guarded has a sidecar registered and waits until its port is saved as open, then turns off all that could open or close
+// leftOpen has a sidecar registered and waits until its port is saved as open, then turns off all that could open or close
 // anything at the next boot but the two oneshots.
-func (m *bootHost) guarded() {
+func (m *bootHost) leftOpen() {
 	m.t.Helper()
-	m.Wait(20*time.Second, "curl", "-sSf", "-X", "PUT", "127.0.0.1:8500/v1/agent/service/register",
-		"-d", fmt.Sprintf(`{"Name":"web","Port":8080,"Connect":{"SidecarService":{"Port":%d}}}`, sidecarPort))
-	m.Wait(20*time.Second, "grep", "-q", fmt.Sprintf(`"open":"%d"`, sidecarPort), stateFile)
+	m.consulIsUp()
+	m.register("web", 8080, sidecarPort)
+	m.Wait(settleWithin, "grep", "-q", fmt.Sprintf(`"open":"%d"`, sidecarPort), stateFile)
 	m.turn("disable", "consul.service", systemd.Guard)
 }
 
-// boots boots the machine, which is off, while the network tries both ports all the time, and returns what it saw.
+// boots boots the machine, which is off, while the network knocks at both ports all the time, and returns what it saw.
 func (m *bootHost) boots() *trial {
 	m.t.Helper()
-	trial := m.watch()
-	defer trial.stop()
+	seen := &trial{open: m.knock(sidecarPort), closed: m.knock(closedPort)}
 	m.Boot()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline) && (trial.open.Load() == 0 || trial.tries.Load() < 100); {
+	for deadline := time.Now().Add(15 * time.Second); seen.open.answered.Load() == 0 && time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond)
 	}
-	return trial
+	// From here on the host is up.
+	before := seen.closed.tried.Load()
+	time.Sleep(2 * time.Second)
+	seen.tries = seen.closed.tried.Load() - before
+	seen.open.rest()
+	seen.closed.rest()
+	return seen
 }
 
 // restart stops the machine and boots it as boots does.
@@ -112,59 +91,22 @@ func (m *bootHost) restart() *trial {
 	return m.boots()
 }
 
-// trial is what the network saw of a machine.
+// trial is what the network saw of a machine that booted, and how often it knocked at the closed port when the other one was
+// open already.
 type trial struct {
-	// open counts connections to the sidecar's port, answered what the port of nobody has answered, in any way, and tries
-	// how often that was asked while the machine was up.
-	open, answered, tries atomic.Int64
-	cancel                context.CancelFunc
-	asking                sync.WaitGroup
+	open, closed *knocks
+	tries        int32
 }
 
-// watch asks both ports all the time, until stop.
-func (m *bootHost) watch() *trial {
-	ctx, cancel := context.WithCancel(context.Background())
-	w := &trial{cancel: cancel}
-	for range 4 {
-		w.asking.Go(func() {
-			w.ask(ctx, netip.AddrPortFrom(m.Address, sidecarPort), netip.AddrPortFrom(m.Address, closedPort))
-		})
-	}
-	return w
-}
-
-func (w *trial) ask(ctx context.Context, open, closed netip.AddrPort) {
-	dialer := net.Dialer{Timeout: 60 * time.Millisecond}
-	for ctx.Err() == nil {
-		conn, err := dialer.DialContext(ctx, "tcp", closed.String())
-		switch {
-		case err == nil:
-			conn.Close()
-			w.answered.Add(1)
-		case errors.Is(err, syscall.ECONNREFUSED):
-			w.answered.Add(1)
-		case w.open.Load() > 0:
-			w.tries.Add(1)
-		}
-		if conn, err = dialer.DialContext(ctx, "tcp", open.String()); err == nil {
-			conn.Close()
-			w.open.Add(1)
-		}
-		time.Sleep(5 * time.Millisecond) // while there is no route, nothing waits
-	}
-}
-
-func (w *trial) stop() {
-	w.cancel()
-	w.asking.Wait()
-}
+// seen is how often the closed port answered, in any way.
+func (w *trial) seen() int32 { return w.closed.accepted.Load() + w.closed.refused.Load() }
 
 // holds wants the sidecar's port to have been open and no other to have answered, ever.
 func (m *bootHost) holds(w *trial) {
 	m.t.Helper()
-	if w.answered.Load() > 0 || w.open.Load() == 0 || w.tries.Load() < 50 {
-		m.t.Errorf("the sidecar's port took %d connections, the closed one answered %d times and %d times not\n%s", w.open.Load(), w.answered.Load(), w.tries.Load(),
-			m.Run("journalctl", "--no-pager", "-b", "-o", "short-monotonic", "-u", "hostagent*"))
+	if open := w.open.answered.Load(); w.seen() > 0 || open == 0 || w.tries < 50 {
+		m.t.Errorf("the sidecar's port took %d connections; the closed one answered %d of %d times, %d of them when the host was up\n%s", open, w.seen(),
+			w.closed.tried.Load(), w.tries, m.Run("journalctl", "--no-pager", "-b", "-o", "short-monotonic", "-u", "hostagent*"))
 	}
 	if m.Run("ss", "-Hltn", fmt.Sprintf("sport = :%d", closedPort)) == "" {
 		m.t.Errorf("nothing listens on %d, so that it does not answer proves nothing", closedPort)
@@ -174,7 +116,7 @@ func (m *bootHost) holds(w *trial) {
 // bootedWell wants no unit to have failed and no ordering cycle, in this boot or in what systemd makes of all units.
 func (m *bootHost) bootedWell() {
 	m.t.Helper()
-	if failed := strings.TrimSpace(m.Run("systemctl", "--failed", "--plain", "--no-legend")); failed != "" {
+	if failed := strings.TrimSpace(m.failed()); failed != "" {
 		unit, _, _ := strings.Cut(failed, " ")
 		m.t.Errorf("units failed: %s\n%s", failed, m.Journal(unit))
 	}

@@ -63,7 +63,7 @@ func granted(t *testing.T) []string {
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	const guard, observe = "mode = \"guard\"\n", "mode = \"observe\"\n"
-	g := newGuarded(t, guard, machine.HostCgroups)
+	g := newUnitHost(t, guard, machine.HostCgroups)
 	// Another namespace, with a process of another user in it.
 	g.Write("/etc/systemd/system/inner.service", "[Service]\nDynamicUser=yes\nPrivateNetwork=yes\nExecStart=/usr/local/bin/app -listen 0.0.0.0:8090\n", 0o644)
 	g.Shell("systemctl daemon-reload; systemctl start inner; umask 077; mkdir -p /etc/iptables; " +
@@ -75,7 +75,7 @@ func TestCapabilities(t *testing.T) {
 		g.setCapabilities(names)
 		g.Run("systemctl", "restart", systemd.Guard)
 		pid := g.show("MainPID")
-		return g.status(t, fmt.Sprintf("a host guarded without %q", names), func(st *hostagent.Status) bool {
+		return g.status(fmt.Sprintf("a host guarded without %q", names), func(st *hostagent.Status) bool {
 			return guards(st) && g.show("MainPID") == pid
 		})
 	}
@@ -86,7 +86,7 @@ func TestCapabilities(t *testing.T) {
 	var names []string
 	for _, row := range rows {
 		if row.name == "CAP_SYS_ADMIN" {
-			g.checkFull(t, usual, row.says)
+			g.checkFull(usual, row.says)
 			continue
 		}
 		names = append(names, row.name)
@@ -97,7 +97,7 @@ func TestCapabilities(t *testing.T) {
 			}
 			g.Write(settings, observe, 0o644)
 			g.Run("systemctl", "restart", systemd.Guard)
-			g.status(t, "observe mode without "+row.name, func(st *hostagent.Status) bool { return st.Pass.Count > 3 && len(st.Openings) == 1 })
+			g.status("observe mode without "+row.name, func(st *hostagent.Status) bool { return st.Pass.Count > 3 && len(st.Openings) == 1 })
 			g.Write(settings, guard, 0o644)
 			continue
 		}
@@ -119,7 +119,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 // setCapabilities takes capabilities from the unit.
-func (g *guarded) setCapabilities(without []string) {
+func (g *unitHost) setCapabilities(without []string) {
 	text := "[Service]\nRestart=no\n"
 	for _, name := range without {
 		text += fmt.Sprintf("AmbientCapabilities=~%s\nCapabilityBoundingSet=~%[1]s\n", name)
@@ -129,16 +129,16 @@ func (g *guarded) setCapabilities(without []string) {
 }
 
 // checkFull looks whether full.conf mends what the unit as it is leaves out.
-func (g *guarded) checkFull(t *testing.T, usual []string, says string) {
-	t.Helper()
+func (g *unitHost) checkFull(usual []string, says string) {
+	g.t.Helper()
 	if !strings.Contains(usual[0], says) {
-		t.Errorf("as packaged it says %q, want %q", usual, says)
+		g.t.Errorf("as packaged it says %q, want %q", usual, says)
 	}
 	g.Write(dropIn, systemd.FullDropIn(), 0o644)
 	g.Run("systemctl", "daemon-reload")
 	g.Run("systemctl", "restart", systemd.Guard)
-	g.status(t, "nothing left out with full.conf", func(st *hostagent.Status) bool {
+	g.status("nothing left out with full.conf", func(st *hostagent.Status) bool {
 		return guards(st) && st.Listeners.Events && len(st.Degradations) == 0
 	})
-	g.checkExposure(t)
+	g.checkExposure()
 }

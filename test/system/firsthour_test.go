@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -32,10 +31,7 @@ const firstHour = "../../packaging/FIRST-HOUR.md"
 // Where the walk-through's host has its address.
 const addressInText = "10.0.0.10"
 
-const (
-	comesWithin    = 30 * time.Second
-	commandsWithin = time.Minute
-)
+const commandsWithin = time.Minute
 
 // command is one of a session.
 type command struct {
@@ -144,7 +140,7 @@ func TestFirstHour(t *testing.T) {
 	m := meshHost(t)
 	for _, c := range commands {
 		pattern := c.pattern()
-		deadline := time.Now().Add(comesWithin)
+		deadline := time.Now().Add(settleWithin)
 		for {
 			output, status, err := c.run(m)
 			if err != nil {
@@ -163,27 +159,8 @@ func TestFirstHour(t *testing.T) {
 	}
 }
 
-// meshHost boots the host of the walk-through: a Consul that denies by default, with a service in order, one that listens on
-// the network, and a program on a port of the sidecar range. Nothing of hostagent is on it but its packages, in /root.
-func meshHost(t *testing.T) *machine.Machine {
-	t.Helper()
-	consul, err := filepath.Abs(os.Getenv("CONSUL_BIN"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := machine.New(t, "--bind-ro="+consul+":/usr/bin/consul")
-	for version, folder := range map[string]string{"now": "/root/", "next": "/root/next/"} {
-		packages, err := filepath.Glob(filepath.Join(os.Getenv("HOSTAGENT_PACKAGES"), version, "*_"+runtime.GOARCH+".deb"))
-		if err != nil || len(packages) != 1 {
-			t.Fatalf("HOSTAGENT_PACKAGES=%q holds %d packages %s, want one: test/system.sh makes them", os.Getenv("HOSTAGENT_PACKAGES"), len(packages), version)
-		}
-		m.Copy(packages[0], folder+filepath.Base(packages[0]), 0o644)
-	}
-	const operator = "5d0a6a3e-2d3b-4f0f-9a53-0d0c7a1c9d11"
-	m.Write("/root/operator.token", operator, 0o600)
-	m.Write("/etc/sysusers.d/consul.conf", "u consul - - /opt/consul\nu app - -\n", 0o644)
-	m.Write("/etc/tmpfiles.d/consul.conf", "d /opt/consul 0700 consul consul\nd /etc/consul.d 0750 root consul\n", 0o644)
-	m.Write("/etc/consul.d/consul.hcl", fmt.Sprintf(`server = true
+// meshConfig is the configuration of Consul on the host of the walk-through, with an address and the operator's token.
+const meshConfig = `server = true
 bootstrap_expect = 1
 node_name = "web-1"
 data_dir = "/opt/consul"
@@ -208,8 +185,22 @@ services {
   token = %[2]q
   connect { sidecar_service {} }
 }
-`, m.Address, operator), 0o644)
-	app := filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "app")
+`
+
+// meshHost boots the host of the walk-through: a Consul that denies by default, with a service in order, one that listens on
+// the network, and a program on a port of the sidecar range. Nothing of hostagent is on it but its packages, in /root.
+func meshHost(t *testing.T) *machine.Machine {
+	t.Helper()
+	m := machine.New(t, "--bind-ro="+os.Getenv("CONSUL_BIN")+":/usr/bin/consul")
+	for version, folder := range map[string]string{now: "/root/", next: "/root/next/"} {
+		path := packageFile(t, version, "deb")
+		m.Copy(path, folder+filepath.Base(path), 0o644)
+	}
+	const operator = "5d0a6a3e-2d3b-4f0f-9a53-0d0c7a1c9d11"
+	m.Write("/root/operator.token", operator, 0o600)
+	m.Write("/etc/sysusers.d/consul.conf", "u consul - - /opt/consul\nu app - -\n", 0o644)
+	m.Write("/etc/tmpfiles.d/consul.conf", "d /opt/consul 0700 consul consul\nd /etc/consul.d 0750 root consul\n", 0o644)
+	m.Write("/etc/consul.d/consul.hcl", fmt.Sprintf(meshConfig, m.Address, operator), 0o644)
 	units := []string{"consul"}
 	unit := func(name, user, command string) {
 		m.Write("/etc/systemd/system/"+name+".service", fmt.Sprintf("[Unit]\nStartLimitIntervalSec=0\n"+
@@ -218,7 +209,7 @@ services {
 	}
 	unit("consul", "consul", "/usr/bin/consul agent -config-dir /etc/consul.d")
 	for name, at := range map[string]string{"web": "127.0.0.1:8080", "billing": "0.0.0.0:8081", "reports": "0.0.0.0:21050"} {
-		m.Copy(app, "/usr/local/bin/"+name, 0o755)
+		m.Copy(built("app"), "/usr/local/bin/"+name, 0o755)
 		unit(name, "app", "/usr/local/bin/"+name+" -name "+name+" -listen "+at)
 	}
 	m.Write("/etc/sidecar.env", "CONSUL_HTTP_TOKEN="+operator+"\n", 0o600)
@@ -234,7 +225,7 @@ services {
 	})
 	m.Run(append([]string{"systemctl", "start"}, units...)...)
 	for _, port := range []string{"8080", "8081", "21000", "21001", "21050"} {
-		m.Wait(comesWithin, "bash", "-c", "ss -Hltn sport = :"+port+" | grep -q .")
+		m.Wait(settleWithin, "bash", "-c", "ss -Hltn sport = :"+port+" | grep -q .")
 	}
 	return m
 }

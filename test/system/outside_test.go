@@ -21,13 +21,13 @@ import (
 const unanswered = 700 * time.Millisecond
 
 // at returns the address of a port, as the network sees it.
-func (p *product) at(port int) string {
-	return net.JoinHostPort(p.Address.String(), strconv.Itoa(port))
+func (h *host) at(port int) string {
+	return net.JoinHostPort(h.Address.String(), strconv.Itoa(port))
 }
 
 // reach tells what the network sees of a port: open, refused, dropped, or another error.
-func (p *product) reach(port int) string {
-	conn, err := net.DialTimeout("tcp", p.at(port), unanswered)
+func (h *host) reach(port int) string {
+	conn, err := net.DialTimeout("tcp", h.at(port), unanswered)
 	switch {
 	case err == nil:
 		conn.Close()
@@ -40,17 +40,33 @@ func (p *product) reach(port int) string {
 	return err.Error()
 }
 
+// greeting is what an application on a port says to the network, or "" where nobody answers.
+func (h *host) greeting(port int) string {
+	h.t.Helper()
+	conn, err := net.DialTimeout("tcp", h.at(port), 2*unanswered)
+	if err != nil {
+		if !os.IsTimeout(err) {
+			h.t.Errorf("port %d: %v, want an answer or silence", port, err)
+		}
+		return ""
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	line, _ := bufio.NewReader(conn).ReadString('\n')
+	return strings.TrimSpace(line)
+}
+
 // reaches waits until the network sees all of these ports so: lines of a port and what is seen of it.
-func (p *product) reaches(table string) {
-	p.t.Helper()
+func (h *host) reaches(table string) {
+	h.t.Helper()
 	want := strings.Fields(table)
-	p.until("what the network sees", func() error {
+	h.until("what the network sees", func() error {
 		var wait sync.WaitGroup
 		wrong := make([]error, len(want)/2)
 		for i := range wrong {
 			wait.Go(func() {
 				port, err := strconv.Atoi(want[2*i])
-				if seen := p.reach(port); err != nil || seen != want[2*i+1] {
+				if seen := h.reach(port); err != nil || seen != want[2*i+1] {
 					wrong[i] = fmt.Errorf("%s is %s, want %s", want[2*i], seen, want[2*i+1])
 				}
 			})
@@ -65,15 +81,16 @@ type knocks struct {
 	port             int
 	tried, answered  atomic.Int32 // answered: the connection came about, and the application said hello
 	accepted, failed atomic.Int32 // accepted: the connection came about
+	refused          atomic.Int32 // of those that failed
 	failure          atomic.Pointer[error]
 	stop             chan struct{}
 	done             sync.WaitGroup
 }
 
 // knock knocks at a port until the test ends or rest is called.
-func (p *product) knock(port int) *knocks {
+func (h *host) knock(port int) *knocks {
 	k := &knocks{port: port, stop: make(chan struct{})}
-	address := p.at(port)
+	address := h.at(port)
 	k.done.Go(func() {
 		for ticker := time.Tick(20 * time.Millisecond); ; {
 			k.tried.Add(1)
@@ -85,7 +102,7 @@ func (p *product) knock(port int) *knocks {
 			}
 		}
 	})
-	p.t.Cleanup(k.rest)
+	h.t.Cleanup(k.rest)
 	return k
 }
 
@@ -107,6 +124,9 @@ func (k *knocks) once(address string) {
 		_, err = bufio.NewReader(conn).ReadString('\n')
 		conn.Close()
 	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		k.refused.Add(1)
+	}
 	if err != nil {
 		k.failed.Add(1)
 		k.failure.CompareAndSwap(nil, &err)
@@ -116,22 +136,22 @@ func (k *knocks) once(address string) {
 }
 
 // wasOpen wants every knock to have been answered.
-func (p *product) wasOpen(k *knocks) {
-	p.t.Helper()
+func (h *host) wasOpen(k *knocks) {
+	h.t.Helper()
 	k.rest()
-	p.t.Logf("port %d: %d connections, %d answered", k.port, k.tried.Load(), k.answered.Load())
+	h.t.Logf("port %d: %d connections, %d answered", k.port, k.tried.Load(), k.answered.Load())
 	if failed := k.failed.Load(); failed != 0 {
-		p.t.Errorf("port %d was not open all the time: %d of %d connections failed, first with: %v", k.port, failed, k.tried.Load(), *k.failure.Load())
+		h.t.Errorf("port %d was not open all the time: %d of %d connections failed, first with: %v", k.port, failed, k.tried.Load(), *k.failure.Load())
 	}
 }
 
 // wasClosed wants no knock to have been let in.
-func (p *product) wasClosed(k *knocks) {
-	p.t.Helper()
+func (h *host) wasClosed(k *knocks) {
+	h.t.Helper()
 	k.rest()
-	p.t.Logf("port %d: %d attempts, %d let in", k.port, k.tried.Load(), k.accepted.Load())
+	h.t.Logf("port %d: %d attempts, %d let in", k.port, k.tried.Load(), k.accepted.Load())
 	if accepted := k.accepted.Load(); accepted != 0 {
-		p.t.Errorf("port %d was not closed all the time: %d of %d attempts were let in", k.port, accepted, k.tried.Load())
+		h.t.Errorf("port %d was not closed all the time: %d of %d attempts were let in", k.port, accepted, k.tried.Load())
 	}
 }
 
@@ -142,16 +162,16 @@ type talk struct {
 }
 
 // talkTo begins to talk with the application on a port.
-func (p *product) talkTo(port int) *talk {
-	p.t.Helper()
-	conn, err := net.DialTimeout("tcp", p.at(port), unanswered)
+func (h *host) talkTo(port int) *talk {
+	h.t.Helper()
+	conn, err := net.DialTimeout("tcp", h.at(port), unanswered)
 	if err != nil {
-		p.t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	p.t.Cleanup(func() { conn.Close() })
+	h.t.Cleanup(func() { conn.Close() })
 	c := &talk{Conn: conn, lines: bufio.NewReader(conn)}
 	if _, err := c.lines.ReadString('\n'); err != nil { // its greeting
-		p.t.Fatal(err)
+		h.t.Fatal(err)
 	}
 	return c
 }

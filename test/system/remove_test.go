@@ -10,23 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// everything is what a host is made of: files, units, users, and what the kernel holds. Left out is what changes by itself, what
-// says that something was installed once, and what the tests put there.
-func (p *product) everything() string {
-	p.t.Helper()
-	return p.Shell(`find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log \
-			-o -path /var/cache -o -path /opt/consul -o -path '/root/*' -o -path /var/lib/systemd/timers \) -prune -o -printf '%y %m %u:%g %p\n' | sort
-		find /run -name '*hostagent*' -not -name 'hostagent-[0-9]*'
-		systemctl list-unit-files --no-legend --no-pager
-		systemctl list-units --all --no-legend --no-pager 'hostagent*'
-		getent passwd; getent group
-		nft list ruleset
-		for command in iptables-legacy-save ip6tables-legacy-save iptables-nft-save ip6tables-nft-save; do
-			echo "$command"; $command | sed '/^#/d; s/\[[0-9:]*\]//'
-		done
-		ipset list`)
-}
-
 // stands wants the rules and sets of hostagent to be in the kernel, or not.
 func (p *product) stands(want bool) {
 	p.t.Helper()
@@ -42,7 +25,7 @@ func TestRemove(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t, false)
 	p.app("others", others...)
-	p.sidecar("web", p.service("web", 8080))
+	p.sidecar("web", p.register("web", 8080, 0))
 	p.app("web", "0.0.0.0:8080")
 	// iptables makes the built-in chains that it needs and leaves them.
 	p.Shell(`for chain in "filter INPUT" "mangle PREROUTING" "mangle INPUT"; do
@@ -56,7 +39,7 @@ func TestRemove(t *testing.T) {
 	p.checkTurns("Listeners of web", "warning", "0.0.0.0:8080")
 	p.stands(true)
 
-	said, usual := p.remove()
+	said, usual := p.apt("remove", "hostagent")
 	if strings.Contains(said, "\nhostagent: ") {
 		t.Errorf("a removal complains:\n%s", said)
 	}
@@ -75,14 +58,14 @@ func TestRemove(t *testing.T) {
 	p.reaches(seenGuarded)
 	p.Run("systemctl", "stop", "consul")
 	// Twice the usual allows for a machine that is busy with other tests; waiting for Consul would take longer.
-	if said, took := p.remove(); took > max(10*time.Second, 2*usual) || !strings.Contains(said, "they go by themselves") {
+	if said, took := p.apt("remove", "hostagent"); took > max(10*time.Second, 2*usual) || !strings.Contains(said, "they go by themselves") {
 		t.Errorf("removing took %s without Consul, and said\n%s", took, said)
 	}
 	p.reaches(seenUnguarded)
 	p.stands(false)
-	p.purge()
+	p.apt("purge", "hostagent")
 	p.Run("systemctl", "start", "consul")
-	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(p.everything(), "\n")); diff != "" {
+	if diff := cmp.Diff(before, p.everything()); diff != "" {
 		t.Errorf("left behind (-before +after):\n%s", diff)
 	}
 }

@@ -3,10 +3,7 @@
 package system
 
 import (
-	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,206 +11,155 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostagent/hostagent/packaging"
-	"github.com/hostagent/hostagent/test/machine"
 )
 
-// ownProgram is where an operator puts hostagent without a package.
-const ownProgram = "/usr/local/bin/hostagent"
-
-// bare is a booted machine with the program and nothing else of it.
-func bare(t *testing.T, options ...string) *machine.Machine {
+// bareHost is a booted host with the program and nothing else of hostagent.
+func bareHost(t *testing.T) *host {
 	t.Helper()
-	m := machine.New(t, options...)
-	m.Copy(filepath.Join(os.Getenv("HOSTAGENT_TEST_BIN_DIR"), "hostagent"), ownProgram, 0o755)
-	m.Boot()
-	return m
-}
-
-// withConsul is the option that puts Consul into a machine.
-func withConsul() string { return "--bind-ro=" + os.Getenv("CONSUL_BIN") + ":/usr/bin/consul" }
-
-// startConsul starts an agent that is its own server, as a unit.
-func startConsul(m *machine.Machine) {
-	m.Run("systemd-run", "--unit=consul", "--quiet", "consul", "agent", "-dev", "-log-level=warn")
-	m.Wait(30*time.Second, "bash", "-c", "curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q :")
-}
-
-// traces is what an installation changes on a machine, as text: files, rules, sets, units, users.
-func traces(m *machine.Machine) string {
-	return m.Shell(`
-find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/cache \
-  -o -path /var/lib/systemd -o -path /root \) -prune -o -print | grep -vE '^/etc/((passwd|group|shadow|gshadow)-|\.pwd\.lock)$' | LC_ALL=C sort
-find /run/hostagent 2>/dev/null || true
-nft list ruleset
-ipset list
-systemctl list-unit-files --plain --no-legend | sort
-systemctl list-units --all --plain --no-legend 'hostagent*'
-cat /etc/passwd /etc/group`)
-}
-
-// tried is the status and all the output of a command that may fail.
-func tried(t *testing.T, m *machine.Machine, args ...string) (status int, text string) {
-	t.Helper()
-	text, err := m.Try(args...)
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode(), err.Error()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return 0, text
-}
-
-// refused expects a command to fail with a status and with text.
-func refused(t *testing.T, m *machine.Machine, status int, text string, args ...string) {
-	t.Helper()
-	if got, said := tried(t, m, args...); got != status || !strings.Contains(said, text) {
-		t.Errorf("%q: status %d, want %d with %q:\n%s", args, got, status, text, said)
-	}
-}
-
-// says expects all of the texts.
-func says(t *testing.T, said string, texts ...string) {
-	t.Helper()
-	for _, text := range texts {
-		if !strings.Contains(said, text) {
-			t.Errorf("it does not say %q:\n%s", text, said)
-		}
-	}
-}
-
-func mainPID(m *machine.Machine) string {
-	return strings.TrimSpace(m.Run("systemctl", "show", "--property=MainPID", "--value", "hostagent"))
+	h := newHost(t)
+	h.Copy(built("hostagent"), ownProgram, 0o755)
+	h.Boot()
+	return h
 }
 
 // TestService is the life of a service on a host without Consul, from the first installation to the last trace.
 func TestService(t *testing.T) {
 	t.Parallel()
-	m := bare(t)
-	before := traces(m)
-	refused(t, m, 4, "hostagent is not installed as a service", ownProgram, "service", "status")
-	refused(t, m, 4, "hostagent is not installed as a service", ownProgram, "service", "start")
+	h := bareHost(t)
+	before := h.everything()
+	h.refused(4, "hostagent is not installed as a service", ownProgram, "service", "status")
+	h.refused(4, "hostagent is not installed as a service", ownProgram, "service", "start")
 
 	began := time.Now()
-	said := m.Run("sh", "-c", "umask 077; "+ownProgram+" service install")
+	said := h.Run("sh", "-c", "umask 077; "+ownProgram+" service install")
 	t.Logf("installed in %s:\n%s", time.Since(began).Round(time.Millisecond), said)
-	says(t, said, "made: user hostagent\n", "written: /etc/hostagent.d/hostagent.hcl, which observes\n",
+	h.tells(said, "made: user hostagent\n", "written: /etc/hostagent.d/hostagent.hcl, which observes\n",
 		"written, enabled: /etc/systemd/system/hostagent-sets.service\n", "written, enabled: /etc/systemd/system/hostagent-restore.service\n",
 		"written, enabled: /etc/systemd/system/hostagent.service\n", "hostagent.service: active (running)", packaging.Guard)
 	for _, unit := range []string{"hostagent", "hostagent-sets", "hostagent-restore"} {
-		if got := m.Run("systemctl", "is-enabled", unit); got != "enabled\n" {
+		if got := h.Run("systemctl", "is-enabled", unit); got != "enabled\n" {
 			t.Errorf("%s is %s", unit, got)
 		}
-		m.Run("systemctl", "is-active", unit)
+		h.Run("systemctl", "is-active", unit)
 	}
 	modes := "755 /etc/hostagent.d\n644 /etc/hostagent.d/hostagent.hcl\n644 /etc/systemd/system/hostagent.service\n700 /var/lib/hostagent\n"
-	if diff := cmp.Diff(modes, m.Run("stat", "-c", "%a %n", "/etc/hostagent.d", "/etc/hostagent.d/hostagent.hcl", "/etc/systemd/system/hostagent.service", "/var/lib/hostagent")); diff != "" {
+	if diff := cmp.Diff(modes, h.Run("stat", "-c", "%a %n", "/etc/hostagent.d", "/etc/hostagent.d/hostagent.hcl", "/etc/systemd/system/hostagent.service", "/var/lib/hostagent")); diff != "" {
 		t.Error(diff)
 	}
 	for _, as := range [][]string{{}, {"runuser", "-u", "nobody", "--"}} {
-		said := m.Run(append(as, ownProgram, "service", "status")...)
-		says(t, said, "hostagent.service: active (running) since ", ", enabled\n", "installed by hostagent service install: /etc/systemd/system/hostagent.service\n",
+		said := h.Run(append(as, ownProgram, "service", "status")...)
+		h.tells(said, "hostagent.service: active (running) since ", ", enabled\n", "installed by hostagent service install: /etc/systemd/system/hostagent.service\n",
 			"hostagent-sets.service: active (exited)", "hostagent-restore.service: active (exited)", "hostagent status; its log: journalctl -u hostagent\n")
 	}
-	t.Run("is brought up to date", func(t *testing.T) { upgrade(t, m) })
-	t.Run("stops and starts", func(t *testing.T) { stopAndStart(t, m) })
-	t.Run("survives a reboot", func(*testing.T) {
-		m.Reboot()
-		m.Run(ownProgram, "service", "status")
-	})
-
-	t.Run("is uninstalled", func(t *testing.T) {
-		said := m.Run(ownProgram, "service", "uninstall")
-		says(t, said, "stopped: hostagent.service\n", "removed: /etc/systemd/system/hostagent-sets.service\n", "removed: /etc/systemd/system/hostagent.service\n",
-			"left: /etc/hostagent.d, /var/lib/hostagent, user hostagent; hostagent service uninstall --purge removes them too\n", "hostagent: warning: cannot remove all reports: ")
-		var more []string
-		for line := range strings.Lines(traces(m)) {
-			if !strings.Contains(before, line) {
-				more = append(more, line)
-			}
-		}
-		if diff := cmp.Diff([]string{"/etc/hostagent.d\n", "/etc/hostagent.d/hostagent.hcl\n", "/etc/sysusers.d\n", "/etc/sysusers.d/hostagent.conf\n", "/var/lib/hostagent\n"}, more[:min(5, len(more))]); diff != "" {
-			t.Error(diff)
-		}
-		if len(more) != 7 || !strings.HasPrefix(more[5], "hostagent:x:") || !strings.HasPrefix(more[6], "hostagent:x:") {
-			t.Errorf("more is left: %q", more)
-		}
-		m.Shell("mkdir -p /run/hostagent; touch /run/hostagent/hostagent.sock /run/hostagent/hostagent.sock.lock") // as kill -9 leaves it
-		if said := m.Run(ownProgram, "service", "uninstall"); !strings.Contains(said, "nothing to uninstall\n") {
-			t.Errorf("a second time: %s", said)
-		}
-		m.Run("test", "!", "-e", "/run/hostagent")
-	})
-	t.Run("leaves nothing", func(t *testing.T) {
-		says(t, m.Run(ownProgram, "service", "install"), "hostagent.service: active (running)")
-		m.Shell("echo secret >/etc/hostagent.d/token; ln -s /etc/hostname /etc/hostagent.d/zz.hcl.link")
-		said := m.Run(ownProgram, "service", "uninstall", "--purge")
-		says(t, said, "removed: /etc/hostagent.d/hostagent.hcl\nleft: /etc/hostagent.d/token, because", "left: /etc/hostagent.d/zz.hcl.link, because",
-			"removed: /var/lib/hostagent\n", "removed: user hostagent\n")
-		m.Shell("rm /etc/hostagent.d/token /etc/hostagent.d/zz.hcl.link")
-		says(t, m.Run(ownProgram, "service", "uninstall", "--purge"), "removed: /etc/hostagent.d\n")
-		if diff := cmp.Diff(before, traces(m)); diff != "" {
-			t.Errorf("what is left, or lost (-before +after):\n%s", diff)
-		}
-	})
+	h.broughtUpToDate()
+	h.stoppedAndStarted()
+	h.Reboot()
+	h.Run(ownProgram, "service", "status")
+	h.uninstalled(before)
+	h.purged(before)
 }
 
-// upgrade installs again: the same, a newer ownProgram, and over units of an older one.
-func upgrade(t *testing.T, m *machine.Machine) {
-	first := mainPID(m)
-	m.Shell("echo '# mine' >>/etc/hostagent.d/hostagent.hcl")
-	says(t, m.Run(ownProgram, "service", "install"), "as it was: /etc/systemd/system/hostagent-sets.service\n", "as it was: /etc/systemd/system/hostagent.service\n", "active (running)")
-	if again := mainPID(m); again == first {
-		t.Error("the service was not restarted")
+// uninstalled takes the service away, twice, and keeps what the operator may want to keep.
+func (h *host) uninstalled(before []string) {
+	h.t.Helper()
+	said := h.Run(ownProgram, "service", "uninstall")
+	h.tells(said, "stopped: hostagent.service\n", "removed: /etc/systemd/system/hostagent-sets.service\n", "removed: /etc/systemd/system/hostagent.service\n",
+		"left: /etc/hostagent.d, /var/lib/hostagent, user hostagent; hostagent service uninstall --purge removes them too\n", "hostagent: warning: cannot remove all reports: ")
+	var more []string
+	for _, line := range h.everything() {
+		if !slices.Contains(before, line) {
+			more = append(more, line)
+		}
 	}
-	says(t, m.Run("cat", "/etc/hostagent.d/hostagent.hcl"), "# mine\n")
+	want := []string{
+		"d 700 hostagent:hostagent /var/lib/hostagent", "d 755 root:root /etc/hostagent.d", "d 755 root:root /etc/sysusers.d",
+		"f 644 root:root /etc/hostagent.d/hostagent.hcl", "f 644 root:root /etc/sysusers.d/hostagent.conf",
+	}
+	if diff := cmp.Diff(want, more[:min(len(want), len(more))]); diff != "" {
+		h.t.Errorf("files that are left (-want +got):\n%s", diff)
+	}
+	users := more[min(len(want), len(more)):]
+	if len(users) != 3 || slices.ContainsFunc(users, func(line string) bool { return !strings.HasPrefix(line, "hostagent:") }) {
+		h.t.Errorf("more is left: %q", users)
+	}
+	h.Shell("mkdir -p /run/hostagent; touch /run/hostagent/hostagent.sock /run/hostagent/hostagent.sock.lock") // as kill -9 leaves it
+	h.tells(h.Run(ownProgram, "service", "uninstall"), "nothing to uninstall\n")
+	h.Run("test", "!", "-e", "/run/hostagent")
+}
 
-	m.Shell(`cp -a ` + ownProgram + ` /usr/local/bin/new; echo newer >>/usr/local/bin/new; mv /usr/local/bin/new ` + ownProgram + `
+// purged installs the service and leaves nothing of it, but for what somebody else put beside its configuration.
+func (h *host) purged(before []string) {
+	h.t.Helper()
+	h.tells(h.Run(ownProgram, "service", "install"), "hostagent.service: active (running)")
+	h.Shell("echo secret >/etc/hostagent.d/token; ln -s /etc/hostname /etc/hostagent.d/zz.hcl.link")
+	said := h.Run(ownProgram, "service", "uninstall", "--purge")
+	h.tells(said, "removed: /etc/hostagent.d/hostagent.hcl\nleft: /etc/hostagent.d/token, because", "left: /etc/hostagent.d/zz.hcl.link, because",
+		"removed: /var/lib/hostagent\n", "removed: user hostagent\n")
+	h.Shell("rm /etc/hostagent.d/token /etc/hostagent.d/zz.hcl.link")
+	h.tells(h.Run(ownProgram, "service", "uninstall", "--purge"), "removed: /etc/hostagent.d\n")
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
+		h.t.Errorf("what is left, or lost (-before +after):\n%s", diff)
+	}
+}
+
+// broughtUpToDate installs again: the same, a newer ownProgram, and over units of an older one.
+func (h *host) broughtUpToDate() {
+	h.t.Helper()
+	first := h.show("MainPID")
+	h.Shell("echo '# mine' >>/etc/hostagent.d/hostagent.hcl")
+	h.tells(h.Run(ownProgram, "service", "install"), "as it was: /etc/systemd/system/hostagent-sets.service\n", "as it was: /etc/systemd/system/hostagent.service\n", "active (running)")
+	if again := h.show("MainPID"); again == first {
+		h.t.Error("the service was not restarted")
+	}
+	h.tells(h.Run("cat", "/etc/hostagent.d/hostagent.hcl"), "# mine\n")
+
+	h.Shell(`cp -a ` + ownProgram + ` /usr/local/bin/new; echo newer >>/usr/local/bin/new; mv /usr/local/bin/new ` + ownProgram + `
 sed -i 's/^Description=.*/Description=older/' /etc/systemd/system/hostagent.service; systemctl disable hostagent`)
-	said := m.Run(ownProgram, "service", "install")
-	says(t, said, "rewritten, enabled: /etc/systemd/system/hostagent.service\n", "as it was: /etc/systemd/system/hostagent-restore.service\n")
-	m.Shell("cmp /proc/$(systemctl show -p MainPID --value hostagent)/exe " + ownProgram + "; systemctl is-enabled hostagent")
-	if got := m.Run("systemctl", "show", "-p", "Description", "--value", "hostagent"); strings.Contains(got, "older") {
-		t.Errorf("systemd still knows the older unit: %s", got)
+	said := h.Run(ownProgram, "service", "install")
+	h.tells(said, "rewritten, enabled: /etc/systemd/system/hostagent.service\n", "as it was: /etc/systemd/system/hostagent-restore.service\n")
+	h.Shell("cmp /proc/$(systemctl show -p MainPID --value hostagent)/exe " + ownProgram + "; systemctl is-enabled hostagent")
+	if got := h.Run("systemctl", "show", "-p", "Description", "--value", "hostagent"); strings.Contains(got, "older") {
+		h.t.Errorf("systemd still knows the older unit: %s", got)
 	}
 }
 
-func stopAndStart(t *testing.T, m *machine.Machine) {
-	before := mainPID(m)
-	says(t, m.Run(ownProgram, "service", "restart"), "hostagent.service: active (running)")
-	if mainPID(m) == before {
-		t.Error("restart did not restart it")
+func (h *host) stoppedAndStarted() {
+	h.t.Helper()
+	before := h.show("MainPID")
+	h.tells(h.Run(ownProgram, "service", "restart"), "hostagent.service: active (running)")
+	if h.show("MainPID") == before {
+		h.t.Error("restart did not restart it")
 	}
-	said := m.Run(ownProgram, "service", "stop")
-	says(t, said, "hostagent.service: inactive (dead)", "its rules stay in place; hostagent firewall remove takes them away\n")
-	m.Run(ownProgram, "service", "stop")
-	refused(t, m, 3, "to start it: hostagent service start", ownProgram, "service", "status")
+	said := h.Run(ownProgram, "service", "stop")
+	h.tells(said, "hostagent.service: inactive (dead)", "its rules stay in place; hostagent firewall remove takes them away\n")
+	h.Run(ownProgram, "service", "stop")
+	h.refused(3, "to start it: hostagent service start", ownProgram, "service", "status")
 
-	m.Shell("cp /etc/hostagent.d/hostagent.hcl /root/good.hcl; echo 'moed = 1' >>/etc/hostagent.d/hostagent.hcl")
-	if status, said := tried(t, m, ownProgram, "service", "start"); status == 0 {
+	h.Shell("cp /etc/hostagent.d/hostagent.hcl /root/good.hcl; echo 'moed = 1' >>/etc/hostagent.d/hostagent.hcl")
+	if status, said := h.tried(ownProgram, "service", "start"); status == 0 {
 		// Where the unit is ready as soon as it was started, its end comes later.
-		m.Wait(10*time.Second, "systemctl", "is-failed", "hostagent")
+		h.Wait(settleWithin, "systemctl", "is-failed", "hostagent")
 	} else {
-		says(t, said, "cannot start hostagent.service: ", `unknown key "moed"; did you mean "mode"?`, "see journalctl -u hostagent.service")
+		h.tells(said, "cannot start hostagent.service: ", `unknown key "moed"; did you mean "mode"?`, "see journalctl -u hostagent.service")
 	}
-	refused(t, m, 3, "hostagent.service: failed (failed), exit status 78", ownProgram, "service", "status")
-	refused(t, m, 3, "its configuration is wrong: hostagent config validate", ownProgram, "service", "status")
-	m.Run("cp", "/root/good.hcl", "/etc/hostagent.d/hostagent.hcl")
-	says(t, m.Run(ownProgram, "service", "start"), "hostagent.service: active (running)")
+	h.refused(3, "hostagent.service: failed (failed), exit status 78", ownProgram, "service", "status")
+	h.refused(3, "its configuration is wrong: hostagent config validate", ownProgram, "service", "status")
+	h.Run("cp", "/root/good.hcl", "/etc/hostagent.d/hostagent.hcl")
+	h.tells(h.Run(ownProgram, "service", "start"), "hostagent.service: active (running)")
 }
 
 // TestServiceRefusals: whatever is refused leaves no trace.
 func TestServiceRefusals(t *testing.T) {
 	t.Parallel()
-	m := bare(t)
-	before := traces(m)
+	h := bareHost(t)
+	before := h.everything()
 	nobody := []string{"runuser", "-u", "nobody", "--", ownProgram, "service"}
 	for _, verb := range []string{"install", "uninstall", "start", "stop", "restart"} {
-		refused(t, m, 2, "hostagent service "+verb+" needs root; run as root: sudo hostagent service "+verb, append(nobody, verb)...)
+		h.refused(2, "hostagent service "+verb+" needs root; run as root: sudo hostagent service "+verb, append(nobody, verb)...)
 	}
 	elsewhere := "mount -t tmpfs tmpfs /run/systemd && " + ownProgram + " service "
-	refused(t, m, 2, "this host is not run by systemd", "unshare", "--mount", "sh", "-c", elsewhere+"install")
-	refused(t, m, 2, "this host is not run by systemd", "unshare", "--mount", "sh", "-c", elsewhere+"status")
+	h.refused(2, "this host is not run by systemd", "unshare", "--mount", "sh", "-c", elsewhere+"install")
+	h.refused(2, "this host is not run by systemd", "unshare", "--mount", "sh", "-c", elsewhere+"status")
 
 	for _, c := range []struct{ name, prepare, want, call, undo string }{
 		{"a package's unit", "mkdir -p /usr/lib/systemd/system; touch /usr/lib/systemd/system/hostagent.service",
@@ -234,64 +180,65 @@ func TestServiceRefusals(t *testing.T) {
 			ownProgram, "systemctl unmask hostagent.service 2>&1"},
 		{"root by another name", "echo hostagent:x:0:0::/:/bin/sh >>/etc/passwd", "user hostagent is root under another name", ownProgram, "sed -i /^hostagent:/d /etc/passwd"},
 	} {
-		m.Shell(c.prepare)
+		h.Shell(c.prepare)
 		status := 2
 		if strings.Contains(c.prepare, "/etc/hostagent.d") {
 			status = 78
 		}
-		prepared := traces(m)
-		refused(t, m, status, c.want, c.call, "service", "install")
-		if diff := cmp.Diff(prepared, traces(m)); diff != "" {
+		prepared := h.everything()
+		h.refused(status, c.want, c.call, "service", "install")
+		if diff := cmp.Diff(prepared, h.everything()); diff != "" {
 			t.Errorf("%s: it was refused, and yet (-before +after):\n%s", c.name, diff)
 		}
 		if c.name == "a package's unit" {
-			refused(t, m, 2, "to remove it: apt remove hostagent", ownProgram, "service", "uninstall")
-			packaged(t, m)
+			h.refused(2, "to remove it: apt remove hostagent", ownProgram, "service", "uninstall")
+			h.packaged()
 		}
-		m.Shell(c.undo)
+		h.Shell(c.undo)
 	}
-	if diff := cmp.Diff(before, traces(m)); diff != "" {
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
 		t.Errorf("what is left (-before +after):\n%s", diff)
 	}
 }
 
 // packaged looks at a service that a package has installed, and takes it away again.
-func packaged(t *testing.T, m *machine.Machine) {
-	m.Shell(`printf '[Service]\nExecStart=/bin/sleep infinity\n' >/usr/lib/systemd/system/hostagent.service; systemctl daemon-reload`)
-	says(t, m.Run(ownProgram, "service", "start"), "hostagent.service: active (running)")
-	says(t, m.Run(ownProgram, "service", "status"), "installed by a package: ")
-	m.Run(ownProgram, "service", "restart")
-	m.Run(ownProgram, "service", "stop")
-	m.Shell("rm /usr/lib/systemd/system/hostagent.service; systemctl daemon-reload")
+func (h *host) packaged() {
+	h.t.Helper()
+	h.Shell(`printf '[Service]\nExecStart=/bin/sleep infinity\n' >/usr/lib/systemd/system/hostagent.service; systemctl daemon-reload`)
+	h.tells(h.Run(ownProgram, "service", "start"), "hostagent.service: active (running)")
+	h.tells(h.Run(ownProgram, "service", "status"), "installed by a package: ")
+	h.Run(ownProgram, "service", "restart")
+	h.Run(ownProgram, "service", "stop")
+	h.Shell("rm /usr/lib/systemd/system/hostagent.service; systemctl daemon-reload")
 }
 
 // TestServiceHalfway: an installation that fails says what stands, and what stands can be taken away. The host is one
 // without systemd-sysusers.
 func TestServiceHalfway(t *testing.T) {
 	t.Parallel()
-	m := bare(t)
-	m.Run("mv", "/usr/bin/systemd-sysusers", "/usr/bin/away")
-	before := traces(m)
+	h := bareHost(t)
+	h.Run("mv", "/usr/bin/systemd-sysusers", "/usr/bin/away")
+	before := h.everything()
 	const dropIn = "/etc/systemd/system/hostagent.service.d"
-	m.Shell(`mkdir ` + dropIn + `; printf '[Service]\nExecStart=\nExecStart=/bin/sh -c "echo cannot go on; exit 7"\nType=oneshot\nRestart=no\n' >` + dropIn + `/break.conf`)
-	status, said := tried(t, m, ownProgram, "service", "install")
+	h.Shell(`mkdir ` + dropIn + `; printf '[Service]\nExecStart=\nExecStart=/bin/sh -c "echo cannot go on; exit 7"\nType=oneshot\nRestart=no\n' >` + dropIn + `/break.conf`)
+	status, said := h.tried(ownProgram, "service", "install")
 	if status != 2 {
 		t.Errorf("status %d", status)
 	}
-	says(t, said, "made: user hostagent\n", "written, enabled: /etc/systemd/system/hostagent.service\n", "cannot restart hostagent.service: ",
+	h.tells(said, "made: user hostagent\n", "written, enabled: /etc/systemd/system/hostagent.service\n", "cannot restart hostagent.service: ",
 		"failed (failed), exit status 7", "cannot go on", "mend this and call it again, or undo it: sudo "+ownProgram+" service uninstall --purge")
-	refused(t, m, 3, "exit status 7", ownProgram, "service", "status")
+	h.refused(3, "exit status 7", ownProgram, "service", "status")
 
 	// A crash of the machine may leave the file of a unit empty.
-	m.Shell("rm -r " + dropIn + "; : >/etc/systemd/system/hostagent-sets.service")
-	says(t, m.Run(ownProgram, "service", "install"), "rewritten, enabled: /etc/systemd/system/hostagent-sets.service\n", "hostagent.service: active (running)")
+	h.Shell("rm -r " + dropIn + "; : >/etc/systemd/system/hostagent-sets.service")
+	h.tells(h.Run(ownProgram, "service", "install"), "rewritten, enabled: /etc/systemd/system/hostagent-sets.service\n", "hostagent.service: active (running)")
 
 	// A wrong configuration keeps nobody from leaving; and a drop-in is its writer's.
-	m.Shell(`mkdir ` + dropIn + `; printf '[Service]\nNice=1\n' >` + dropIn + `/nice.conf; echo 'moed = 1' >>/etc/hostagent.d/hostagent.hcl`)
-	said = m.Run(ownProgram, "service", "uninstall", "--purge")
-	says(t, said, "warning: the configuration is wrong, so the defaults count: ", "left: "+dropIn+", because it is not hostagent's own\n")
-	m.Shell("rm -r " + dropIn + "; systemctl daemon-reload")
-	if diff := cmp.Diff(before, traces(m)); diff != "" {
+	h.Shell(`mkdir ` + dropIn + `; printf '[Service]\nNice=1\n' >` + dropIn + `/nice.conf; echo 'moed = 1' >>/etc/hostagent.d/hostagent.hcl`)
+	said = h.Run(ownProgram, "service", "uninstall", "--purge")
+	h.tells(said, "warning: the configuration is wrong, so the defaults count: ", "left: "+dropIn+", because it is not hostagent's own\n")
+	h.Shell("rm -r " + dropIn + "; systemctl daemon-reload")
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
 		t.Errorf("what is left, or lost (-before +after):\n%s", diff)
 	}
 }
@@ -300,41 +247,41 @@ func TestServiceHalfway(t *testing.T) {
 // goes all the same. A user that stood there before stays.
 func TestServiceWithConsul(t *testing.T) {
 	t.Parallel()
-	m := bare(t, withConsul())
-	startConsul(m)
-	m.Run("useradd", "--system", "--user-group", "hostagent")
+	h := bareHost(t)
+	h.startConsul()
+	h.Run("useradd", "--system", "--user-group", "hostagent")
 	// Chains of the kernel's own come with the first rule of anybody, and stay.
-	m.Shell(`for i in iptables ip6tables; do for c in "filter INPUT" "mangle PREROUTING" "mangle INPUT"; do set -- $c
+	h.Shell(`for i in iptables ip6tables; do for c in "filter INPUT" "mangle PREROUTING" "mangle INPUT"; do set -- $c
   $i -t $1 -A $2 -j ACCEPT; $i -t $1 -D $2 -j ACCEPT; done; done`)
-	before := traces(m)
+	before := h.everything()
 	guard := func() {
-		said := m.Run(ownProgram, "service", "install")
+		said := h.Run(ownProgram, "service", "install")
 		if strings.Contains(said, "made: user") {
 			t.Errorf("a user was made: %s", said)
 		}
-		m.Shell(packaging.Guard)
-		m.Wait(30*time.Second, "bash", "-c", "ipset save hostagent-guard | grep -q 21255")
-		m.Wait(30*time.Second, "bash", "-c", "curl -sf http://127.0.0.1:8500/v1/agent/checks | jq -e '.[\"hostagent:alive\"].Status == \"passing\"'")
+		h.Shell(packaging.Guard)
+		h.Wait(settleWithin, "bash", "-c", "ipset save hostagent-guard | grep -q 21255")
+		h.Wait(settleWithin, "bash", "-c", "curl -sf http://127.0.0.1:8500/v1/agent/checks | jq -e '.[\"hostagent:alive\"].Status == \"passing\"'")
 	}
 	guard()
-	said := m.Run(ownProgram, "service", "uninstall", "--purge")
+	said := h.Run(ownProgram, "service", "uninstall", "--purge")
 	t.Log(said)
-	says(t, said, "removed: service hostagent with ", "HOSTAGENT", "removed: /etc/hostagent.d\n", "removed: /var/lib/hostagent\n")
-	if got := m.Run("curl", "-sf", "http://127.0.0.1:8500/v1/agent/services"); strings.TrimSpace(got) != "{}" {
+	h.tells(said, "removed: service hostagent with ", "HOSTAGENT", "removed: /etc/hostagent.d\n", "removed: /var/lib/hostagent\n")
+	if got := h.Run("curl", "-sf", "http://127.0.0.1:8500/v1/agent/services"); strings.TrimSpace(got) != "{}" {
 		t.Errorf("services are left: %s", got)
 	}
-	if diff := cmp.Diff(before, traces(m)); diff != "" {
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
 		t.Errorf("what is left, or lost (-before +after):\n%s", diff)
 	}
 
 	guard()
-	m.Run("systemctl", "kill", "--signal=KILL", "consul")
-	m.Wait(10*time.Second, "bash", "-c", "! curl -s http://127.0.0.1:8500/v1/status/leader")
+	h.Run("systemctl", "kill", "--signal=KILL", "consul")
+	h.Wait(settleWithin, "bash", "-c", "! curl -s http://127.0.0.1:8500/v1/status/leader")
 	began := time.Now()
-	said = m.Run(ownProgram, "service", "uninstall", "--purge")
+	said = h.Run(ownProgram, "service", "uninstall", "--purge")
 	t.Logf("without Consul, in %s:\n%s", time.Since(began).Round(time.Millisecond), said)
-	says(t, said, "hostagent: warning: cannot remove all reports: ", "removed: /etc/systemd/system/hostagent.service\n")
-	if diff := cmp.Diff(before, traces(m)); diff != "" {
+	h.tells(said, "hostagent: warning: cannot remove all reports: ", "removed: /etc/systemd/system/hostagent.service\n")
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
 		t.Errorf("what is left without Consul, or lost (-before +after):\n%s", diff)
 	}
 }
@@ -343,17 +290,17 @@ func TestServiceWithConsul(t *testing.T) {
 // needs no PATH of root's own.
 func TestServiceTwiceAtOnce(t *testing.T) {
 	t.Parallel()
-	m := bare(t)
-	before := traces(m)
+	h := bareHost(t)
+	before := h.everything()
 	for range 5 {
-		said := m.Shell(`for i in 1 2 3 4; do (` + ownProgram + ` service install; echo "status $?") >/tmp/said-$i 2>&1 & done; wait; cat /tmp/said-*; rm /tmp/said-*
+		said := h.Shell(`for i in 1 2 3 4; do (` + ownProgram + ` service install; echo "status $?") >/tmp/said-$i 2>&1 & done; wait; cat /tmp/said-*; rm /tmp/said-*
 systemctl is-active hostagent; systemctl is-enabled hostagent hostagent-sets hostagent-restore`)
 		if done, refused := strings.Count(said, "status 0\n"), strings.Count(said, "another hostagent service install or uninstall is at work"); done == 0 || done+refused != 4 {
 			t.Errorf("%d were done and %d refused, want 4 together:\n%s", done, refused, said)
 		}
-		m.Run("env", "PATH=/usr/local/bin:/usr/bin:/bin", ownProgram, "service", "uninstall", "--purge")
+		h.Run("env", "PATH=/usr/local/bin:/usr/bin:/bin", ownProgram, "service", "uninstall", "--purge")
 	}
-	if diff := cmp.Diff(before, traces(m)); diff != "" {
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
 		t.Errorf("what is left, or lost (-before +after):\n%s", diff)
 	}
 }

@@ -28,7 +28,7 @@ const quarantine = "enforce = \"quarantine\"\nquarantine_ports = [8080]\n"
 func TestStory(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t, true)
-	p.sidecar("web", p.service("web", 8080))
+	p.sidecar("web", p.register("web", 8080, 0))
 	p.app("web", "0.0.0.0:8080")
 	p.app("others", others...)
 	said := p.install(now)
@@ -88,7 +88,7 @@ func (p *product) statusText(text string) {
 // killed kills hostagent: nothing opens and nothing closes until systemd has started it anew, and then neither.
 func (p *product) killed() {
 	p.t.Helper()
-	closed, before := p.knock(21050), p.mainPID()
+	closed, before := p.knock(21050), p.show("MainPID")
 	p.Run("systemctl", "kill", "--signal", "KILL", "hostagent")
 	p.until("systemd starts hostagent again", func() error {
 		_, err := p.Try("bash", "-c", `new=$(systemctl show -P MainPID hostagent); [ "$new" != 0 ] && [ "$new" != `+before+` ]`)
@@ -97,11 +97,6 @@ func (p *product) killed() {
 	p.says("guard mode, started")
 	p.reaches(seenQuarantined)
 	p.wasClosed(closed)
-}
-
-func (p *product) mainPID() string {
-	p.t.Helper()
-	return strings.TrimSpace(p.Run("systemctl", "show", "-P", "MainPID", "hostagent"))
 }
 
 // consulAway stops Consul and starts it again: nothing changes for the network.

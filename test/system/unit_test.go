@@ -7,10 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,111 +20,76 @@ import (
 )
 
 const (
-	program  = "/usr/bin/hostagent"
 	unitFile = "/usr/lib/systemd/system/" + systemd.Guard
 	dropIn   = "/etc/systemd/system/" + systemd.Guard + ".d/test.conf"
-	settings = "/etc/hostagent.d/hostagent.hcl"
 )
 
-// guarded is a booted machine with hostagent's unit and a Consul, neither of which runs yet, and an application, web, that
+// unitHost is a booted host with hostagent's unit and a Consul, neither of which runs yet, and an application, web, that
 // listens on the network with a sidecar on 21000 and something that only has a port of the range.
-type guarded struct{ *machine.Machine }
+type unitHost struct{ *host }
 
-func newGuarded(t *testing.T, config string, options ...string) *guarded {
+func newUnitHost(t *testing.T, config string, options ...string) *unitHost {
 	t.Helper()
-	m := machine.New(t, append(options, "--bind-ro="+os.Getenv("CONSUL_BIN")+":/usr/bin/consul")...)
-	build := os.Getenv("HOSTAGENT_TEST_BIN_DIR")
-	m.Copy(filepath.Join(build, "hostagent"), program, 0o755)
-	m.Copy(filepath.Join(build, "app"), "/usr/local/bin/app", 0o755)
+	g := &unitHost{newHost(t, options...)}
+	g.Copy(built("hostagent"), program, 0o755)
 	for _, unit := range systemd.Units(program) {
 		if unit.Name == systemd.Guard {
-			m.Write(unitFile, unit.Text, 0o644)
+			g.Write(unitFile, unit.Text, 0o644)
 		}
 	}
-	m.Write("/usr/lib/sysusers.d/hostagent.conf", systemd.Sysusers()+"u consul -\n", 0o644)
-	m.Write(settings, config, 0o644)
-	m.Write("/etc/systemd/system/consul.service", "[Service]\nUser=consul\nExecStart=/usr/bin/consul agent -dev -bind 127.0.0.1\n", 0o644)
+	g.Write("/usr/lib/sysusers.d/hostagent.conf", systemd.Sysusers()+"u consul -\n", 0o644)
+	g.Write("/etc/systemd/system/consul.service.d/user.conf", "[Service]\nUser=consul\n", 0o644)
+	g.Write(settings, config, 0o644)
+	g.Boot()
+	g.Run("systemd-sysusers")
 	for name, port := range map[string]int{"web": 8080, "sidecar": 21000, "squatter": 21001} {
-		m.Write("/etc/systemd/system/"+name+".service", fmt.Sprintf(
-			"[Service]\nDynamicUser=yes\nExecStart=/usr/local/bin/app -name %s -listen 0.0.0.0:%d\n", name, port), 0o644)
+		g.app(name, fmt.Sprintf("0.0.0.0:%d", port))
 	}
-	m.Boot()
-	m.Run("systemd-sysusers")
-	m.Run("systemctl", "start", "web", "sidecar", "squatter")
-	return &guarded{m}
+	return g
 }
 
 // startConsul starts Consul and registers web.
-func (g *guarded) startConsul() {
-	g.Run("systemctl", "start", "consul")
-	g.Wait(30*time.Second, "bash", "-c", "curl -sf http://127.0.0.1:8500/v1/status/leader | grep -q :")
+func (g *unitHost) startConsul() {
+	g.host.startConsul()
 	g.register("web", 8080, 21000)
 }
 
-func (g *guarded) register(name string, port, sidecar int) {
-	g.Run("curl", "-sf", "-X", "PUT", "http://127.0.0.1:8500/v1/agent/service/register", "-d",
-		fmt.Sprintf(`{"Name":%q,"Port":%d,"Connect":{"SidecarService":{"Port":%d}}}`, name, port, sidecar))
-}
-
-// show returns a property of the unit.
-func (g *guarded) show(property string) string {
-	return strings.TrimSuffix(g.Run("systemctl", "show", "--value", "-p", property, systemd.Guard), "\n")
-}
-
 // waitFor waits until a property of the unit is as wanted.
-func (g *guarded) waitFor(t *testing.T, property string, wanted func(string) bool) string {
-	t.Helper()
+func (g *unitHost) waitFor(property string, wanted func(string) bool) string {
+	g.t.Helper()
 	var got string
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if got = g.show(property); wanted(got) {
-			return got
+	g.until(property+" is as wanted", func() error {
+		if got = g.show(property); !wanted(got) {
+			return fmt.Errorf("it is %q", got)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is %q still\n%s", property, got, g.Journal(systemd.Guard))
-		}
-	}
+		return nil
+	})
+	return got
 }
 
 func is(want string) func(string) bool { return func(got string) bool { return got == want } }
 
 // status asks for the status until it is as wanted.
-func (g *guarded) status(t *testing.T, what string, wanted func(*hostagent.Status) bool) *hostagent.Status {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+func (g *unitHost) status(what string, wanted func(*hostagent.Status) bool) *hostagent.Status {
+	g.t.Helper()
+	var st hostagent.Status
+	g.until(what, func() error {
 		out, err := g.Try("bash", "-c", program+" status --format json; [ $? -lt 2 ]")
-		var st hostagent.Status
+		st = hostagent.Status{}
 		if err == nil {
 			err = json.Unmarshal([]byte(out), &st)
 		}
-		if err == nil && wanted(&st) {
-			return &st
+		if err == nil && !wanted(&st) {
+			err = fmt.Errorf("the status is\n%s", out)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s: %v\n%s\n%s", what, err, out, g.Journal(systemd.Guard))
-		}
-	}
+		return err
+	})
+	return &st
 }
 
 // guards tells whether the range is guarded with the sidecar's port open, and listeners have been looked at in peace.
 func guards(st *hostagent.Status) bool {
 	return strings.Contains(st.Firewall.Guarded, "21000-21255") && st.Firewall.Open == "21000" && st.Pass.Count > 3 && len(st.Findings) > 0
-}
-
-// reach connects from the network and returns what is said, or "" where nobody answers.
-func (g *guarded) reach(t *testing.T, port int) string {
-	t.Helper()
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(g.Address.String(), strconv.Itoa(port)), 1500*time.Millisecond)
-	if err != nil {
-		if failed, ok := errors.AsType[net.Error](err); !ok || !failed.Timeout() {
-			t.Errorf("port %d: %v, want an answer or silence", port, err)
-		}
-		return ""
-	}
-	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-	answer := make([]byte, 100)
-	n, _ := conn.Read(answer)
-	return strings.TrimSpace(string(answer[:n]))
 }
 
 // TestUnitInItsSandbox: with the unit as it is, each backend guards the range, closes what is exposed, ends its connections,
@@ -141,7 +103,7 @@ func TestUnitInItsSandbox(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g := newGuarded(t, `mode = "guard"
+			g := newUnitHost(t, `mode = "guard"
 enforce = "quarantine"
 quarantine_ports = ["8080"]
 metrics {
@@ -163,7 +125,7 @@ firewall {
 			}
 			defer running.Close()
 			g.Run("systemctl", "start", systemd.Guard)
-			st := g.status(t, "the range", func(st *hostagent.Status) bool {
+			st := g.status("the range", func(st *hostagent.Status) bool {
 				mitigated := 0
 				for _, f := range st.Findings {
 					if f.State == hostagent.Mitigated {
@@ -179,24 +141,24 @@ firewall {
 				t.Errorf("backend %q; steps fail: firewall %q, Consul %q, listeners %q, report %q", st.Firewall.Backend,
 					st.Firewall.Error, st.Consul.Error, st.Listeners.Error, st.Report.Error)
 			}
-			g.checkFindings(t, st)
-			g.checkTraffic(t, running)
-			g.checkReaders(t)
+			g.checkFindings(st)
+			g.checkTraffic(running)
+			g.checkReaders()
 			if c.flush != "" {
 				g.Shell(c.flush)
-				g.status(t, "a repair", func(st *hostagent.Status) bool { return st.Firewall.Repairs > 0 && st.Firewall.Error == "" })
+				g.status("a repair", func(st *hostagent.Status) bool { return st.Firewall.Repairs > 0 && st.Firewall.Error == "" })
 			}
 			if journal := g.Journal(systemd.Guard); strings.Contains(journal, "step failed") {
 				t.Errorf("the journal tells of failures:\n%s", journal)
 			}
-			g.checkExposure(t)
+			g.checkExposure()
 		})
 	}
 }
 
 // checkFindings looks whether owners and files of others are seen.
-func (g *guarded) checkFindings(t *testing.T, st *hostagent.Status) {
-	t.Helper()
+func (g *unitHost) checkFindings(st *hostagent.Status) {
+	g.t.Helper()
 	var got []string
 	for _, f := range st.Findings {
 		name := ""
@@ -212,16 +174,16 @@ func (g *guarded) checkFindings(t *testing.T, st *hostagent.Status) {
 		"squatted-port mitigated 21001 squatter.service app /usr/local/bin/app",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("findings (-want +got)\n%s", diff)
+		g.t.Errorf("findings (-want +got)\n%s", diff)
 	}
 }
 
 // checkTraffic looks what the network reaches, and that a connection to a port in quarantine has ended.
-func (g *guarded) checkTraffic(t *testing.T, running net.Conn) {
-	t.Helper()
-	got := fmt.Sprintf("%q %q %q", g.reach(t, 21000), g.reach(t, 21001), g.reach(t, 8080))
+func (g *unitHost) checkTraffic(running net.Conn) {
+	g.t.Helper()
+	got := fmt.Sprintf("%q %q %q", g.greeting(21000), g.greeting(21001), g.greeting(8080))
 	if want := `"hello from sidecar" "" ""`; got != want {
-		t.Errorf("ports 21000, 21001 and 8080 say %s, want %s", got, want)
+		g.t.Errorf("ports 21000, 21001 and 8080 say %s, want %s", got, want)
 	}
 	_ = running.SetDeadline(time.Now().Add(10 * time.Second))
 	var err error
@@ -229,29 +191,29 @@ func (g *guarded) checkTraffic(t *testing.T, running net.Conn) {
 		_, err = running.Read(make([]byte, 100))
 	}
 	if failed, ok := errors.AsType[net.Error](err); ok && failed.Timeout() {
-		t.Error("a connection to a port in quarantine lives on")
+		g.t.Error("a connection to a port in quarantine lives on")
 	}
 }
 
 // checkReaders asks for status and metrics as those who may.
-func (g *guarded) checkReaders(t *testing.T) {
-	t.Helper()
+func (g *unitHost) checkReaders() {
+	g.t.Helper()
 	as := []string{"setpriv", "--reuid=nobody", "--clear-groups", "--regid"}
 	g.Run(append(as, systemd.User, program, "status")...)
 	if out, err := g.Try(append(as, "nogroup", program, "status")...); err == nil {
-		t.Errorf("everybody may ask for the status: %s", out)
+		g.t.Errorf("everybody may ask for the status: %s", out)
 	}
 	g.Shell("curl -sf http://127.0.0.1:9521/metrics | grep -c ^hostagent_ >/dev/null")
 	if owner := g.Run("stat", "-c", "%U %a", "/var/lib/hostagent/state.json", "/run/xtables.lock"); owner != "hostagent 600\nroot 600\n" {
-		t.Errorf("saved state and lock belong to %s", owner)
+		g.t.Errorf("saved state and lock belong to %s", owner)
 	}
 }
 
 // checkExposure holds the unit to the figure that it is promised to have.
-func (g *guarded) checkExposure(t *testing.T) {
-	t.Helper()
+func (g *unitHost) checkExposure() {
+	g.t.Helper()
 	if out, err := g.Try("systemd-analyze", "security", "--no-pager", "--threshold=25", systemd.Guard); err != nil {
-		t.Errorf("more exposed than 2.5: %v\n%s", err, out)
+		g.t.Errorf("more exposed than 2.5: %v\n%s", err, out)
 	}
 }
 
@@ -259,27 +221,27 @@ func (g *guarded) checkExposure(t *testing.T) {
 func TestUnitWithSystemd(t *testing.T) {
 	t.Parallel()
 	const config = "mode = \"guard\"\n"
-	g := newGuarded(t, config)
+	g := newUnitHost(t, config)
 	g.Write("/etc/systemd/system/act.socket", "[Socket]\nListenStream=0.0.0.0:8082\n", 0o644)
 	g.Write("/etc/systemd/system/act.service", "[Service]\nExecStart=/bin/true\n", 0o644)
 	g.Run("systemctl", "daemon-reload")
 	g.Run("systemctl", "start", "act.socket")
 
-	begun := time.Now()
-	g.Run("systemctl", "start", systemd.Guard)
-	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("without Consul a start takes %s", took)
-	}
-	g.waitFor(t, "StatusText", is("waiting for the Consul agent at http://127.0.0.1:8500: connection refused"))
+	g.soon(5*time.Second, "a start without Consul", func() time.Duration {
+		begun := time.Now()
+		g.Run("systemctl", "start", systemd.Guard)
+		return time.Since(begun)
+	}, func() { g.Run("systemctl", "stop", systemd.Guard) })
+	g.waitFor("StatusText", is("waiting for the Consul agent at http://127.0.0.1:8500: connection refused"))
 	g.startConsul()
 	const guarding = "guarding 21000-21255: 1 sidecar port open, 1 warning"
-	g.waitFor(t, "StatusText", is(guarding))
+	g.waitFor("StatusText", is(guarding))
 	g.register("act", 8082, 21000) // D-Bus tells a user without any right which socket unit it is
-	g.status(t, "the socket unit", func(st *hostagent.Status) bool {
+	g.status("the socket unit", func(st *hostagent.Status) bool {
 		return slices.ContainsFunc(st.Findings, func(f hostagent.DocumentFinding) bool { return f.Port == 8082 && f.Unit == "act.socket" })
 	})
 	g.Run("curl", "-sf", "-X", "PUT", "http://127.0.0.1:8500/v1/agent/service/deregister/act")
-	g.waitFor(t, "StatusText", is(guarding))
+	g.waitFor("StatusText", is(guarding))
 
 	g.Run("systemctl", "reload", systemd.Guard)
 	if journal := g.Journal(systemd.Guard); strings.Contains(journal, "is valid") || !strings.Contains(journal, "configuration reloaded") {
@@ -290,25 +252,27 @@ func TestUnitWithSystemd(t *testing.T) {
 		if _, err := g.Try("systemctl", "reload", systemd.Guard); err == nil {
 			t.Errorf("a reload of the wrong configuration %q succeeds", wrong)
 		}
-		text := g.waitFor(t, "StatusText", func(text string) bool { return strings.HasPrefix(text, "configuration not reloaded: "+says) })
+		text := g.waitFor("StatusText", func(text string) bool { return strings.HasPrefix(text, "configuration not reloaded: "+says) })
 		if !strings.HasSuffix(text, "; "+guarding) || g.show("ActiveState") != "active" {
 			t.Errorf("after it: %s, %s", text, g.show("ActiveState"))
 		}
+		g.status("why it was not reloaded", func(st *hostagent.Status) bool { return strings.Contains(st.Configuration.Error, says) })
 	}
 	g.Write(settings, config, 0o644)
 	g.Run("systemctl", "reload", systemd.Guard)
-	g.waitFor(t, "StatusText", is(guarding))
+	g.waitFor("StatusText", is(guarding))
+	g.status("a reload that mends it", func(st *hostagent.Status) bool { return st.Configuration.Error == "" })
 
 	g.Run("systemctl", "kill", "-s", "KILL", systemd.Guard)
-	if g.reach(t, 21000) == "" || g.reach(t, 21001) != "" {
+	if g.greeting(21000) == "" || g.greeting(21001) != "" {
 		t.Error("without hostagent its rules do not stand")
 	}
-	g.waitFor(t, "NRestarts", is("1"))
-	g.waitFor(t, "StatusText", is(guarding))
-	g.checkWatchdog(t, guarding)
+	g.waitFor("NRestarts", is("1"))
+	g.waitFor("StatusText", is(guarding))
+	g.checkWatchdog(guarding)
 
 	g.Run("systemctl", "stop", systemd.Guard)
-	if g.show("Result") != "success" || g.reach(t, 21000) == "" || g.reach(t, 21001) != "" {
+	if g.show("Result") != "success" || g.greeting(21000) == "" || g.greeting(21001) != "" {
 		t.Errorf("after a stop, which ended with %s, the rules do not stand", g.show("Result"))
 	}
 	g.Write(settings, config+"nonsense = 1\n", 0o644)
@@ -324,7 +288,7 @@ func TestUnitWithSystemd(t *testing.T) {
 // TestUnitAfterRoot: what root ran by hand, and how it ended, keeps the service from nothing.
 func TestUnitAfterRoot(t *testing.T) {
 	t.Parallel()
-	g := newGuarded(t, "mode = \"guard\"\n")
+	g := newUnitHost(t, "mode = \"guard\"\n")
 	g.startConsul()
 	byRoot := func() { // until it has saved its state, or could not
 		_, _ = g.Try("timeout", "--signal=KILL", "5", program, "run")
@@ -333,11 +297,11 @@ func TestUnitAfterRoot(t *testing.T) {
 	serves := func(when string) {
 		g.Run("systemctl", "restart", systemd.Guard)
 		pid := g.show("MainPID")
-		st := g.status(t, "an answer "+when, func(st *hostagent.Status) bool { return guards(st) && g.show("MainPID") == pid })
+		st := g.status("an answer "+when, func(st *hostagent.Status) bool { return guards(st) && g.show("MainPID") == pid })
 		if st.Firewall.Error+st.Report.Error != "" || strings.Contains(g.Journal(systemd.Guard), "step failed") {
 			t.Errorf("%s: %q %q\n%s", when, st.Firewall.Error, st.Report.Error, g.Journal(systemd.Guard))
 		}
-		g.Wait(10*time.Second, "test", "-e", stateFile)
+		g.Wait(settleWithin, "test", "-e", stateFile)
 		if owners := g.Shell("stat -c %U /run/hostagent/* " + stateFile + " | sort -u"); owners != "hostagent\n" {
 			t.Errorf("%s: not all is the service's: %s", when, owners)
 		}
@@ -362,20 +326,20 @@ func TestUnitAfterRoot(t *testing.T) {
 }
 
 // checkWatchdog has systemd watch hostagent closely: it stands that, and is started again when it hangs.
-func (g *guarded) checkWatchdog(t *testing.T, guarding string) {
-	t.Helper()
+func (g *unitHost) checkWatchdog(guarding string) {
+	g.t.Helper()
 	g.Write(dropIn, "[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\n", 0o644)
 	g.Run("systemctl", "daemon-reload")
 	g.Run("systemctl", "restart", systemd.Guard)
 	before := g.show("MainPID")
 	time.Sleep(9 * time.Second) // more than two intervals, in which it must not be killed
 	if now := g.show("MainPID"); now != before {
-		t.Fatalf("the watchdog ends a hostagent that does not hang:\n%s", g.Journal(systemd.Guard))
+		g.t.Fatalf("the watchdog ends a hostagent that does not hang:\n%s", g.Journal(systemd.Guard))
 	}
 	g.Run("kill", "-STOP", before)
-	g.waitFor(t, "MainPID", func(pid string) bool { return pid != before && pid != "0" })
+	g.waitFor("MainPID", func(pid string) bool { return pid != before && pid != "0" })
 	if journal := g.Journal(systemd.Guard); !strings.Contains(journal, "Watchdog timeout") {
-		t.Errorf("it was started again, but not for its watchdog:\n%s", journal)
+		g.t.Errorf("it was started again, but not for its watchdog:\n%s", journal)
 	}
-	g.waitFor(t, "StatusText", is(guarding))
+	g.waitFor("StatusText", is(guarding))
 }

@@ -15,7 +15,7 @@ func newGuardedProduct(t *testing.T) *product {
 	p.app("web-sidecar", "0.0.0.0:21000")
 	p.app("web", "127.0.0.1:8080")
 	p.app("others", others...)
-	if port := p.service("web", 8080); port != 21000 {
+	if port := p.register("web", 8080, 0); port != 21000 {
 		t.Fatalf("web's sidecar has port %d", port)
 	}
 	p.install(now)
@@ -36,7 +36,7 @@ func TestUpgrade(t *testing.T) {
 		iptables -A INPUT -p tcp -m multiport --dports 8080,20999,21001:21256,22222 -j ACCEPT
 		iptables -P INPUT DROP`)
 	p.reaches(seenMended)
-	before := p.mainPID()
+	before := p.show("MainPID")
 	long := p.talkTo(21000)
 	open, closed, last := p.knock(21000), p.knock(21050), p.knock(21255)
 	p.install(next)
@@ -50,7 +50,7 @@ func TestUpgrade(t *testing.T) {
 	if err := long.echo(); err != nil {
 		t.Errorf("a connection has not outlived the upgrade: %v", err)
 	}
-	if p.mainPID() == before {
+	if p.show("MainPID") == before {
 		t.Error("the upgrade has not restarted hostagent")
 	}
 }
@@ -62,8 +62,8 @@ func TestReboot(t *testing.T) {
 	p := newGuardedProduct(t)
 	// They listen before there is a network.
 	early := []string{"DefaultDependencies=no", "Before=network-pre.target"}
-	p.program("others", "/usr/local/bin/app -name others -listen "+strings.Join(others, " -listen "), early, nil)
-	p.program("web-sidecar", "/usr/local/bin/app -name sidecar -listen 0.0.0.0:21000", early, nil)
+	p.unit("others", "/usr/local/bin/app -name others -listen "+strings.Join(others, " -listen "), early, nil)
+	p.unit("web-sidecar", "/usr/local/bin/app -name sidecar -listen 0.0.0.0:21000", early, nil)
 	p.reaches(seenMended)
 	p.Run("systemctl", "disable", "consul")
 	p.Shutdown()
