@@ -75,6 +75,7 @@ test-alerts: tools consul ## alert rules and dashboard, with Prometheus' own pro
 .PHONY: lint
 lint: ## golangci-lint, with the walls between packages
 	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run ./...
+	$(GO) tool -modfile=.ci/golangci-lint/go.mod golangci-lint run --build-tags manual ./cmd/hostagent
 
 .PHONY: fuzz
 fuzz: ## every fuzz target, FUZZTIME (default 20s) each
