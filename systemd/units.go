@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-//go:embed units
+//go:embed units/*.service units/*.sysusers
 var files embed.FS
 
 // Names of the units. Guard is the daemon; Sets and Restore run once at boot, before the network comes up.
@@ -40,9 +40,6 @@ func Units(program string) []Unit {
 	}
 	return units
 }
-
-// FullDropIn returns an example of a drop-in of Guard, for what costs more than the unit grants.
-func FullDropIn() string { return mustRead("full.conf") }
 
 // Sysusers returns the entry for systemd-sysusers(8) that makes User.
 func Sysusers() string { return mustRead("hostagent.sysusers") }
