@@ -251,7 +251,6 @@ func TestPackageOverServiceInstall(t *testing.T) {
 		steps[1]()
 		h.Shell("rm -rf /etc/hostagent.d; if getent passwd hostagent; then userdel hostagent; fi; rmdir /etc/sysusers.d")
 	}
-	h.Copy(built("hostagent"), ownProgram, 0o755)
 	if diff := cmp.Diff(before, slices.DeleteFunc(h.files(), ofRPM)); diff != "" {
 		t.Errorf("files in the end (-before +after):\n%s", diff)
 	}
