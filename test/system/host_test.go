@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hostagent/hostagent/packaging"
 	"github.com/hostagent/hostagent/systemd"
 	"github.com/hostagent/hostagent/test/machine"
 )
@@ -181,7 +182,7 @@ func (h *host) says(text string) {
 // guard turns guarding on with the line that the installation tells.
 func (h *host) guard() {
 	h.t.Helper()
-	h.Shell(`sed -i 's/^mode = .*/mode = "guard"/' ` + settings + `; systemctl reload hostagent`)
+	h.Shell(packaging.Guard)
 }
 
 // guarded waits until the kernel guards the sidecar range with port 21000 open, and returns every rule and set with what they

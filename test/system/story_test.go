@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/hostagent/hostagent/packaging"
 )
 
 // others are ports on which somebody listens who has nothing to do with the mesh: in the sidecar range, at its ends, beside it.
@@ -32,9 +34,7 @@ func TestStory(t *testing.T) {
 	p.app("web", "0.0.0.0:8080")
 	p.app("others", others...)
 	said := p.install(now)
-	if !strings.Contains(said, "\n    mode = \"guard\"\n") {
-		t.Errorf("the installation does not tell how to guard:\n%s", said)
-	}
+	p.tells(said, packaging.Guard)
 	p.grantToken()
 	p.checkTurns("hostagent alive", "passing", "observe mode")
 	p.reaches(seenUnguarded)
