@@ -26,6 +26,7 @@ type signs struct {
 }
 
 func (s *signs) alive(line string) {
+	handOver()
 	now := time.Now()
 	if s.count > 0 {
 		s.widest = max(s.widest, now.Sub(s.latest))
