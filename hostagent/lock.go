@@ -53,8 +53,7 @@ func AcquireLock(dir string) (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
-// openLock opens the lock's file. One that root makes where another user keeps the locks is given to that user: a command
-// of root's must not keep the service of that user from starting.
+// openLock opens the lock's file. One that root makes where another user keeps the locks is that user's.
 func openLock(dir, path string) (*os.File, error) {
 	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if os.Geteuid() != 0 {
@@ -67,15 +66,7 @@ func openLock(dir, path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var folder unix.Stat_t
-	if err := unix.Stat(dir, &folder); err != nil {
-		f.Close()
-		return nil, &fs.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	if folder.Uid == 0 {
-		return f, nil
-	}
-	if err := f.Chown(int(folder.Uid), int(folder.Gid)); err != nil {
+	if err := GiveToFolder(f, dir); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/systemd"
@@ -164,6 +166,16 @@ func TestOnlyOwnFilesAreRemoved(t *testing.T) {
 	}
 	if got = removeOwn(folder, stateFiles(), true); got.text() != "" || got.err != nil {
 		t.Errorf("a second time: %q, %v", got.text(), got.err)
+	}
+	if err := errors.Join(os.Mkdir(folder, 0o755), unix.Mount("tmpfs", folder, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	got = removeOwn(folder, stateFiles(), true)
+	if err := unix.Unmount(folder, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got.err == nil || !strings.Contains(got.err.Error(), fmt.Sprintf("cannot remove the folder %q: ", folder)) || !strings.Contains(got.err.Error(), "unmount it") {
+		t.Errorf("a mount point: %v", got.err)
 	}
 }
 

@@ -132,7 +132,9 @@ func removeOwn(folder string, files []string, whole bool) removal {
 	slices.Sort(done.removed)
 	slices.Sort(done.left)
 	if whole && len(done.left) == 0 && done.err == nil {
-		done.err = unix.Rmdir(done.folder)
+		if err := unix.Rmdir(done.folder); err != nil {
+			done.err = fmt.Errorf("cannot remove the folder %q: %w; if it is a mount point, unmount it", done.folder, err)
+		}
 		done.all = done.err == nil
 	}
 	return done

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hostagent/hostagent/hostagent"
 )
 
 const (
@@ -120,7 +122,7 @@ func lockSocket(path string) (*os.File, error) {
 	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	f, err := os.OpenFile(path+".lock", flags|os.O_EXCL, 0o600)
 	if err == nil {
-		err = giveToFolder(f, filepath.Dir(path))
+		err = hostagent.GiveToFolder(f, filepath.Dir(path))
 	} else if errors.Is(err, fs.ErrExist) {
 		f, err = os.OpenFile(path+".lock", flags, 0o600)
 	}
@@ -233,24 +235,8 @@ func widen(path string) (os.FileInfo, error) {
 	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), socketMode); err != nil { // fchmod refuses O_PATH
 		return nil, err
 	}
-	if err := giveToFolder(f, filepath.Dir(path)); err != nil {
+	if err := hostagent.GiveToFolder(f, filepath.Dir(path)); err != nil {
 		return nil, err
 	}
 	return f.Stat()
-}
-
-// giveToFolder gives a file that root has just made to the user of its folder. What has a second name is given to nobody: that user
-// could have put something else of root's in its place.
-func giveToFolder(f *os.File, dir string) error {
-	var folder, st unix.Stat_t
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	if err := errors.Join(unix.Stat(dir, &folder), unix.Fstat(int(f.Fd()), &st)); err != nil {
-		return fmt.Errorf("cannot tell whose %q is: %w", f.Name(), err)
-	}
-	if folder.Uid == 0 || st.Uid != 0 || st.Nlink != 1 {
-		return nil
-	}
-	return os.Chown(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), int(folder.Uid), int(folder.Gid)) // fchown refuses O_PATH
 }
