@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package audit
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+	"github.com/hostagent/hostagent/hostagent/consul/configdir"
+)
+
+// Seen is something that may not be known. The zero value is not known, and not asked for.
+type Seen[T any] struct {
+	Value T
+	Known bool
+	// Reason says why it is not known, as part of a sentence: "the token may not read it".
+	Reason string
+	// Needs says what would show it: `operator:read: rule operator = "read"`, "run as root".
+	Needs string
+}
+
+// Known returns a Seen of a value.
+func Known[T any](value T) Seen[T] { return Seen[T]{Value: value, Known: true} }
+
+// Unseen returns a Seen of something that is not known.
+func Unseen[T any](reason, needs string) Seen[T] { return Seen[T]{Reason: reason, Needs: needs} }
+
+// unknown is the row of an item that cannot be judged without s.
+func (s Seen[T]) unknown(what string) Row {
+	reason := s.Reason
+	if reason == "" {
+		reason = "it was not asked for"
+	}
+	return Row{Status: Unknown, Found: []string{what + ": " + reason}, Needs: s.Needs}
+}
+
+// Input is all that Evaluate knows. Everything in it is untrusted.
+type Input struct {
+	Now  time.Time
+	Root bool // files that only root may read were looked at
+
+	Running Seen[consul.Running]    // what the local agent runs with
+	Disk    Seen[*configdir.Config] // what its files say; read only
+
+	Anonymous  Seen[Rights] // what anybody may do without a token; ReasonACLsOff where ACLs are disabled
+	Tokens     Seen[consul.Tokens]
+	Keyrings   Seen[[]consul.Keyring]
+	Authority  Seen[consul.Authority]
+	CAConfig   Seen[consul.CAConfig]
+	Intentions Seen[[]consul.Intention]
+
+	// AgentCertificates are those that the agent's settings name, each once.
+	AgentCertificates Seen[[]Certificate]
+	// ServerCertificates are what the datacenter's servers show on their RPC port. Never asked by the service.
+	ServerCertificates Seen[[]ServerCertificate]
+
+	// Registrations are the local agent's, or where no agent was asked those of the files.
+	Registrations Seen[[]consul.Registration]
+	// InstanceTokens tell with which token each registration was made, by id. Read by root only, and never by the service.
+	InstanceTokens Seen[[]InstanceToken]
+
+	Host Seen[Host]
+
+	ConfigFiles Seen[[]File] // of the agent's configuration, folders first
+	DataFiles   Seen[[]File] // of its data directory: the folder, and what in it holds secrets
+	KeyFiles    Seen[[]File] // private keys that the agent's settings name
+	Process     Seen[Process]
+
+	Notes []string
+}
+
+// Rights are what was asked of Authorize, and the answers.
+type Rights struct {
+	ACLsOff bool // ACLs are disabled: everything is allowed
+	Rights  []consul.Right
+	Allowed []bool // of Rights
+}
+
+// InstanceToken is the token of one registration.
+type InstanceToken struct {
+	ID, Name string // of the service or sidecar
+	Sidecar  bool
+	Hash     consul.TokenHash // zero: registered without a token
+	Where    string           // the file that holds it
+}
+
+// Certificate is what stands in a file that the agent's settings name.
+type Certificate struct {
+	Use      string // "internal_rpc", "https", "grpc", "default", and for those of CAs the same
+	Path     string
+	CA       bool
+	Subject  string
+	Names    []string // DNS names and addresses
+	NotAfter time.Time
+	Problem  string // why it cannot be judged: not readable, no certificate; "" for none
+	Serial   string
+}
+
+// ServerCertificate is what one server shows on its RPC port.
+type ServerCertificate struct {
+	Server      string
+	Fingerprint string // of the certificate
+	Key         string // fingerprint of its public key
+	Problem     string // why it is not known; "" for none
+	Plain       bool   // it takes connections without TLS, or does not do TLS
+}
+
+// File is a file or folder that should be private.
+type File struct {
+	Path     string
+	Mode     fs.FileMode
+	UID, GID uint32
+	Owner    string // user and group as text: "root:consul"; numbers where they have no name
+	// Holds says what makes it secret: "tokens", "gossip key", "private key"; "" where nothing is known to.
+	Holds string
+	// GroupMembers tells that others than root and the agent's user are in the group, as far as it is known.
+	GroupMembers []string
+	Problem      string
+}
+
+// Process is the running agent.
+type Process struct {
+	UID         uint32
+	User        string
+	Unit        string // its systemd unit; "" for none
+	NoNewPrivs  *bool
+	Seccomp     *bool // a filter is in force
+	Effective   *uint64
+	Bounding    *uint64 // capabilities
+	CoreLimited *bool   // core dumps are off
+	ReadOnly    *bool   // /usr cannot be written to: ProtectSystem
+	ConfigPaths []string
+}
+
+// Host is what the core found on this host, as values.
+type Host struct {
+	// Mode is "observe" or "guard" where a service runs or is configured, "" for neither.
+	Mode string
+	// First and Last bound the sidecar range; 0 where the agent has none.
+	First, Last uint16
+	RangeOff    bool // the agent hands out no ports: sidecars have explicit ones
+	// Ports are those of the range and explicit sidecars' ports, each with what the kernel does with it; nil where it could
+	// not be seen.
+	Ports    Seen[[]Port]
+	Findings []Finding
+	// Exposed are ports of Consul itself that the network reaches, by Consul's name for them.
+	Exposed  Seen[[]ConsulPort]
+	Services []Service
+}
+
+// Port is one port, as the kernel has it now.
+type Port struct {
+	Number   uint16
+	Assigned bool   // a sidecar is registered on it
+	Closed   bool   // a firewall of the host keeps the network from it
+	By       string // what does: "hostagent's guard", or a rule
+}
+
+// ConsulPort is a port of Consul that listens on the network.
+type ConsulPort struct {
+	Name     string // "dns", "http", "serf_lan", …
+	Listener string // "tcp 0.0.0.0:8600"
+	Closed   bool   // a firewall keeps the network from it
+}
+
+// Finding is a finding of the core.
+type Finding struct {
+	ID       catalog.ID
+	State    string // "open", "mitigated", "exempt"
+	Firewall bool   // it is exempt because a firewall elsewhere holds the port
+	Service  string
+	Message  string
+	Remedy   string
+}
+
+// Service is one mesh service of this host.
+type Service struct {
+	ID, Name  string
+	Listeners []string // where it listens: "127.0.0.1:8080"
+	Namespace uint64   // network namespace; 0 is the host's own
+	UnixOnly  bool     // it is reached through a unix socket
+	Upstreams []string // upstream listeners of its sidecars: "db on 127.0.0.1:9191"
+}
+
+func plural(n int, noun string) string {
+	if n == 1 || strings.HasPrefix(noun, "more") {
+		return fmt.Sprintf("%d %s", n, noun)
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
