@@ -11,7 +11,11 @@ func findingExplanations() map[ID]Explanation {
   enforce          = "quarantine"
   quarantine_ports = ["8080"]
 If it is meant to be so:
-  exempt { finding = "exposed-listener", service = "web", reason = "the load balancer's port" }
+  exempt {
+    finding = "exposed-listener"
+    service = "web"
+    reason  = "the load balancer's port"
+  }
 with because = "firewall" where another firewall holds it.`,
 			Risk: "Whoever calls the application directly is cut off: load balancers, monitoring, checks from other hosts, services that are not in the mesh yet.",
 		},
@@ -107,7 +111,7 @@ with because = "firewall" where another firewall holds it.`,
 		},
 		ExposedSibling: {
 			Evidence: "Another listening socket of the service's process, unit or container on an address that is not loopback.",
-			Mend:     "Bind it to loopback, or exempt it:\n  exempt { finding = \"exposed-sibling\", port = 9100, reason = \"metrics, read only\" }",
+			Mend:     "Bind it to loopback, or exempt it:\n  exempt {\n    finding = \"exposed-sibling\"\n    port    = 9100\n    reason  = \"metrics, read only\"\n  }",
 			Risk:     "Whoever scrapes or debugs it over the network is cut off.",
 		},
 		ExposedUpstream: {

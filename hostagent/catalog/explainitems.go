@@ -31,7 +31,7 @@ Services keep talking if allow intentions stand there before; under allow none w
 			Mend: `See what the anonymous token has, and take the policy away that writes:
   consul acl token read -accessor-id 00000000-0000-0000-0000-000000000002
   consul acl policy read -name POLICY
-  consul acl policy update -name POLICY -rules 'node_prefix "" { policy = "read" } service_prefix "" { policy = "read" }'`,
+  consul acl policy update -id POLICY-ID -rules 'node_prefix "" { policy = "read" } service_prefix "" { policy = "read" }'`,
 			Risk: "It counts at once, with no restart. Whoever registers services or writes intentions without a token, a script for example, is refused from then on.",
 		},
 		ACLInstanceTokens: {
@@ -265,7 +265,7 @@ or with the API, whose caller's token is kept with the registration:
 		},
 		AppListeners: {
 			Evidence: "The findings exposed-listener and exposed-sibling: sockets of mesh services on anything but loopback, in this and other network namespaces. A listener that hostagent's quarantine holds, or an exemption with because = \"firewall\", counts as held and not as fixed.",
-			Mend:     "Bind the application to loopback; the findings say how for known programs:\n  hostagent scan\nor let hostagent close the port to the network:\n  enforce = \"quarantine\", quarantine_ports = [\"8080\"]",
+			Mend:     "Bind the application to loopback; the findings say how for known programs:\n  hostagent scan\nor let hostagent close the port to the network:\n  enforce          = \"quarantine\"\n  quarantine_ports = [\"8080\"]",
 			Risk:     "Everybody who calls the application directly, checks and monitoring included, is cut off. Move them into the mesh or onto exposed paths first.",
 		},
 		UpstreamListeners: {
