@@ -88,7 +88,7 @@ In mode observe it reports and owns no firewall rule; in mode guard it manages t
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCommand(), scanCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), serviceCommand(), versionCommand())
+	root.AddCommand(runCommand(), scanCommand(), auditCommand(), explainCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), serviceCommand(), versionCommand())
 	explain(root)
 	return root
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/sockets"
 )
 
@@ -173,6 +174,11 @@ func lookParts(s *settings, paths []string) (p hostagent.Parts, problems []error
 	if err != nil {
 		return p, nil, err
 	}
+	return lookPartsOf(c, paths)
+}
+
+// lookPartsOf is lookParts of a configuration that is loaded.
+func lookPartsOf(c *config.Config, paths []string) (p hostagent.Parts, problems []error, err error) {
 	log := slog.New(slog.DiscardHandler)
 	if len(paths) == 0 {
 		p, err = parts(c, log)

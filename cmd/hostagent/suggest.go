@@ -85,6 +85,22 @@ func completeFlag(cmd *cobra.Command, flag string, choices ...string) {
 	}
 }
 
+// completeWords lets shells complete the last word of a flag's value that is a list with commas.
+func completeWords(cmd *cobra.Command, flag string, choices []string) {
+	complete := func(_ *cobra.Command, _ []string, typed string) (offers []cobra.Completion, _ cobra.ShellCompDirective) {
+		before := typed[:strings.LastIndexByte(typed, ',')+1]
+		for _, choice := range choices {
+			if !slices.Contains(strings.Split(before, ","), choice) {
+				offers = append(offers, before+choice)
+			}
+		}
+		return offers, cobra.ShellCompDirectiveNoFileComp
+	}
+	if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
+		panic(err) // the flag does not exist: a mistake in this program
+	}
+}
+
 // completeFiles lets shells complete a flag's value from files, where extensions are named from those alone, and folders.
 func completeFiles(cmd *cobra.Command, flag string, extensions ...string) {
 	directive := cobra.ShellCompDirectiveDefault

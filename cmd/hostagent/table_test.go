@@ -253,7 +253,7 @@ func checkLines(t *testing.T, text string, width int) {
 		if strings.HasSuffix(line, " ") {
 			t.Errorf("this line ends in spaces: %q", line)
 		}
-		words := strings.TrimPrefix(strings.TrimSpace(line), "remedy: ")
+		words := regexp.MustCompile(`^(remedy|found|mend|to see it|note): +`).ReplaceAllString(strings.TrimSpace(line), "")
 		if width > 0 && catalog.Columns(line) > width && strings.Contains(words, " ") {
 			t.Errorf("this line is wider than %d: %q", width, line)
 		}

@@ -31,6 +31,8 @@ type Sources struct {
 	Service bool
 	Root    bool // the process is root's
 	Host    Seen[Host]
+	PID     int    // of the agent, where it is known; else 0
+	Unit    string // its systemd unit; "" for none, and where it is not known
 }
 
 // Look gathers what an audit needs. What cannot be seen is no error: it is unknown in the Input.
