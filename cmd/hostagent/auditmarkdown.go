@@ -85,25 +85,14 @@ func markdownItem(b *strings.Builder, item *audit.DocumentItem) {
 	line("to see it", markdownCode(item.Needs))
 }
 
-// markdownCode writes text of unknown origin so that it shows as it is: as code, fenced by more backticks than it holds in a
-// row. "" for no text.
+// markdownCode writes text of unknown origin as code, "" for none. A backtick in it, which would end the code, becomes an
+// apostrophe: longer fences are not understood everywhere.
 func markdownCode(text string) string {
-	text = strings.TrimSpace(catalog.CleanTo(text, auditText))
+	text = strings.TrimSpace(strings.ReplaceAll(catalog.CleanTo(text, auditText), "`", "'"))
 	if text == "" {
 		return ""
 	}
-	longest, row := 0, 0
-	for _, r := range text {
-		if row++; r != '`' {
-			row = 0
-		}
-		longest = max(longest, row)
-	}
-	fence := strings.Repeat("`", longest+1)
-	if strings.HasPrefix(text, "`") || strings.HasSuffix(text, "`") {
-		text = " " + text + " " // one blank at each end is taken away
-	}
-	return fence + text + fence
+	return "`" + text + "`"
 }
 
 // markdownText escapes what would have a meaning in our own sentences.

@@ -37,7 +37,9 @@ func (s *screen) audit(seen *audited) string {
 			continue
 		}
 		s.gap()
-		s.wrapped("", step.Title())
+		for _, line := range catalog.Wrap(step.Title(), s.width, 0) {
+			s.text.WriteString(s.tinted("1", line) + "\n")
+		}
 		for _, row := range steps[step] {
 			s.auditRow(&row, words)
 		}
