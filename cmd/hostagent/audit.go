@@ -18,7 +18,6 @@ import (
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/config"
 	"github.com/hostagent/hostagent/hostagent/consul"
-	"github.com/hostagent/hostagent/sockets"
 )
 
 func auditCommand() *cobra.Command {
@@ -217,7 +216,7 @@ func lookForAudit(ctx context.Context, c *config.Config, paths []string, offline
 		}
 		defer client.Close()
 		sources.Consul, sources.Address = client, client.Address()
-		sources.PID, sources.Unit = newAgentFinder(sockets.NewOwners(), options.Trust).find(ctx, sources.Address)
+		sources.PID, sources.Unit = newAgentFinder(new(sharedOwners), options.Trust).find(ctx, sources.Address)
 	}
 	if !files {
 		paths = nil
@@ -321,9 +320,9 @@ func subjectOf(scan *hostagent.Scan, in *audit.Input) audit.Subject {
 	return audit.Subject{Node: agent.Node, Datacenter: agent.Datacenter, ConsulVersion: agent.Version}
 }
 
-// hourlyAudit returns what the running agent audits with, which is called by one goroutine at a time, and adds the end of
-// its connection to p.Close. owners are its own.
-func hourlyAudit(c *config.Config, p *hostagent.Parts, owners *sockets.Owners) (func(context.Context, audit.Seen[audit.Host]) audit.Report, error) {
+// hourlyAudit returns what the running agent audits with, which is for one goroutine, and adds the end of its connection to
+// p.Close.
+func (d *daemon) hourlyAudit(c *config.Config, p *hostagent.Parts) (func(context.Context, audit.Seen[audit.Host]) audit.Report, error) {
 	options, err := consulOptions(c)
 	if err != nil {
 		return nil, err
@@ -339,7 +338,7 @@ func hourlyAudit(c *config.Config, p *hostagent.Parts, owners *sockets.Owners) (
 		}
 		client.Close()
 	}
-	finder := newAgentFinder(owners, options.Trust)
+	finder := newAgentFinder(&d.audits, options.Trust)
 	return func(ctx context.Context, host audit.Seen[audit.Host]) audit.Report {
 		sources := audit.Sources{Consul: client, Address: client.Address(), Service: true, Root: os.Geteuid() == 0, Host: host}
 		sources.PID, sources.Unit = finder.find(ctx, sources.Address)

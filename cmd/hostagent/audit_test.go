@@ -298,9 +298,29 @@ func TestAgentFinder(t *testing.T) {
 	}
 }
 
+func TestAgentOf(t *testing.T) {
+	agent := sockets.Process{PID: 300, Name: "consul"}
+	for _, test := range []struct {
+		name  string
+		owner sockets.Owner
+		want  int
+	}{
+		{"nobody is seen", sockets.Owner{}, 0},
+		{"an agent", sockets.Owner{Processes: []sockets.Process{agent}}, 300},
+		{"systemd holds its socket too", sockets.Owner{Processes: []sockets.Process{{PID: 1}, agent}}, 300},
+		{"systemd alone", sockets.Owner{Processes: []sockets.Process{{PID: 1}}}, 0},
+		{"the proxy of a container", sockets.Owner{Processes: []sockets.Process{{PID: 200, Forwards: "172.17.0.2:8500"}}}, 0},
+		{"in a container", sockets.Owner{Container: "0123456789ab", Processes: []sockets.Process{agent}}, 0},
+	} {
+		if got := agentOf(&test.owner); got != test.want {
+			t.Errorf("%s: process %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
 // TestFindsItself: this very process is found at an address, and on a unix socket.
 func TestFindsItself(t *testing.T) {
-	f := newAgentFinder(sockets.NewOwners(), nil)
+	f := newAgentFinder(new(sharedOwners), nil)
 	path := filepath.Join(t.TempDir(), "http.sock")
 	tcp := listenAt(t, "tcp", "127.0.0.1:0")
 	listenAt(t, "unix", path)
@@ -318,7 +338,7 @@ func TestHourlyAudit(t *testing.T) {
 	c := loaded(t)
 	closed := false
 	p := hostagent.Parts{Close: func() { closed = true }}
-	look, err := hourlyAudit(c, &p, sockets.NewOwners())
+	look, err := new(daemon).hourlyAudit(c, &p)
 	if err != nil {
 		t.Fatal(err)
 	}

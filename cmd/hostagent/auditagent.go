@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,13 +24,31 @@ import (
 type agentFinder struct {
 	list    func(context.Context) ([]sockets.Listener, error)
 	isLocal func(local, remote netip.Addr) (bool, error)
-	owners  *sockets.Owners
+	owners  *sharedOwners
 	users   func() []uint32 // that the agent may run as, beside root and who asks; nil: none
+}
+
+// sharedOwners are the owners of sockets for several goroutines: an audit may still go on when a reload begins the next. They
+// last as long as the process, for they hold a program in the kernel. The zero value is ready.
+type sharedOwners struct {
+	mu     sync.Mutex
+	owners *sockets.Owners // nil before the first use
+}
+
+// lookup returns the owners that are known.
+func (o *sharedOwners) lookup(ctx context.Context, listeners []sockets.Listener) map[uint64]sockets.Owner {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.owners == nil {
+		o.owners = sockets.NewOwners()
+	}
+	result, _ := o.owners.Lookup(ctx, listeners) // what is missing is not known
+	return result.ByCookie
 }
 
 // newAgentFinder returns one that believes the processes of those who are trusted to answer as the agent: what a process
 // says of its configuration decides which files are read.
-func newAgentFinder(owners *sockets.Owners, trust *consul.Trust) *agentFinder {
+func newAgentFinder(owners *sharedOwners, trust *consul.Trust) *agentFinder {
 	f := &agentFinder{list: sockets.List, isLocal: sockets.IsLocal, owners: owners}
 	if trust != nil {
 		f.users = trust.Users
@@ -54,17 +73,28 @@ func (f *agentFinder) find(ctx context.Context, address string) (pid int, unit s
 		return pid, f.unitOf(ctx, pid, listeners)
 	}
 	listeners = f.candidates(ctx, address, listeners)
-	result, _ := f.owners.Lookup(ctx, listeners) // what is missing is not known
+	owners := f.owners.lookup(ctx, listeners)
 	for _, l := range listeners {
-		owner := result.ByCookie[l.Cookie]
-		for _, p := range owner.Processes {
-			// Neither what systemd holds for others nor a proxy in front of a container is the agent.
-			if p.PID > 1 && p.Forwards == "" && owner.Container == "" {
-				return int(p.PID), owner.Unit
-			}
+		owner := owners[l.Cookie]
+		if pid = agentOf(&owner); pid != 0 {
+			return pid, owner.Unit
 		}
 	}
 	return 0, ""
+}
+
+// agentOf returns which process of a socket's owner is the agent, 0 for none: neither systemd, which holds sockets for others,
+// nor a proxy in front of a container. What one in a container was told to read are files of the container.
+func agentOf(owner *sockets.Owner) int {
+	if owner.Container != "" {
+		return 0
+	}
+	for _, p := range owner.Processes {
+		if p.PID > 1 && p.Forwards == "" {
+			return int(p.PID)
+		}
+	}
+	return 0
 }
 
 // candidates returns those of listeners that a connection to address may reach and that may be the agent's.
@@ -124,9 +154,9 @@ func (f *agentFinder) unitOf(ctx context.Context, pid int, listeners []sockets.L
 	if pid == 0 {
 		return ""
 	}
-	result, _ := f.owners.Lookup(ctx, listeners) // what is missing is not known
+	owners := f.owners.lookup(ctx, listeners)
 	for _, l := range listeners {
-		owner := result.ByCookie[l.Cookie]
+		owner := owners[l.Cookie]
 		if slices.ContainsFunc(owner.Processes, func(p sockets.Process) bool { return int(p.PID) == pid }) {
 			return owner.Unit
 		}

@@ -71,6 +71,7 @@ type daemon struct {
 	// What knows of sockets, and holds a program in the kernel for that.
 	owners    *sockets.Owners
 	elsewhere *sockets.Elsewhere
+	audits    sharedOwners // of sockets, for audits
 }
 
 // built is what one reading of the configuration makes.
