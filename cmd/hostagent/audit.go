@@ -227,7 +227,7 @@ func lookForAudit(ctx context.Context, c *config.Config, paths []string, offline
 	}
 	sources.Host = auditHost(scan, parts)
 	in := audit.Look(ctx, sources)
-	if scan.Source == hostagent.SourceNone && !in.Running.Known && !in.Disk.Known && !files {
+	if scan.Source == hostagent.SourceNone && !slices.ContainsFunc(scan.Errors, answered) && !in.Running.Known && !in.Disk.Known {
 		return nil, nothingToAudit(scan)
 	}
 	seen := &audited{report: audit.Evaluate(in), subject: subjectOf(scan, &in)}
@@ -296,6 +296,11 @@ func scanForAudit(ctx context.Context, c *config.Config, paths []string, offline
 	}
 	scan.Errors = unanswered
 	return scan, parts, nil
+}
+
+// answered tells whether err is an agent's no: much of the checklist takes no right, and what takes one says which.
+func answered(err error) bool {
+	return slices.Contains([]consul.Kind{consul.KindDenied, consul.KindFiltered, consul.KindThrottled}, consul.KindOf(err))
 }
 
 // nothingToAudit is why there is no audit, and what would allow for one.

@@ -288,7 +288,7 @@ func TestAgentFinder(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := agentFinder{
-				isLocal: func(_, remote netip.Addr) (bool, error) { return !test.remote, nil },
+				isLocal: func(_, _ netip.Addr) (bool, error) { return !test.remote, nil },
 				users:   func() []uint32 { return []uint32{4711} },
 			}
 			if got := len(f.candidates(t.Context(), test.address, slices.Concat(test.listeners, real))); got != test.want {

@@ -17,6 +17,9 @@ func TestExplainsAll(t *testing.T) {
 		if !known {
 			t.Fatalf("%s is not known", id)
 		}
+		if e, told := catalog.Explain(topic.id); told && (e.Evidence == "" || e.Mend == "" || e.Risk == "") {
+			t.Errorf("the explanation of %s is not whole: %+v", id, e)
+		}
 		for _, width := range []int{0, narrowest, 80, 200} {
 			s := &screen{width: width}
 			s.explain(&topic)
