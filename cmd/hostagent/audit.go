@@ -205,13 +205,13 @@ func lookForAudit(ctx context.Context, c *config.Config, paths []string, offline
 	if err != nil {
 		return nil, err
 	}
+	var client *consul.Client
 	if !offline {
 		options, err := consulOptions(c)
 		if err != nil {
 			return nil, err
 		}
-		client, err := consul.New(options)
-		if err != nil {
+		if client, err = consul.New(options); err != nil {
 			return nil, err
 		}
 		defer client.Close()
@@ -231,6 +231,9 @@ func lookForAudit(ctx context.Context, c *config.Config, paths []string, offline
 		return nil, nothingToAudit(scan)
 	}
 	seen := &audited{report: audit.Evaluate(in), subject: subjectOf(scan, &in)}
+	if client != nil && seen.subject.Node == "" {
+		seen.subject.Node, _ = client.NodeName(ctx) // as good as none: the notes tell of an agent that says nothing
+	}
 	for _, note := range slices.Concat(notes, scan.Notes) {
 		if !slices.Contains(seen.report.Notes, note) {
 			seen.report.Notes = append(seen.report.Notes, note)

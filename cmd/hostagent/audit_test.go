@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -331,6 +333,23 @@ func TestFindsItself(t *testing.T) {
 	}
 	if pid, unit := f.find(t.Context(), "unix://"+path+"x"); pid != 0 || unit != "" {
 		t.Errorf("process %d of unit %q on a socket that is not there", pid, unit)
+	}
+}
+
+// TestAuditNamesItsNode: an agent that refuses to tell of itself does so with its name.
+func TestAuditNamesItsNode(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `Permission denied: anonymous token lacks permission 'agent:read' on "node-7". The anonymous token is used implicitly when a request does not specify a token.`, http.StatusForbidden)
+	}))
+	defer server.Close()
+	c := loaded(t)
+	c.Consul.Address = server.URL
+	seen, err := lookForAudit(t.Context(), c, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen.subject.Node != "node-7" {
+		t.Errorf("it is the audit of %+v", seen.subject)
 	}
 }
 
