@@ -79,6 +79,7 @@ health checks in Consul.
 
 In mode observe it reports and owns no firewall rule; in mode guard it manages the firewall. There is no default.`,
 		Example: `  hostagent scan                 what is wrong on this host, changing nothing
+  sudo hostagent audit           which of the mesh's guarantees it has, and which not
   hostagent run --mode observe   the same all the time, reported to Consul
   hostagent run --mode guard     and with the firewall managed`,
 		SilenceUsage:  true,
