@@ -3,6 +3,7 @@
 package audit
 
 import (
+	"crypto/x509"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -90,7 +91,8 @@ type InstanceToken struct {
 
 // Certificate is what stands in a file that the agent's settings name.
 type Certificate struct {
-	Use      string // "internal_rpc", "https", "grpc", "default", and for those of CAs the same
+	// Use is the protocol whose settings name it: "internal_rpc", "https", "grpc", joined with ", " where several do.
+	Use      string
 	Path     string
 	CA       bool
 	Subject  string
@@ -98,6 +100,8 @@ type Certificate struct {
 	NotAfter time.Time
 	Problem  string // why it cannot be judged: not readable, no certificate; "" for none
 	Serial   string
+	X509     *x509.Certificate   // nil where there is a Problem; read only
+	Chain    []*x509.Certificate // what stands after it in its file and leads to its CA; read only
 }
 
 // ServerCertificate is what one server shows on its RPC port.
@@ -106,7 +110,7 @@ type ServerCertificate struct {
 	Fingerprint string // of the certificate
 	Key         string // fingerprint of its public key
 	Problem     string // why it is not known; "" for none
-	Plain       bool   // it takes connections without TLS, or does not do TLS
+	Plain       bool   // it does no TLS on its RPC port, or has no certificate to do it with
 }
 
 // File is a file or folder that should be private.
@@ -117,7 +121,13 @@ type File struct {
 	Owner    string // user and group as text: "root:consul"; numbers where they have no name
 	// Holds says what makes it secret: "tokens", "gossip key", "private key"; "" where nothing is known to.
 	Holds string
-	// GroupMembers tells that others than root and the agent's user are in the group, as far as it is known.
+	// Unread tells that what it holds could not be seen, so that Holds says nothing.
+	Unread bool
+	// Kept are the permission bits of group and others that are worth nothing, because a folder of the agent's above it lets
+	// them not in.
+	Kept fs.FileMode
+	// GroupMembers are those in the group but for root and, where it is known, the agent's user, as far as the host's own
+	// files of accounts tell.
 	GroupMembers []string
 	Problem      string
 }

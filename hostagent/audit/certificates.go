@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package audit
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+const (
+	maxCertificateFile  = 1 << 20 // bytes
+	mostCertificates    = 100     // that are read of all files together
+	mostAuthorityFiles  = 100     // of a folder of CAs
+	needsCertificates   = "run as root, on the agent's host"
+	notAgentsFolder     = "it is a relative path, and the folder that it is relative to is the agent's"
+	noCertificateInside = "it holds no certificate"
+)
+
+// protocols are those of an agent that use TLS, by their name in tls { }.
+var protocols = [...]string{"internal_rpc", "https", "grpc"}
+
+// tlsPaths are where one protocol's certificates are. Each is known or not by itself.
+type tlsPaths struct {
+	caFile, caPath, certFile setting[string]
+}
+
+func pathsOf(in *Input, protocol string) tlsPaths {
+	running := map[string]*consul.TLS{
+		"internal_rpc": &in.Running.Value.RPC, "https": &in.Running.Value.HTTPS, "grpc": &in.Running.Value.GRPC,
+	}[protocol]
+	look := func(running *string, key string) setting[string] {
+		return settingOf(in, running, "", "tls."+protocol+"."+key, "tls.defaults."+key)
+	}
+	return tlsPaths{
+		caFile: look(running.CAFile, "ca_file"), caPath: look(running.CAPath, "ca_path"), certFile: look(running.CertFile, "cert_file"),
+	}
+}
+
+// named is a file or folder of certificates that settings name.
+type named struct {
+	path   string
+	ca     bool
+	folder bool
+	uses   []string
+}
+
+// readCertificates reads the certificates that the agent's settings name, those of CAs too, and nothing else of these files:
+// a key that stands in one is passed over. What cannot be read is a Certificate with a Problem.
+func readCertificates(in *Input) Seen[[]Certificate] {
+	var files []named
+	add := func(path setting[string], use string, ca, folder bool) bool {
+		if !path.known || path.value == "" {
+			return path.known
+		}
+		at := slices.IndexFunc(files, func(n named) bool { return n.path == path.value && n.ca == ca && n.folder == folder })
+		if at < 0 {
+			at, files = len(files), append(files, named{path: path.value, ca: ca, folder: folder})
+		}
+		files[at].uses = append(files[at].uses, use)
+		return true
+	}
+	known := true
+	for _, protocol := range protocols {
+		paths := pathsOf(in, protocol)
+		known = add(paths.certFile, protocol, false, false) && known
+		known = add(paths.caFile, protocol, true, false) && known
+		if paths.caFile.value == "" { // it stands over the folder
+			known = add(paths.caPath, protocol, true, true) && known
+		}
+	}
+	if !known {
+		unknown := pathsOf(in, protocols[0]).certFile
+		if len(files) == 0 {
+			return Unseen[[]Certificate](unknown.found, unknown.needs)
+		}
+	}
+	all := []Certificate{}
+	for _, file := range files {
+		all = append(all, file.read(mostCertificates-len(all))...)
+	}
+	return Known(all)
+}
+
+// read returns the certificates of a file or folder, at most most of them and at least one that tells why there is none.
+func (n *named) read(most int) []Certificate {
+	paths := []string{n.path}
+	switch {
+	case !filepath.IsAbs(n.path):
+		return []Certificate{n.problem(n.path, notAgentsFolder)}
+	case most <= 0:
+		return []Certificate{n.problem(n.path, fmt.Sprintf("it is not read: there are %d certificates before it", mostCertificates))}
+	case n.folder:
+		var err error
+		if paths, err = certificateFiles(n.path); err != nil {
+			return []Certificate{n.problem(n.path, reasonOf(err))}
+		}
+	}
+	var all []Certificate
+	for _, path := range paths {
+		chain, err := readPEM(path, most-len(all))
+		switch {
+		case err != nil:
+			all = append(all, n.problem(path, reasonOf(err)))
+		case len(chain) == 0 && !n.folder:
+			all = append(all, n.problem(path, noCertificateInside))
+		case n.ca:
+			for _, certificate := range chain {
+				// openssl rehash links to each file of a folder.
+				if !slices.ContainsFunc(all, func(c Certificate) bool { return certificate.Equal(c.X509) }) {
+					all = append(all, n.certificate(path, certificate))
+				}
+			}
+		case len(chain) > 0: // the first is the agent's, others lead from it to the CA
+			own := n.certificate(path, chain[0])
+			own.Chain = chain[1:]
+			all = append(all, own)
+		}
+		if len(all) >= most {
+			return all[:most]
+		}
+	}
+	if len(all) == 0 {
+		all = append(all, n.problem(n.path, "no file in it holds a certificate"))
+	}
+	return all
+}
+
+func (n *named) problem(path, reason string) Certificate {
+	return Certificate{Use: n.use(), Path: path, CA: n.ca, Problem: reason}
+}
+
+func (n *named) use() string { return strings.Join(n.uses, ", ") }
+
+func (n *named) certificate(path string, c *x509.Certificate) Certificate {
+	names := slices.Clone(c.DNSNames)
+	for _, address := range c.IPAddresses {
+		names = append(names, address.String())
+	}
+	return Certificate{
+		Use: n.use(), Path: path, CA: n.ca, Subject: c.Subject.String(), Names: names, NotAfter: c.NotAfter, Serial: c.SerialNumber.String(), X509: c,
+	}
+}
+
+// certificateFiles are the regular files of a folder, in order, without those in folders below it: Consul reads those too, but
+// links may lead there in circles.
+func certificateFiles(folder string) ([]string, error) {
+	f, err := os.OpenFile(folder, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(mostAuthorityFiles + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if len(entries) > mostAuthorityFiles {
+		return nil, fmt.Errorf("it holds more than %d files", mostAuthorityFiles)
+	}
+	var files []string
+	for _, entry := range entries {
+		path := filepath.Join(folder, entry.Name())
+		if info, err := os.Stat(path); err != nil || info.Mode().IsRegular() {
+			files = append(files, path)
+		}
+	}
+	slices.Sort(files)
+	return files, nil
+}
+
+// readPEM returns the certificates of a file, at most most of them. Other blocks are passed over unread.
+func readPEM(path string, most int) ([]*x509.Certificate, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hang us
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is no regular file")
+	case info.Size() > maxCertificateFile:
+		return nil, errors.New("it is larger than 1 MiB")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxCertificateFile))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(data) // there may be a key in it
+	var chain []*x509.Certificate
+	for len(chain) < most {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			clear(block.Bytes)
+			continue
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, errors.New("a certificate in it cannot be read")
+		}
+		chain = append(chain, certificate)
+	}
+	return chain, nil
+}
+
+// reasonOf is an error as part of a sentence that names the file already.
+func reasonOf(err error) string {
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		err = failed.Err
+	}
+	return err.Error()
+}
