@@ -83,7 +83,7 @@ func notApplicable(found ...string) Row { return Row{Status: NotApplicable, Foun
 
 // The steps in which TLS is switched on while a datacenter runs, as part of a sentence about where this host is.
 const (
-	stepPrepared = "step 1 of 3 of switching TLS on: certificates are in place and nothing is verified; next is verify_outgoing = true, and " +
+	stepPrepared = "step 1 of 3 of switching TLS on: a CA or certificate is in place and nothing is verified; next is verify_outgoing = true, and " +
 		"verify_server_hostname = true, on every agent"
 	stepReversed = "the steps of switching TLS on were taken out of order: verify_incoming is on and verify_outgoing is not; next is " +
 		"verify_outgoing = true, and verify_server_hostname = true, on every agent"
@@ -97,20 +97,24 @@ const (
 func outgoingVerified(in *Input) Row {
 	r := rpcOf(in)
 	switch {
-	case r.autoEncrypt && !(r.outgoing.known && r.outgoing.value) && r.caFile.known && r.caPath.known && !r.hasCA():
+	case r.outgoing.known && r.outgoing.value:
+		return Row{Status: Pass, Found: []string{r.outgoing.found}}
+	case r.autoEncrypt && r.hasCA():
+		return Row{Status: Pass, Found: []string{r.outgoing.found, "auto_encrypt is on and a CA is set: servers are verified all the same"}}
+	case r.autoEncrypt && !r.caFile.known:
+		return r.caFile.unknown()
+	case r.autoEncrypt && !r.caPath.known:
+		return r.caPath.unknown()
+	case r.autoEncrypt:
 		return Row{
 			Status: Warn, Found: []string{"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's place is believed, " +
 				"and the CA that it sends is trusted from then on"},
 			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and restart it",
 		}
-	case r.autoEncrypt && !(r.outgoing.known && r.outgoing.value) && r.hasCA():
-		return Row{Status: Pass, Found: []string{r.outgoing.found, "auto_encrypt is on and a CA is set: servers are verified all the same"}}
-	case r.autoConfig && !(r.outgoing.known && r.outgoing.value):
-		return Row{Status: Unknown, Found: []string{"auto_config is on: what the servers hand out counts, and it is not known"}, Needs: r.outgoing.needs}
+	case r.autoConfig:
+		return Row{Status: Unknown, Found: []string{"auto_config is on: what the servers hand out counts, and it is not known"}, Needs: "the address of the local agent"}
 	case !r.outgoing.known:
 		return r.outgoing.unknown()
-	case r.outgoing.value:
-		return Row{Status: Pass, Found: []string{r.outgoing.found}}
 	case r.off():
 		found := []string{"TLS is not configured for RPC: there is neither a CA nor a certificate, and nothing is verified", r.outgoing.found}
 		if !r.caFile.known || !r.certFile.known {

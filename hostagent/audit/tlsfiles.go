@@ -103,7 +103,7 @@ func judgeCertificate(in *Input, r *rpcTLS, c *Certificate) Row {
 	if c.Problem != "" || c.X509 == nil {
 		return Row{Status: Unknown, Found: []string{where + ": " + c.Problem}, Needs: needsCertificates}
 	}
-	row := Row{Status: Pass, Found: []string{fmt.Sprintf("%s: %s, names %s, until %s", where, c.Subject, namesOf(c), date(c.NotAfter))}}
+	row := Row{Status: Pass, Found: []string{fmt.Sprintf("%s: until %s, %s, names %s", where, date(c.NotAfter), catalog.Clean(c.Subject), namesOf(c))}}
 	switch {
 	case in.Now.After(c.NotAfter):
 		row.add(Row{Status: Fail, Found: []string{c.Path + " has expired on " + date(c.NotAfter)}})
@@ -239,7 +239,7 @@ func agentAuthority(in *Input) Row {
 			continue
 		}
 		read++
-		text := fmt.Sprintf("%s: %s", c.Path, c.Subject)
+		text := fmt.Sprintf("%s: %s", c.Path, catalog.Clean(c.Subject))
 		switch {
 		case in.Now.After(c.NotAfter):
 			row.add(Row{Status: Warn, Found: []string{text + " has expired on " + date(c.NotAfter)}})
@@ -273,7 +273,7 @@ func keyFiles(in *Input) Row {
 			}
 			return row
 		}
-		return in.KeyFiles.unknown("where the keys are, which the agent does not tell").needing("--consul-config with the agent's configuration")
+		return in.KeyFiles.unknown("where the keys are, which the agent does not tell").needing("--consul-config DIR")
 	}
 	row := Row{Status: NotApplicable}
 	for i := range in.KeyFiles.Value {
@@ -300,12 +300,13 @@ func judgeKeyFile(in *Input, f *File) Row {
 		mode &^= kept
 	}
 	process := in.Process
+	agentsGroup := process.Known && group != "" && group == process.Value.User
 	switch {
 	case mode&0o006 != 0:
 		return Row{Status: Fail, Found: []string{text + ": every user of this host can read or change it"}}
 	case mode&0o060 != 0 && len(f.GroupMembers) > 0:
 		return Row{Status: Warn, Found: []string{fmt.Sprintf("%s: others are in the group: %s", text, strings.Join(f.GroupMembers, ", "))}}
-	case mode&0o060 != 0 && f.GID != 0 && !(process.Known && group != "" && group == process.Value.User):
+	case mode&0o060 != 0 && f.GID != 0 && !agentsGroup:
 		return Row{Status: Warn, Found: []string{fmt.Sprintf("%s: its group is neither root's nor known to be the agent's own", text)}}
 	case process.Known && f.UID != 0 && f.UID != process.Value.UID:
 		return Row{Status: Warn, Found: []string{fmt.Sprintf("%s: its owner is neither root nor the agent's user %s", text, process.Value.User)}}

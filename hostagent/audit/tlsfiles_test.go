@@ -24,7 +24,7 @@ func TestAgentCertificate(t *testing.T) {
 	chained := rpc(issueLeaf(t, between, days(300), "server.dc1.consul"))
 	chained.Chain = []*x509.Certificate{between.x509}
 	shown := func(names, until string) string {
-		return certPath + " (internal_rpc): CN=agent, names " + names + ", until " + until
+		return certPath + " (internal_rpc): until " + until + ", CN=agent, names " + names
 	}
 	const refused = certPath + " does not name server.dc1.DOMAIN: agents with verify_server_hostname refuse this server"
 	unread := Certificate{Use: "internal_rpc", Path: certPath, Problem: "permission denied"}
@@ -33,6 +33,8 @@ func TestAgentCertificate(t *testing.T) {
 	local := issue(t, "web", other, days(300), nil, addresses("127.0.0.1"))
 	domain := with(true, trusts(ca), rpc(good))
 	domain.Disk = disk(t, `domain = "mesh.example"`).Disk
+	onlyHTTPS := tlsInput(true, func(r *consul.Running) { r.RPC.CertFile, r.HTTPS.CertFile = new(""), new("/web.pem") })
+	onlyHTTPS.AgentCertificates = Known([]Certificate{onFile("https", "/web.pem", false, local)})
 	checkRows(t, agentCertificate, []judged{
 		{"server", with(true, trusts(ca), rpc(good)), Row{Status: Pass, Found: []string{shown("server.dc1.consul, localhost", "2026-07-02")}}},
 		{"expires soon", with(true, trusts(ca), rpc(issueLeaf(t, ca, days(29), "server.dc1.consul"))), Row{Status: Warn, Found: []string{
@@ -66,15 +68,17 @@ func TestAgentCertificate(t *testing.T) {
 				certPath + " cannot be held against " + caPath + ": permission denied"}, Needs: needsCertificates}},
 		{"cannot be read", with(true, unread), Row{Status: Unknown, Found: []string{certPath + " (internal_rpc): permission denied"}, Needs: needsCertificates}},
 		{"HTTPS of a public CA", with(true, trusts(ca), rpc(good), onFile("https", "/web.pem", false, web)), Row{Status: Pass, Found: []string{
-			shown("server.dc1.consul, localhost", "2026-07-02"), "/web.pem (https): CN=web, names web.example, until 2027-03-28",
+			shown("server.dc1.consul, localhost", "2026-07-02"), "/web.pem (https): until 2027-03-28, CN=web, names web.example",
 			"/web.pem names neither localhost nor 127.0.0.1: clients of this host's HTTPS API have to be told its name"}}},
 		{"HTTPS on loopback", with(true, trusts(ca), rpc(good), onFile("https", "/web.pem", false, local)), Row{Status: Pass, Found: []string{
-			shown("server.dc1.consul, localhost", "2026-07-02"), "/web.pem (https): CN=web, names 127.0.0.1, until 2027-03-28"}}},
+			shown("server.dc1.consul, localhost", "2026-07-02"), "/web.pem (https): until 2027-03-28, CN=web, names 127.0.0.1"}}},
 		{"not read", tlsInput(true, nil), Row{Status: Unknown, Found: []string{"the agent's certificates: it was not asked for"}, Needs: needsCertificates}},
 		{"no TLS", tlsInput(true, noTLS), notApplicable(seeOff)},
 		{"auto_encrypt", tlsInput(false, autoEncrypt(caPath)), notApplicable(certificateFromServers)},
 		{"server without one", tlsInput(true, func(r *consul.Running) { r.RPC.CertFile = new("") }), Row{Status: Fail, Found: []string{
 			`this server has no certificate for RPC: ` + runsCert + `""`}}},
+		{"server with one for HTTPS alone", onlyHTTPS, Row{Status: Fail, Found: []string{
+			"/web.pem (https): until 2027-03-28, CN=web, names 127.0.0.1", `this server has no certificate for RPC: ` + runsCert + `""`}}},
 		{"client without one", tlsInput(false, func(r *consul.Running) { r.RPC.CertFile = new("") }), Row{Status: Warn, Found: []string{
 			`this client has no certificate: servers that verify incoming connections refuse it: ` + runsCert + `""`}}},
 	})
@@ -146,7 +150,7 @@ func TestKeyFiles(t *testing.T) {
 			path + ": ann:ann 0600: its owner is neither root nor the agent's user consul"}}},
 		{"not seen", with(File{Path: path, Problem: "permission denied"}), Row{Status: Unknown, Found: []string{path + ": permission denied"}, Needs: "run as root"}},
 		{"not told", tlsInput(true, nil), Row{Status: Unknown, Found: []string{"where the keys are, which the agent does not tell: it was not asked for"},
-			Needs: "--consul-config with the agent's configuration"}},
+			Needs: "--consul-config DIR"}},
 		{"no TLS", tlsInput(true, noTLS), notApplicable(seeOff)},
 		{"no certificate", tlsInput(true, func(r *consul.Running) { r.RPC.CertFile = new("") }), notApplicable("the agent has no certificate: see tls-certificate")},
 		{"no key", with(), notApplicable("no key_file is set")},

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package audit
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+// TestReadCertificates: of the files that settings name, certificates are read, each once, and nothing else.
+func TestReadCertificates(t *testing.T) {
+	ca := issueCA(t, "agents", nil, days(1000), nil)
+	between := issueCA(t, "between", ca, days(900), nil)
+	leaf := issue(t, "agent", between, days(300), nil, func(c *x509.Certificate) {
+		c.DNSNames = []string{"server.dc1.consul"}
+		addresses("127.0.0.1", "::1")(c)
+	})
+	der, err := x509.MarshalPKCS8PrivateKey(leaf.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	both := write("both.pem", key+leaf.pem()+between.pem())
+	authority := write("ca.pem", ca.pem())
+	write("cas/a.pem", ca.pem())
+	write("cas/b.pem", between.pem())
+	write("cas/notes.txt", "none")
+	if err := os.Symlink("a.pem", filepath.Join(dir, "cas", "1234.0")); err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	many := write("many.pem", strings.Repeat(leaf.pem(), 2)+strings.Repeat(ca.pem(), 200))
+	own := func(use string) Certificate {
+		return Certificate{
+			Use: use, Path: both, Subject: "CN=agent", Names: []string{"server.dc1.consul", "127.0.0.1", "::1"}, NotAfter: days(300), Serial: "5",
+			X509: leaf.x509, Chain: []*x509.Certificate{between.x509},
+		}
+	}
+	of := func(use, path string, s *signed) Certificate {
+		return Certificate{
+			Use: use, Path: path, CA: true, Subject: s.x509.Subject.String(), NotAfter: s.x509.NotAfter, Serial: s.x509.SerialNumber.String(), X509: s.x509,
+		}
+	}
+	problem := func(path, text string) []Certificate { return []Certificate{{Use: "https", Path: path, Problem: text}} }
+	authorities := func(path, text string) []Certificate {
+		return []Certificate{{Use: "https", Path: path, CA: true, Problem: text}}
+	}
+	https := func(cert, caFile, caPath string) consul.TLS {
+		return consul.TLS{CertFile: &cert, CAFile: &caFile, CAPath: &caPath}
+	}
+	for _, test := range []struct {
+		name       string
+		rpc, https consul.TLS
+		want       []Certificate
+	}{
+		{"none", https("", "", ""), https("", "", ""), []Certificate{}},
+		{"for both protocols", https(both, authority, ""), https(both, authority, ""), []Certificate{
+			own("internal_rpc, https"), of("internal_rpc, https", authority, ca)}},
+		{"a folder, links once", https("", "", ""), https("", "", filepath.Join(dir, "cas")), []Certificate{
+			of("https", filepath.Join(dir, "cas", "1234.0"), ca), of("https", filepath.Join(dir, "cas", "b.pem"), between)}},
+		{"a file stands over a folder", https("", "", ""), https("", authority, empty), []Certificate{of("https", authority, ca)}},
+		{"an empty folder", https("", "", ""), https("", "", empty), authorities(empty, "no file in it holds a certificate")},
+		{"no folder", https("", "", ""), https("", "", authority), authorities(authority, "not a directory")},
+		{"missing", https("", "", ""), https("/nowhere/x", "", ""), problem("/nowhere/x", "no such file or directory")},
+		{"relative", https("", "", ""), https("x.pem", "", ""), problem("x.pem", notAgentsFolder)},
+		{"a FIFO", https("", "", ""), https(fifo, "", ""), problem(fifo, "it is no regular file")},
+		{"a device", https("", "", ""), https("/dev/zero", "", ""), problem("/dev/zero", "it is no regular file")},
+		{"a key", https("", "", ""), https(write("key.pem", key), "", ""), problem(filepath.Join(dir, "key.pem"), noCertificateInside)},
+		{"broken", https("", "", ""), https(write("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "", ""),
+			problem(filepath.Join(dir, "bad.pem"), "a certificate in it cannot be read")},
+		{"large", https("", "", ""), https(write("large.pem", strings.Repeat("x", maxCertificateFile+1)), "", ""),
+			problem(filepath.Join(dir, "large.pem"), "it is larger than 1 MiB")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := tlsInput(true, func(r *consul.Running) { r.RPC, r.HTTPS = test.rpc, test.https })
+			got := readCertificates(&in)
+			if diff := cmp.Diff(Known(test.want), got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if bytes.Contains(fmt.Append(nil, got), der[:8]) {
+				t.Error("there is a key in it")
+			}
+		})
+	}
+	t.Run("no more than so many", func(t *testing.T) {
+		in := tlsInput(true, func(r *consul.Running) { r.RPC, r.HTTPS = https("", many, ""), https(both, "", "") })
+		got := readCertificates(&in).Value
+		if len(got) != 3 || got[2].Problem != "" { // each of many once
+			t.Errorf("%d certificates", len(got))
+		}
+		if chain, err := readPEM(many, mostCertificates); len(chain) != mostCertificates || err != nil {
+			t.Errorf("%d certificates of a file, %v", len(chain), err)
+		}
+		file := named{path: both, uses: []string{"https"}}
+		if got := file.read(0); len(got) != 1 || got[0].Problem == "" {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("from files of the agent", func(t *testing.T) {
+		in := disk(t, fmt.Sprintf("cert_file = %q", both))
+		if diff := cmp.Diff(Known([]Certificate{own("internal_rpc, https, grpc")}), readCertificates(&in)); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+	t.Run("nothing is known", func(t *testing.T) {
+		in := Input{Running: Unseen[consul.Running]("it may not", "agent:read")}
+		want := Unseen[[]Certificate]("tls.internal_rpc.cert_file: it may not", "agent:read")
+		if diff := cmp.Diff(want, readCertificates(&in)); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
