@@ -27,7 +27,7 @@ func caJudges() []judge {
 }
 
 // reasonMeshOff is the Reason of Input.Authority where the datacenter does without the mesh (consul.KindMeshOff).
-const reasonMeshOff = "the datacenter does without the service mesh"
+const reasonMeshOff = "the service mesh is off"
 
 const (
 	// What reads the configuration takes the right to write it, in all versions.
@@ -44,12 +44,15 @@ const (
 func meshEnabled(in *Input) Row {
 	if in.Authority.Known {
 		if len(in.Authority.Value.Roots) == 0 {
-			return Row{Status: Fail, Found: []string{"the mesh's CA has no root certificate"}, Remedy: "look in the leader's log for why the CA is not made"}
+			return Row{
+				Status: Fail, Found: []string{"the mesh's CA has no root certificate"},
+				Remedy: "look in the leader's log for why the CA is not made",
+			}
 		}
-		return Row{Status: Pass, Found: []string{"the mesh's CA answers, for the trust domain " + in.Authority.Value.TrustDomain}}
+		return passed("the mesh's CA answers, for the trust domain " + in.Authority.Value.TrustDomain)
 	}
 	if in.Authority.Reason == reasonMeshOff {
-		return Row{Status: Fail, Found: []string{"servers answer that " + reasonMeshOff}}
+		return failed("servers answer that " + reasonMeshOff)
 	}
 	if r := rpcOf(in); r.server {
 		// Since Consul 1.14 the default is on; a running agent tells what counts.
@@ -57,11 +60,11 @@ func meshEnabled(in *Input) Row {
 		allow, _ := onDisk(in, false, "auto_encrypt.allow_tls")
 		switch {
 		case s.known && s.value:
-			return Row{Status: Pass, Found: []string{s.found}}
+			return passed(s.found)
 		case s.known && allow.value && (!in.Running.Known || in.Running.Value.ConnectEnabled == nil):
-			return Row{Status: Pass, Found: []string{allow.found + ", which implies connect { enabled = true }"}}
+			return passed(allow.found + ", which implies connect { enabled = true }")
 		case s.known:
-			return Row{Status: Fail, Found: []string{s.found}}
+			return failed(s.found)
 		}
 	}
 	return in.Authority.unknown("the mesh's CA").needing(needsRoots)
@@ -96,7 +99,7 @@ func caProvider(in *Input) Row {
 	case in.Authority.Known:
 		root, _, err := activeRoot(in)
 		if err != nil && root == nil {
-			return Row{Status: Unknown, Found: []string{err.Error()}, Needs: needsCAConfig}
+			return notSeen(needsCAConfig, err.Error())
 		}
 		// "Consul CA Root Cert" in older versions, "Aws-Pca CA Primary Cert".
 		name, _, _ := strings.Cut(root.Name, " CA ")
@@ -108,17 +111,17 @@ func caProvider(in *Input) Row {
 	switch {
 	case provider == providerBuiltIn && own:
 		return Row{
-			Status: Warn, Found: []string{found + ", with a key or root of the operator's: it lies in the servers' Raft state and in snapshots, and besides " +
-				"wherever it was made"},
+			Status: Warn, Found: []string{found + ", with a key or root of the operator's: it lies in the servers' Raft state and in " +
+				"snapshots, and besides wherever it was made"},
 			Remedy: "destroy or lock away the copy that was made outside of Consul, protect snapshots, or move to an external provider: " +
 				"consul connect ca set-config",
 		}
 	case provider == providerBuiltIn:
-		return Row{Status: Warn, Found: []string{found + ", the built-in one: the root's key lies in the servers' Raft state and in snapshots"}}
+		return warned(found + ", the built-in one: the root's key lies in the servers' Raft state and in snapshots")
 	case provider == providerVault, provider == providerAWS:
-		return Row{Status: Pass, Found: []string{found + ", an external one"}}
+		return passed(found + ", an external one")
 	}
-	return Row{Status: Unknown, Found: []string{found + ", which says nothing of where the key is"}, Needs: needsCAConfig}
+	return notSeen(needsCAConfig, found+", which says nothing of where the key is")
 }
 
 // withBootstrap adds what the files say of the CA's first configuration to a row that is not known.
@@ -166,9 +169,9 @@ func caRoot(in *Input) Row {
 	root, certificate, err := activeRoot(in)
 	switch {
 	case root == nil:
-		return Row{Status: Unknown, Found: []string{err.Error()}, Needs: "a leader that has made the CA"}
+		return notSeen("a leader that has made the CA", err.Error())
 	case err != nil:
-		return Row{Status: Unknown, Found: []string{rootName(root) + ": " + err.Error()}, Needs: "an agent that tells the root as PEM"}
+		return notSeen("an agent that tells the root as PEM", rootName(root)+": "+err.Error())
 	}
 	return lasting(in.Now, rootName(root), certificate, certificate.NotAfter.Add(-authorityWarning))
 }
@@ -178,13 +181,13 @@ func lasting(now time.Time, what string, certificate *x509.Certificate, warn tim
 	end := date(certificate.NotAfter)
 	switch {
 	case now.After(certificate.NotAfter):
-		return Row{Status: Fail, Found: []string{what + " has expired on " + end}}
+		return failed(what + " has expired on " + end)
 	case now.Before(certificate.NotBefore):
-		return Row{Status: Fail, Found: []string{what + " is not valid before " + date(certificate.NotBefore)}}
+		return failed(what + " is not valid before " + date(certificate.NotBefore))
 	case now.After(warn):
-		return Row{Status: Warn, Found: []string{what + " expires on " + end}}
+		return warned(what + " expires on " + end)
 	}
-	return Row{Status: Pass, Found: []string{what + " lasts until " + end}}
+	return passed(what + " lasts until " + end)
 }
 
 // rootName shows a root with as much of its fingerprint as tells it from others.
@@ -204,13 +207,13 @@ func caIntermediate(in *Input) Row {
 	}
 	root, own, err := activeRoot(in)
 	if err != nil {
-		return Row{Status: Unknown, Found: []string{err.Error()}, Needs: "see " + string(catalog.CARoot)}
+		return notSeen("see "+string(catalog.CARoot), err.Error())
 	}
 	var signing *x509.Certificate
 	for _, text := range root.Intermediates {
 		certificate, err := parsePEM(text)
 		if err != nil {
-			return Row{Status: Unknown, Found: []string{"an intermediate of " + rootName(root) + ": " + err.Error()}, Needs: "an agent that tells it as PEM"}
+			return notSeen("an agent that tells it as PEM", "an intermediate of "+rootName(root)+": "+err.Error())
 		}
 		if !bytes.Equal(certificate.RawSubjectPublicKeyInfo, own.RawSubjectPublicKeyInfo) {
 			signing = certificate
@@ -221,9 +224,11 @@ func caIntermediate(in *Input) Row {
 	}
 	// Consul renews it at half its life, and tries again every hour.
 	life := signing.NotAfter.Sub(signing.NotBefore)
-	row := lasting(in.Now, fmt.Sprintf("the intermediate certificate %q", signing.Subject.CommonName), signing, signing.NotAfter.Add(-life/4))
+	row := lasting(in.Now, fmt.Sprintf("the intermediate certificate %q", signing.Subject.CommonName), signing,
+		signing.NotAfter.Add(-life/4))
 	if row.Status == Warn {
-		row.Found = append(row.Found, "Consul renews it at half its life, which was on "+date(signing.NotBefore.Add(life/2))+", and has not")
+		row.Found = append(row.Found,
+			"Consul renews it at half its life, which was on "+date(signing.NotBefore.Add(life/2))+", and has not")
 	}
 	return row
 }
@@ -234,16 +239,16 @@ func caRotation(in *Input) Row {
 	}
 	active, _, err := activeRoot(in)
 	if active == nil {
-		return Row{Status: Unknown, Found: []string{err.Error()}, Needs: "a leader that has made the CA"}
+		return notSeen("a leader that has made the CA", err.Error())
 	}
-	row := Row{Status: Pass, Found: []string{rootName(active) + " is the only one that counts"}}
+	row := passed(rootName(active) + " is the only one that counts")
 	for i := range in.Authority.Value.Roots {
 		root := &in.Authority.Value.Roots[i]
 		if root.Active {
 			continue
 		}
 		if row.Status == Pass {
-			row = Row{Status: Warn, Found: []string{"a rotation is under way: " + rootName(active) + " signs"}}
+			row = warned("a rotation is under way: " + rootName(active) + " signs")
 		}
 		row.Found = append(row.Found, rootName(root)+" counts until twice the lifetime of a leaf has passed since it was replaced")
 	}
@@ -252,21 +257,22 @@ func caRotation(in *Input) Row {
 
 func caLeafTTL(in *Input) Row {
 	if !in.CAConfig.Known {
-		return withBootstrap(in, in.CAConfig.unknown("the CA's configuration").needing(needsCAConfig), "connect.ca_config.leaf_cert_ttl")
+		return withBootstrap(in, in.CAConfig.unknown("the CA's configuration").needing(needsCAConfig),
+			"connect.ca_config.leaf_cert_ttl")
 	}
 	text := in.CAConfig.Value.LeafTTL
 	if text == "" {
-		return Row{Status: Pass, Found: []string{"leaf_cert_ttl is not set; Consul's default is 72h"}}
+		return passed("leaf_cert_ttl is not set; Consul's default is 72h")
 	}
 	found := "leaf_cert_ttl = " + literal(text)
 	ttl, err := time.ParseDuration(text)
 	switch {
 	case err != nil || ttl <= 0:
-		return Row{Status: Unknown, Found: []string{found + ", which is no duration"}, Needs: "a duration, as in 72h"}
+		return notSeen("a duration, as in 72h", found+", which is no duration")
 	case ttl > longLeafTTL:
-		return Row{Status: Fail, Found: []string{found + ": a stolen leaf is good for more than a week"}}
+		return failed(found + ": a stolen leaf is good for more than a week")
 	case ttl > leafTTL:
-		return Row{Status: Warn, Found: []string{found}}
+		return warned(found)
 	}
-	return Row{Status: Pass, Found: []string{found}}
+	return passed(found)
 }

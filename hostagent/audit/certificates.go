@@ -43,7 +43,8 @@ func pathsOf(in *Input, protocol string) tlsPaths {
 		return settingOf(in, running, "", "tls."+protocol+"."+key, "tls.defaults."+key)
 	}
 	return tlsPaths{
-		caFile: look(running.CAFile, "ca_file"), caPath: look(running.CAPath, "ca_path"), certFile: look(running.CertFile, "cert_file"),
+		caFile: look(running.CAFile, "ca_file"), caPath: look(running.CAPath, "ca_path"),
+		certFile: look(running.CertFile, "cert_file"),
 	}
 }
 
@@ -148,7 +149,8 @@ func (n *named) certificate(path string, c *x509.Certificate) Certificate {
 		names = append(names, address.String())
 	}
 	return Certificate{
-		Use: n.use(), Path: path, CA: n.ca, Subject: c.Subject.String(), Names: names, NotAfter: c.NotAfter, Serial: c.SerialNumber.String(), X509: c,
+		Use: n.use(), Path: path, CA: n.ca, Subject: c.Subject.String(), Names: names, NotAfter: c.NotAfter,
+		Serial: c.SerialNumber.String(), X509: c,
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
+const brokenPEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
 // TestReadCertificates: of the files that settings name, certificates are read, each once, and nothing else.
 func TestReadCertificates(t *testing.T) {
 	ca := issueCA(t, "agents", nil, days(1000), nil)
@@ -62,13 +64,15 @@ func TestReadCertificates(t *testing.T) {
 	many := write("many.pem", strings.Repeat(leaf.pem(), 2)+strings.Repeat(ca.pem(), 200))
 	own := func(use string) Certificate {
 		return Certificate{
-			Use: use, Path: both, Subject: "CN=agent", Names: []string{"server.dc1.consul", "127.0.0.1", "::1"}, NotAfter: days(300), Serial: "5",
+			Use: use, Path: both, Subject: "CN=agent", Names: []string{"server.dc1.consul", "127.0.0.1", "::1"},
+			NotAfter: days(300), Serial: "5",
 			X509: leaf.x509, Chain: []*x509.Certificate{between.x509},
 		}
 	}
 	of := func(use, path string, s *signed) Certificate {
 		return Certificate{
-			Use: use, Path: path, CA: true, Subject: s.x509.Subject.String(), NotAfter: s.x509.NotAfter, Serial: s.x509.SerialNumber.String(), X509: s.x509,
+			Use: use, Path: path, CA: true, Subject: s.x509.Subject.String(), NotAfter: s.x509.NotAfter,
+			Serial: s.x509.SerialNumber.String(), X509: s.x509,
 		}
 	}
 	problem := func(path, text string) []Certificate { return []Certificate{{Use: "https", Path: path, Problem: text}} }
@@ -95,8 +99,9 @@ func TestReadCertificates(t *testing.T) {
 		{"relative", https("", "", ""), https("x.pem", "", ""), problem("x.pem", notAgentsFolder)},
 		{"a FIFO", https("", "", ""), https(fifo, "", ""), problem(fifo, "it is no regular file")},
 		{"a device", https("", "", ""), https("/dev/zero", "", ""), problem("/dev/zero", "it is no regular file")},
-		{"a key", https("", "", ""), https(write("key.pem", key), "", ""), problem(filepath.Join(dir, "key.pem"), noCertificateInside)},
-		{"broken", https("", "", ""), https(write("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "", ""),
+		{"a key", https("", "", ""), https(write("key.pem", key), "", ""), problem(filepath.Join(dir, "key.pem"),
+			noCertificateInside)},
+		{"broken", https("", "", ""), https(write("bad.pem", brokenPEM), "", ""),
 			problem(filepath.Join(dir, "bad.pem"), "a certificate in it cannot be read")},
 		{"large", https("", "", ""), https(write("large.pem", strings.Repeat("x", maxCertificateFile+1)), "", ""),
 			problem(filepath.Join(dir, "large.pem"), "it is larger than 1 MiB")},

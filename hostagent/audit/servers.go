@@ -43,7 +43,8 @@ func askServers(ctx context.Context, servers []consul.Server) Seen[[]ServerCerti
 	}
 	wait.Wait()
 	if more > 0 {
-		shown = append(shown, ServerCertificate{Server: fmt.Sprintf("%d more", more), Problem: fmt.Sprintf("no more than %d are asked", mostServers)})
+		shown = append(shown, ServerCertificate{Server: fmt.Sprintf("%d more", more),
+			Problem: fmt.Sprintf("no more than %d are asked", mostServers)})
 	}
 	return Known(shown)
 }

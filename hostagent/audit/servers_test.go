@@ -76,7 +76,8 @@ func TestAskServers(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"servers with different certificates of the same key: s1, s3"}, sharedCertificates(got.Value)); diff != "" {
+	if diff := cmp.Diff([]string{"servers with different certificates of the same key: s1, s3"},
+		sharedCertificates(got.Value)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

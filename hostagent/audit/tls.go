@@ -81,16 +81,27 @@ func (r *rpcTLS) whereOff() (Row, bool) {
 
 func notApplicable(found ...string) Row { return Row{Status: NotApplicable, Found: found} }
 
+func passed(found ...string) Row { return Row{Status: Pass, Found: found} }
+
+func warned(found ...string) Row { return Row{Status: Warn, Found: found} }
+
+func failed(found ...string) Row { return Row{Status: Fail, Found: found} }
+
+// notSeen is the row of an item that cannot be judged, and what would help.
+func notSeen(needs string, found ...string) Row {
+	return Row{Status: Unknown, Found: found, Needs: needs}
+}
+
 // The steps in which TLS is switched on while a datacenter runs, as part of a sentence about where this host is.
 const (
-	stepPrepared = "step 1 of 3 of switching TLS on: a CA or certificate is in place and nothing is verified; next is verify_outgoing = true, and " +
-		"verify_server_hostname = true, on every agent"
-	stepReversed = "the steps of switching TLS on were taken out of order: verify_incoming is on and verify_outgoing is not; next is " +
+	stepPrepared = "step 1 of 3 of switching TLS on: a CA or certificate is in place and nothing is verified; next is " +
 		"verify_outgoing = true, and verify_server_hostname = true, on every agent"
-	stepOutgoing = "step 2 of 3 of switching TLS on: outgoing connections are verified, incoming ones are not; next is verify_incoming = true " +
-		"on the servers, once every agent has a certificate and is at step 2"
-	stepNames = "step 2 of 3 of switching TLS on is half done: servers are verified, but not by name; next is verify_server_hostname = true " +
-		"on every agent"
+	stepReversed = "the steps of switching TLS on were taken out of order: verify_incoming is on and verify_outgoing is not; " +
+		"next is verify_outgoing = true, and verify_server_hostname = true, on every agent"
+	stepOutgoing = "step 2 of 3 of switching TLS on: outgoing connections are verified, incoming ones are not; next is " +
+		"verify_incoming = true on the servers, once every agent has a certificate and is at step 2"
+	stepNames = "step 2 of 3 of switching TLS on is half done: servers are verified, but not by name; next is " +
+		"verify_server_hostname = true on every agent"
 	stepAllButNames = "all steps of switching TLS on are done but one: next is verify_server_hostname = true on every agent"
 )
 
@@ -98,33 +109,34 @@ func outgoingVerified(in *Input) Row {
 	r := rpcOf(in)
 	switch {
 	case r.outgoing.known && r.outgoing.value:
-		return Row{Status: Pass, Found: []string{r.outgoing.found}}
+		return passed(r.outgoing.found)
 	case r.autoEncrypt && r.hasCA():
-		return Row{Status: Pass, Found: []string{r.outgoing.found, "auto_encrypt is on and a CA is set: servers are verified all the same"}}
+		return passed(r.outgoing.found, "auto_encrypt is on and a CA is set: servers are verified all the same")
 	case r.autoEncrypt && !r.caFile.known:
 		return r.caFile.unknown()
 	case r.autoEncrypt && !r.caPath.known:
 		return r.caPath.unknown()
 	case r.autoEncrypt:
 		return Row{
-			Status: Warn, Found: []string{"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's place is believed, " +
-				"and the CA that it sends is trusted from then on"},
+			Status: Warn, Found: []string{"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's " +
+				"place is believed, and the CA that it sends is trusted from then on"},
 			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and restart it",
 		}
 	case r.autoConfig:
-		return Row{Status: Unknown, Found: []string{"auto_config is on: what the servers hand out counts, and it is not known"}, Needs: "the address of the local agent"}
+		return notSeen("the address of the local agent", "auto_config is on: what the servers hand out counts, and it is not known")
 	case !r.outgoing.known:
 		return r.outgoing.unknown()
 	case r.off():
-		found := []string{"TLS is not configured for RPC: there is neither a CA nor a certificate, and nothing is verified", r.outgoing.found}
+		found := []string{"TLS is not configured for RPC: there is neither a CA nor a certificate, and nothing is verified",
+			r.outgoing.found}
 		if !r.caFile.known || !r.certFile.known {
 			found[0] = "TLS is not configured for RPC, as far as it is known: nothing is verified"
 		}
 		return Row{Status: Fail, Found: found}
 	case r.incoming.known && r.incoming.value:
-		return Row{Status: Fail, Found: []string{r.outgoing.found, stepReversed}}
+		return failed(r.outgoing.found, stepReversed)
 	}
-	return Row{Status: Fail, Found: []string{r.outgoing.found, stepPrepared}}
+	return failed(r.outgoing.found, stepPrepared)
 }
 
 func incomingVerified(in *Input) Row {
@@ -134,7 +146,7 @@ func incomingVerified(in *Input) Row {
 	}
 	switch {
 	case r.incoming.known && r.incoming.value:
-		return Row{Status: Pass, Found: []string{r.incoming.found}}
+		return passed(r.incoming.found)
 	case !r.incoming.known && !in.Running.Known:
 		return r.incoming.unknown()
 	case !r.server:
@@ -144,7 +156,7 @@ func incomingVerified(in *Input) Row {
 	case r.unverified():
 		return notApplicable("verify_incoming comes after verify_outgoing: see "+string(catalog.TLSOutgoing), r.incoming.found)
 	}
-	return Row{Status: Fail, Found: []string{r.incoming.found, stepOutgoing}}
+	return failed(r.incoming.found, stepOutgoing)
 }
 
 func hostnameVerified(in *Input) Row {
@@ -154,21 +166,19 @@ func hostnameVerified(in *Input) Row {
 	}
 	switch {
 	case r.hostname.known && r.hostname.value:
-		return Row{Status: Pass, Found: []string{r.hostname.found}}
+		return passed(r.hostname.found)
 	case r.autoEncrypt, r.autoConfig && !r.running:
 		// A client of auto_encrypt does as the servers tell it beside its own setting, and shows that nowhere.
-		return Row{
-			Status: Unknown, Found: []string{"the servers decide beside this agent's own settings, and it does not tell what they said", r.hostname.found},
-			Needs: "verify_server_hostname = true among this agent's own settings, or hostagent audit on a server",
-		}
+		return notSeen("verify_server_hostname = true among this agent's own settings, or hostagent audit on a server",
+			"the servers decide beside this agent's own settings, and it does not tell what they said", r.hostname.found)
 	case !r.hostname.known:
 		return r.hostname.unknown()
 	case r.unverified():
 		return notApplicable("nothing of servers is verified: see " + string(catalog.TLSOutgoing))
 	case r.incoming.known && r.incoming.value:
-		return Row{Status: Fail, Found: []string{r.hostname.found, stepAllButNames}}
+		return failed(r.hostname.found, stepAllButNames)
 	}
-	return Row{Status: Fail, Found: []string{r.hostname.found, stepNames}}
+	return failed(r.hostname.found, stepNames)
 }
 
 // serverCertificates holds what servers show against each other.
@@ -199,16 +209,19 @@ func serverCertificates(in *Input) Row {
 	}
 	switch {
 	case len(plain) > 0:
-		return Row{Status: Warn, Found: append(plain, unknown...), Remedy: "configure TLS on every server, with a certificate for each"}
+		return Row{
+			Status: Warn, Found: append(plain, unknown...), Remedy: "configure TLS on every server, with a certificate for each",
+		}
 	case len(unknown) > 0 || len(servers) == 0:
 		if len(servers) == 0 {
 			unknown = []string{"no server is seen"}
 		}
-		return Row{Status: Unknown, Found: unknown, Needs: "the servers' RPC port, usually 8300, reachable from this host, and node:read on the servers"}
+		return Row{Status: Unknown, Found: unknown, Needs: "the servers' RPC port, usually 8300, reachable from this host, and " +
+			"node:read on the servers"}
 	case len(servers) == 1:
 		return notApplicable("one server is seen, there is nothing to compare")
 	}
-	return Row{Status: Pass, Found: []string{plural(len(servers), "server") + ", each with a key of its own"}}
+	return passed(plural(len(servers), "server") + ", each with a key of its own")
 }
 
 // sharedCertificates tells of servers with the same key, in the servers' order.

@@ -38,7 +38,8 @@ func (s *signed) pem() string {
 
 // issue makes a certificate that by signs, itself where by is nil, valid from a year ago until end. A key of another may be
 // given.
-func issue(t testing.TB, name string, by *signed, end time.Time, key *ecdsa.PrivateKey, change func(*x509.Certificate)) *signed {
+func issue(t testing.TB, name string, by *signed, end time.Time, key *ecdsa.PrivateKey,
+	change func(*x509.Certificate)) *signed {
 	t.Helper()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, SerialNumber: big.NewInt(int64(len(name))), NotBefore: days(-365), NotAfter: end,
@@ -170,72 +171,83 @@ const (
 
 func TestOutgoingVerified(t *testing.T) {
 	checkRows(t, outgoingVerified, []judged{
-		{"on", tlsInput(true, nil), Row{Status: Pass, Found: []string{runsOut + "true"}}},
-		{"no TLS", tlsInput(true, noTLS), Row{Status: Fail, Found: []string{
-			"TLS is not configured for RPC: there is neither a CA nor a certificate, and nothing is verified", runsOut + "false"}}},
-		{"no TLS, and paths are not told", tlsInput(true, func(r *consul.Running) { noTLS(r); r.RPC.CAFile = nil }), Row{Status: Fail, Found: []string{
-			"TLS is not configured for RPC, as far as it is known: nothing is verified", runsOut + "false"}}},
-		{"step 1", tlsInput(true, flags(false, false, false)), Row{Status: Fail, Found: []string{runsOut + "false", stepPrepared}}},
-		{"step 1, with a CA alone", tlsInput(true, func(r *consul.Running) { flags(false, false, false)(r); r.RPC.CertFile = new("") }),
-			Row{Status: Fail, Found: []string{runsOut + "false", stepPrepared}}},
-		{"steps reversed", tlsInput(true, flags(false, true, false)), Row{Status: Fail, Found: []string{runsOut + "false", stepReversed}}},
-		{"auto_encrypt", tlsInput(false, autoEncrypt(caPath)), Row{Status: Pass, Found: []string{runsOut + "false",
-			"auto_encrypt is on and a CA is set: servers are verified all the same"}}},
+		{"on", tlsInput(true, nil), passed(runsOut + "true")},
+		{"no TLS", tlsInput(true, noTLS), failed("TLS is not configured for RPC: there is neither a CA nor a certificate, and "+
+			"nothing is verified", runsOut+"false")},
+		{"no TLS, and paths are not told", tlsInput(true, func(r *consul.Running) { noTLS(r); r.RPC.CAFile = nil }),
+			failed("TLS is not configured for RPC, as far as it is known: nothing is verified", runsOut+"false")},
+		{"step 1", tlsInput(true, flags(false, false, false)), failed(runsOut+"false", stepPrepared)},
+		{"step 1, with a CA alone", tlsInput(true, func(r *consul.Running) {
+			flags(false, false,
+				false)(r)
+			r.RPC.CertFile = new("")
+		}),
+			failed(runsOut+"false", stepPrepared)},
+		{"steps reversed", tlsInput(true, flags(false, true, false)), failed(runsOut+"false", stepReversed)},
+		{"auto_encrypt", tlsInput(false, autoEncrypt(caPath)), passed(runsOut+"false",
+			"auto_encrypt is on and a CA is set: servers are verified all the same")},
 		{"auto_encrypt without a CA", tlsInput(false, autoEncrypt("")), Row{Status: Warn, Found: []string{
-			"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's place is believed, and the CA that it " +
-				"sends is trusted from then on"},
+			"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's place is believed, and " +
+				"the CA that it sends is trusted from then on"},
 			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and restart it"}},
-		{"old form", disk(t, "verify_outgoing = true"), Row{Status: Pass, Found: []string{"a.hcl:1: tls.defaults.verify_outgoing = true"}}},
-		{"implied", disk(t, "tls { internal_rpc { verify_server_hostname = true } }"), Row{Status: Pass, Found: []string{
-			"a.hcl:1: tls.internal_rpc.verify_server_hostname = true, which implies verify_outgoing"}}},
-		{"auto_config, from files", disk(t, "auto_config { enabled = true }"), Row{Status: Unknown, Found: []string{
-			"auto_config is on: what the servers hand out counts, and it is not known"}, Needs: "the address of the local agent"}},
-		{"auto_encrypt, and the CA is not told", tlsInput(false, func(r *consul.Running) { autoEncrypt("")(r); r.RPC.CAFile = nil }), Row{Status: Unknown,
-			Found: []string{"tls.internal_rpc.ca_file: the agent does not tell, and its files were not read"},
-			Needs: "--consul-config with the agent's configuration"}},
+		{"old form", disk(t, "verify_outgoing = true"), passed("a.hcl:1: tls.defaults.verify_outgoing = true")},
+		{"implied", disk(t, "tls { internal_rpc { verify_server_hostname = true } }"),
+			passed("a.hcl:1: tls.internal_rpc.verify_server_hostname = true, which implies verify_outgoing")},
+		{"auto_config, from files", disk(t, "auto_config { enabled = true }"),
+			notSeen("the address of the local agent", "auto_config is on: what the servers hand out counts, and it is not known")},
+		{"auto_encrypt, and the CA is not told", tlsInput(false, func(r *consul.Running) { autoEncrypt("")(r); r.RPC.CAFile = nil }),
+			notSeen("--consul-config with the agent's configuration",
+				"tls.internal_rpc.ca_file: the agent does not tell, and its files were not read")},
 		{"nothing is known", Input{Running: Unseen[consul.Running]("the token may not read it", "agent:read")},
-			Row{Status: Unknown, Found: []string{"tls.internal_rpc.verify_outgoing: the token may not read it"}, Needs: "agent:read"}},
+			notSeen("agent:read", "tls.internal_rpc.verify_outgoing: the token may not read it")},
 	})
 }
 
 func TestIncomingVerified(t *testing.T) {
 	checkRows(t, incomingVerified, []judged{
-		{"on", tlsInput(true, nil), Row{Status: Pass, Found: []string{runsIn + "true"}}},
-		{"on a client too", tlsInput(false, flags(true, true, true)), Row{Status: Pass, Found: []string{runsIn + "true"}}},
+		{"on", tlsInput(true, nil), passed(runsIn + "true")},
+		{"on a client too", tlsInput(false, flags(true, true, true)), passed(runsIn + "true")},
 		{"no TLS", tlsInput(true, noTLS), notApplicable(seeOff)},
-		{"step 1", tlsInput(true, flags(false, false, false)), notApplicable("verify_incoming comes after verify_outgoing: see tls-verify-outgoing", runsIn+"false")},
-		{"step 2", tlsInput(true, flags(true, false, true)), Row{Status: Fail, Found: []string{runsIn + "false", stepOutgoing}}},
-		{"client", tlsInput(false, nil), notApplicable("this agent is a client, which takes no RPC from the network: verify_incoming counts on servers")},
+		{"step 1", tlsInput(true, flags(false, false, false)), notApplicable("verify_incoming comes after verify_outgoing: see "+
+			"tls-verify-outgoing", runsIn+"false")},
+		{"step 2", tlsInput(true, flags(true, false, true)), failed(runsIn+"false", stepOutgoing)},
+		{"client", tlsInput(false, nil), notApplicable("this agent is a client, which takes no RPC from the network: " +
+			"verify_incoming counts on servers")},
 		{"server, from files", disk(t, "server = true\nca_file = \"/ca\"\nverify_outgoing = true\nverify_incoming_rpc = false"),
-			Row{Status: Fail, Found: []string{"a.hcl:4: tls.internal_rpc.verify_incoming = false", stepOutgoing}}},
-		{"server that does not tell", tlsInput(true, func(r *consul.Running) { r.RPC.VerifyIncoming = nil }), Row{Status: Unknown,
-			Found: []string{"tls.internal_rpc.verify_incoming: the agent does not tell, and its files were not read"},
-			Needs: "--consul-config with the agent's configuration"}},
+			failed("a.hcl:4: tls.internal_rpc.verify_incoming = false", stepOutgoing)},
+		{"server that does not tell", tlsInput(true, func(r *consul.Running) { r.RPC.VerifyIncoming = nil }),
+			notSeen("--consul-config with the agent's configuration", "tls.internal_rpc.verify_incoming: the agent does not tell, "+
+				"and its files were not read")},
 		{"nothing is known", Input{Running: Unseen[consul.Running]("the token may not read it", "agent:read")},
-			Row{Status: Unknown, Found: []string{"tls.internal_rpc.verify_incoming: the token may not read it"}, Needs: "agent:read"}},
+			notSeen("agent:read", "tls.internal_rpc.verify_incoming: the token may not read it")},
 	})
 }
 
 func TestHostnameVerified(t *testing.T) {
 	undecided := func(found string) Row {
-		return Row{Status: Unknown, Found: []string{"the servers decide beside this agent's own settings, and it does not tell what they said", found},
-			Needs: "verify_server_hostname = true among this agent's own settings, or hostagent audit on a server"}
+		return notSeen("verify_server_hostname = true among this agent's own settings, or hostagent audit on a server",
+			"the servers decide beside this agent's own settings, and it does not tell what they said", found)
 	}
 	checkRows(t, hostnameVerified, []judged{
-		{"on", tlsInput(false, nil), Row{Status: Pass, Found: []string{runsHost + "true"}}},
+		{"on", tlsInput(false, nil), passed(runsHost + "true")},
 		{"no TLS", tlsInput(false, noTLS), notApplicable(seeOff)},
-		{"step 1", tlsInput(true, flags(false, false, false)), notApplicable("nothing of servers is verified: see tls-verify-outgoing")},
-		{"only it is off on a server", tlsInput(true, flags(true, true, false)), Row{Status: Fail, Found: []string{runsHost + "false", stepAllButNames}}},
-		{"only it is off on a client", tlsInput(false, flags(true, false, false)), Row{Status: Fail, Found: []string{runsHost + "false", stepNames}}},
+		{"step 1", tlsInput(true, flags(false, false, false)), notApplicable("nothing of servers is verified: see " +
+			"tls-verify-outgoing")},
+		{"only it is off on a server", tlsInput(true, flags(true, true, false)), failed(runsHost+"false", stepAllButNames)},
+		{"only it is off on a client", tlsInput(false, flags(true, false, false)), failed(runsHost+"false", stepNames)},
 		{"auto_encrypt", tlsInput(false, autoEncrypt(caPath)), undecided(runsHost + "false")},
-		{"auto_config told by the agent", tlsInput(false, func(r *consul.Running) { flags(true, false, false)(r); r.AutoConfig = new(true) }),
-			Row{Status: Fail, Found: []string{runsHost + "false", stepNames}}},
+		{"auto_config told by the agent", tlsInput(false, func(r *consul.Running) {
+			flags(true, false,
+				false)(r)
+			r.AutoConfig = new(true)
+		}),
+			failed(runsHost+"false", stepNames)},
 		{"auto_config in files", disk(t, "auto_config { enabled = true }"),
 			undecided("no file sets tls.internal_rpc.verify_server_hostname; Consul's default is false")},
-		{"auto_encrypt in a server's files", disk(t, "server = true\nauto_encrypt { tls = true }\nverify_outgoing = true"), Row{Status: Fail, Found: []string{
-			"no file sets tls.internal_rpc.verify_server_hostname; Consul's default is false", stepNames}}},
+		{"auto_encrypt in a server's files", disk(t, "server = true\nauto_encrypt { tls = true }\nverify_outgoing = true"),
+			failed("no file sets tls.internal_rpc.verify_server_hostname; Consul's default is false", stepNames)},
 		{"nothing is known", Input{Running: Unseen[consul.Running]("the token may not read it", "agent:read")},
-			Row{Status: Unknown, Found: []string{"tls.internal_rpc.verify_server_hostname: the token may not read it"}, Needs: "agent:read"}},
+			notSeen("agent:read", "tls.internal_rpc.verify_server_hostname: the token may not read it")},
 	})
 }
 
@@ -243,7 +255,8 @@ func TestHostnameVerified(t *testing.T) {
 func TestTLSOneCauseOneRow(t *testing.T) {
 	ca := issueCA(t, "agents", nil, days(1000), nil)
 	certificates := Known([]Certificate{
-		onFile("internal_rpc", caPath, true, ca), onFile("internal_rpc", certPath, false, issueLeaf(t, ca, days(300), "server.dc1.consul")),
+		onFile("internal_rpc", caPath, true, ca), onFile("internal_rpc", certPath, false,
+			issueLeaf(t, ca, days(300), "server.dc1.consul")),
 	})
 	for _, test := range []struct {
 		name   string
@@ -284,23 +297,25 @@ func TestServerCertificates(t *testing.T) {
 		in.ServerCertificates = Known(servers)
 		return in
 	}
-	one, two := ServerCertificate{Server: "s1", Fingerprint: "a", Key: "k"}, ServerCertificate{Server: "s2", Fingerprint: "b", Key: "l"}
+	one, two := ServerCertificate{Server: "s1", Fingerprint: "a", Key: "k"}, ServerCertificate{Server: "s2", Fingerprint: "b",
+		Key: "l"}
 	silent := ServerCertificate{Server: "s3", Problem: "it cannot be connected to: connection refused"}
 	reachable := "the servers' RPC port, usually 8300, reachable from this host, and node:read on the servers"
 	checkRows(t, serverCertificates, []judged{
-		{"each its own", with(one, two), Row{Status: Pass, Found: []string{"2 servers, each with a key of its own"}}},
-		{"the same certificate", with(one, ServerCertificate{Server: "s2", Fingerprint: "a", Key: "k"}, silent), Row{Status: Fail, Found: []string{
-			"servers with the same certificate: s1, s2"}}},
-		{"the same key", with(one, two, ServerCertificate{Server: "s4", Fingerprint: "c", Key: "k"}), Row{Status: Fail, Found: []string{
-			"servers with different certificates of the same key: s1, s4"}}},
-		{"one does no TLS", with(one, two, ServerCertificate{Server: "s5", Plain: true, Problem: "it answers without TLS"}), Row{Status: Warn, Found: []string{
-			"server s5 does no TLS on its RPC port: it answers without TLS"}, Remedy: "configure TLS on every server, with a certificate for each"}},
-		{"one is not seen", with(one, two, silent), Row{Status: Unknown, Found: []string{"server s3: it cannot be connected to: connection refused"},
-			Needs: reachable}},
-		{"none", with(), Row{Status: Unknown, Found: []string{"no server is seen"}, Needs: reachable}},
+		{"each its own", with(one, two), passed("2 servers, each with a key of its own")},
+		{"the same certificate", with(one, ServerCertificate{Server: "s2", Fingerprint: "a", Key: "k"}, silent),
+			failed("servers with the same certificate: s1, s2")},
+		{"the same key", with(one, two, ServerCertificate{Server: "s4", Fingerprint: "c", Key: "k"}),
+			failed("servers with different certificates of the same key: s1, s4")},
+		{"one does no TLS", with(one, two, ServerCertificate{Server: "s5", Plain: true, Problem: "it answers without TLS"}),
+			Row{Status: Warn, Found: []string{
+				"server s5 does no TLS on its RPC port: it answers without TLS"},
+				Remedy: "configure TLS on every server, with a certificate for each"}},
+		{"one is not seen", with(one, two, silent), notSeen(reachable, "server s3: it cannot be connected to: connection refused")},
+		{"none", with(), notSeen(reachable, "no server is seen")},
 		{"only one", with(one), notApplicable("one server is seen, there is nothing to compare")},
-		{"not asked", tlsInput(true, nil), Row{Status: Unknown, Found: []string{"the servers' certificates: it was not asked for"},
-			Needs: "run hostagent audit: the service asks no server"}},
+		{"not asked", tlsInput(true, nil), notSeen("run hostagent audit: the service asks no server",
+			"the servers' certificates: it was not asked for")},
 		{"no TLS", tlsInput(true, noTLS), notApplicable(seeOff)},
 	})
 }

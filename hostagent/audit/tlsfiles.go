@@ -43,7 +43,7 @@ func agentCertificate(in *Input) Row {
 	case !r.certFile.known:
 		return r.certFile.unknown()
 	default:
-		return Row{Status: Unknown, Found: []string{"no certificate was read"}, Needs: needsCertificates}
+		return notSeen(needsCertificates, "no certificate was read")
 	}
 	return row
 }
@@ -73,9 +73,9 @@ func (r *rpcTLS) noCertificate() Row {
 	case !r.certFile.known, r.certFile.value != "", r.off(), r.autoEncrypt, r.autoConfig:
 		return Row{Status: NotApplicable}
 	case r.server:
-		return Row{Status: Fail, Found: []string{"this server has no certificate for RPC: " + r.certFile.found}}
+		return failed("this server has no certificate for RPC: " + r.certFile.found)
 	}
-	return Row{Status: Warn, Found: []string{"this client has no certificate: servers that verify incoming connections refuse it: " + r.certFile.found}}
+	return warned("this client has no certificate: servers that verify incoming connections refuse it: " + r.certFile.found)
 }
 
 // needing is r with needs where it names none.
@@ -101,16 +101,17 @@ func (r *Row) add(other Row) {
 func judgeCertificate(in *Input, r *rpcTLS, c *Certificate) Row {
 	where := fmt.Sprintf("%s (%s)", c.Path, c.Use)
 	if c.Problem != "" || c.X509 == nil {
-		return Row{Status: Unknown, Found: []string{where + ": " + c.Problem}, Needs: needsCertificates}
+		return notSeen(needsCertificates, where+": "+c.Problem)
 	}
-	row := Row{Status: Pass, Found: []string{fmt.Sprintf("%s: until %s, %s, names %s", where, date(c.NotAfter), catalog.Clean(c.Subject), namesOf(c))}}
+	row := passed(fmt.Sprintf("%s: until %s, %s, names %s", where, date(c.NotAfter), catalog.Clean(c.Subject),
+		certificateNames(c)))
 	switch {
 	case in.Now.After(c.NotAfter):
-		row.add(Row{Status: Fail, Found: []string{c.Path + " has expired on " + date(c.NotAfter)}})
+		row.add(failed(c.Path + " has expired on " + date(c.NotAfter)))
 	case in.Now.Before(c.X509.NotBefore):
-		row.add(Row{Status: Fail, Found: []string{c.Path + " is not valid before " + date(c.X509.NotBefore)}})
+		row.add(failed(c.Path + " is not valid before " + date(c.X509.NotBefore)))
 	case c.NotAfter.Sub(in.Now) < certificateWarning:
-		row.add(Row{Status: Warn, Found: []string{c.Path + " expires within 30 days, on " + date(c.NotAfter)}})
+		row.add(warned(c.Path + " expires within 30 days, on " + date(c.NotAfter)))
 	}
 	uses := strings.Split(c.Use, ", ")
 	if slices.Contains(uses, "internal_rpc") {
@@ -118,12 +119,12 @@ func judgeCertificate(in *Input, r *rpcTLS, c *Certificate) Row {
 		row.add(judgeChain(in, c))
 	}
 	if slices.Contains(uses, "https") && c.X509.VerifyHostname("localhost") != nil && c.X509.VerifyHostname("127.0.0.1") != nil {
-		row.add(Row{Status: Pass, Found: []string{c.Path + " names neither localhost nor 127.0.0.1: clients of this host's HTTPS API have to be told its name"}})
+		row.add(passed(c.Path + " names neither localhost nor 127.0.0.1: clients of this host's HTTPS API have to be told its name"))
 	}
 	return row
 }
 
-func namesOf(c *Certificate) string {
+func certificateNames(c *Certificate) string {
 	if len(c.Names) == 0 {
 		return "nothing"
 	}
@@ -145,8 +146,8 @@ func judgeNames(in *Input, r *rpcTLS, c *Certificate) Row {
 	if !r.server {
 		for _, name := range c.Names {
 			if serversName(strings.ToLower(name), datacenter, domain) {
-				return Row{Status: Fail, Found: []string{fmt.Sprintf("%s names %s, and this agent is a client: whoever has its key is a server to everybody",
-					c.Path, name)}}
+				return failed(fmt.Sprintf("%s names %s, and this agent is a client: whoever has its key is a server to everybody",
+					c.Path, name))
 			}
 		}
 		return Row{Status: Pass}
@@ -156,10 +157,12 @@ func judgeNames(in *Input, r *rpcTLS, c *Certificate) Row {
 		if want += domain; c.X509.VerifyHostname(want) == nil {
 			return Row{Status: Pass}
 		}
-	} else if want += "DOMAIN"; slices.ContainsFunc(c.Names, func(name string) bool { return strings.HasPrefix(strings.ToLower(name), "server."+datacenter+".") }) {
+	} else if slices.ContainsFunc(c.Names, func(name string) bool { return strings.HasPrefix(strings.ToLower(name), want) }) {
 		return Row{Status: Pass}
+	} else {
+		want += "DOMAIN"
 	}
-	return Row{Status: Fail, Found: []string{fmt.Sprintf("%s does not name %s: agents with verify_server_hostname refuse this server", c.Path, want)}}
+	return failed(fmt.Sprintf("%s does not name %s: agents with verify_server_hostname refuse this server", c.Path, want))
 }
 
 // serversName tells whether a name in a certificate is one of servers: of this datacenter or another, or a wildcard for it.
@@ -180,7 +183,8 @@ func serversName(name, datacenter, domain string) bool {
 // datacenter has but one CA for agents.
 func judgeChain(in *Input, c *Certificate) Row {
 	options := x509.VerifyOptions{
-		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: in.Now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: in.Now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	}
 	for _, certificate := range c.Chain {
 		options.Intermediates.AddCert(certificate)
@@ -192,7 +196,7 @@ func judgeChain(in *Input, c *Certificate) Row {
 		case !ca.CA || !slices.Contains(strings.Split(ca.Use, ", "), "internal_rpc"):
 			continue
 		case ca.X509 == nil:
-			return Row{Status: Unknown, Found: []string{fmt.Sprintf("%s cannot be held against %s: %s", c.Path, ca.Path, ca.Problem)}, Needs: needsCertificates}
+			return notSeen(needsCertificates, fmt.Sprintf("%s cannot be held against %s: %s", c.Path, ca.Path, ca.Problem))
 		}
 		options.Roots.AddCert(ca.X509)
 		times = append(times, ca.X509.NotBefore)
@@ -210,11 +214,11 @@ func judgeChain(in *Input, c *Certificate) Row {
 			continue
 		}
 		if valid && !in.Now.After(c.NotAfter) && !in.Now.Before(c.X509.NotBefore) {
-			return Row{Status: Fail, Found: []string{fmt.Sprintf("%s is signed by a CA that is not valid any more, or not yet; %s holds others", c.Path, path)}}
+			return failed(fmt.Sprintf("%s is signed by a CA that is not valid any more, or not yet; %s holds others", c.Path, path))
 		}
 		return Row{Status: Pass}
 	}
-	return Row{Status: Fail, Found: []string{fmt.Sprintf("%s is not signed by a CA of %s: agents that trust these refuse it", c.Path, path)}}
+	return failed(fmt.Sprintf("%s is not signed by a CA of %s: agents that trust these refuse it", c.Path, path))
 }
 
 // agentAuthority judges how long the CAs last that the agent trusts, each use by itself.
@@ -235,22 +239,22 @@ func agentAuthority(in *Input) Row {
 			continue
 		}
 		if c.Problem != "" || c.X509 == nil {
-			row.add(Row{Status: Unknown, Found: []string{c.Path + ": " + c.Problem}, Needs: needsCertificates})
+			row.add(notSeen(needsCertificates, c.Path+": "+c.Problem))
 			continue
 		}
 		read++
 		text := fmt.Sprintf("%s: %s", c.Path, catalog.Clean(c.Subject))
 		switch {
 		case in.Now.After(c.NotAfter):
-			row.add(Row{Status: Warn, Found: []string{text + " has expired on " + date(c.NotAfter)}})
+			row.add(warned(text + " has expired on " + date(c.NotAfter)))
 			continue
 		case in.Now.Before(c.X509.NotBefore):
-			row.add(Row{Status: Warn, Found: []string{text + " is not valid before " + date(c.X509.NotBefore)}})
+			row.add(warned(text + " is not valid before " + date(c.X509.NotBefore)))
 			continue
 		case c.NotAfter.Sub(in.Now) < authorityWarning:
-			row.add(Row{Status: Warn, Found: []string{text + " expires within 90 days, on " + date(c.NotAfter)}})
+			row.add(warned(text + " expires within 90 days, on " + date(c.NotAfter)))
 		default:
-			row.add(Row{Status: Pass, Found: []string{text + " lasts until " + date(c.NotAfter)}})
+			row.add(passed(text + " lasts until " + date(c.NotAfter)))
 		}
 		lasting = true
 	}
@@ -258,7 +262,7 @@ func agentAuthority(in *Input) Row {
 	case read > 0 && !lasting && row.Needs == "":
 		row.Status = Fail
 	case len(row.Found) == 0:
-		return Row{Status: Unknown, Found: []string{"no certificate of a CA was read"}, Needs: needsCertificates}
+		return notSeen(needsCertificates, "no certificate of a CA was read")
 	}
 	return row
 }
@@ -290,7 +294,7 @@ func keyFiles(in *Input) Row {
 
 func judgeKeyFile(in *Input, f *File) Row {
 	if f.Problem != "" {
-		return Row{Status: Unknown, Found: []string{f.Path + ": " + f.Problem}, Needs: "run as root"}
+		return notSeen("run as root", f.Path+": "+f.Problem)
 	}
 	mode := f.Mode.Perm()
 	_, group, _ := strings.Cut(f.Owner, ":")
@@ -303,13 +307,13 @@ func judgeKeyFile(in *Input, f *File) Row {
 	agentsGroup := process.Known && group != "" && group == process.Value.User
 	switch {
 	case mode&0o006 != 0:
-		return Row{Status: Fail, Found: []string{text + ": every user of this host can read or change it"}}
+		return failed(text + ": every user of this host can read or change it")
 	case mode&0o060 != 0 && len(f.GroupMembers) > 0:
-		return Row{Status: Warn, Found: []string{fmt.Sprintf("%s: others are in the group: %s", text, strings.Join(f.GroupMembers, ", "))}}
+		return warned(fmt.Sprintf("%s: others are in the group: %s", text, strings.Join(f.GroupMembers, ", ")))
 	case mode&0o060 != 0 && f.GID != 0 && !agentsGroup:
-		return Row{Status: Warn, Found: []string{fmt.Sprintf("%s: its group is neither root's nor known to be the agent's own", text)}}
+		return warned(fmt.Sprintf("%s: its group is neither root's nor known to be the agent's own", text))
 	case process.Known && f.UID != 0 && f.UID != process.Value.UID:
-		return Row{Status: Warn, Found: []string{fmt.Sprintf("%s: its owner is neither root nor the agent's user %s", text, process.Value.User)}}
+		return warned(fmt.Sprintf("%s: its owner is neither root nor the agent's user %s", text, process.Value.User))
 	}
-	return Row{Status: Pass, Found: []string{text}}
+	return passed(text)
 }
