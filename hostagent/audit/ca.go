@@ -30,7 +30,7 @@ func caJudges() []judge {
 const reasonMeshOff = "the service mesh is off"
 
 const (
-	// What reads the configuration takes the right to write it, in all versions.
+	// Since Consul 1.10 reading the configuration takes the right to write it.
 	needsCAConfig = `hostagent audit with a token that has operator = "write"`
 	needsRoots    = "the address of the local agent"
 	// bootstrapOnly is why files do not tell how the CA is configured.
