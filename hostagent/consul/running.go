@@ -184,6 +184,3 @@ func (c *Client) Servers(context.Context) ([]Server, error) { return nil, errors
 // TokenHash stands for a secret that is not kept: two are equal where the secrets are. It is made with a key of this
 // process, so that it is worth nothing elsewhere. The zero value is no secret's.
 type TokenHash [32]byte
-
-// HashSecret returns the hash of a secret; that of "" is zero.
-func HashSecret(string) TokenHash { return TokenHash{} }
