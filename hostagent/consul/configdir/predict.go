@@ -190,7 +190,7 @@ func (c *Config) Agent() consul.Agent {
 		Datacenter: strings.ToLower(cmp.Or(c.text("datacenter"), defaultDatacenter)),
 		Address:    c.advertised(),
 		RangeKnown: true,
-		Ports:      map[string]uint16{},
+		Ports:      c.Ports(),
 	}
 	if a.Node == "" {
 		a.Node, _ = os.Hostname() // a host without a name is a node without one
@@ -198,19 +198,25 @@ func (c *Config) Agent() consul.Agent {
 	a.Node = strings.TrimSpace(a.Node)
 	a.SidecarMin, a.SidecarMax = c.sidecarRange()
 	a.ExposeMin, a.ExposeMax = c.port("ports.expose_min_port", defaultExposeMin), c.port("ports.expose_max_port", defaultExposeMax)
+	return a
+}
 
+// Ports predicts the ports that the agent listens on, by Consul's name for them; those that are off are missing. The map is
+// the caller's.
+func (c *Config) Ports() map[string]uint16 {
 	defaults := map[string]int{
 		"http": 8500, "https": 0, "grpc": 0, "grpc_tls": 0, "dns": 8600, "serf_lan": 8301, "serf_wan": 8302, "server": 8300,
 	}
 	if server, ok := c.Settings.Lookup("server"); ok && server.Value == true {
 		defaults["grpc_tls"] = defaultServerGRPCTLS
 	}
+	ports := map[string]uint16{}
 	for name, value := range defaults {
 		if port := c.port("ports."+name, value); port > 0 && port <= math.MaxUint16 {
-			a.Ports[name] = uint16(port)
+			ports[name] = uint16(port)
 		}
 	}
-	return a
+	return ports
 }
 
 // sidecarRange is the range as the agent reports it: -1 stands for everything below 1.
