@@ -129,7 +129,10 @@ type File struct {
 	// GroupMembers are those in the group but for root and, where it is known, the agent's user, as far as the host's own
 	// files of accounts tell.
 	GroupMembers []string
-	Problem      string
+	// Changed is when the file was last written to or otherwise changed: its ctime, which no copy brings along as it does the
+	// time of the contents. Zero where it is not known.
+	Changed time.Time
+	Problem string
 }
 
 // Process is the running agent.
@@ -144,6 +147,7 @@ type Process struct {
 	CoreLimited *bool   // core dumps are off
 	ReadOnly    *bool   // /usr cannot be written to: ProtectSystem
 	ConfigPaths []string
+	Started     time.Time // when the process was started; zero where it is not known
 }
 
 // Host is what the core found on this host, as values.

@@ -232,7 +232,7 @@ func Items() []Item {
 		{
 			ID: RestartPending, Step: StepTransport, Title: "no restart pending",
 			Asks:   "the agent runs what its files say",
-			Why:    "a reload changes neither gossip nor most of TLS: what was switched on in the files protects nothing until the restart",
+			Why:    "a reload changes neither gossip, ACLs nor ports: what was switched on in the files protects nothing until the restart",
 			Remedy: "restart the agent: systemctl restart consul; servers one after another, the leader last",
 		},
 		{
