@@ -68,6 +68,10 @@ func TestAPIHTTP(t *testing.T) {
 			want: Row{Status: Pass, Found: []string{`the plain HTTP API, port 8500: DIR/a.hcl:2: addresses.http = "127.0.0.1 unix:///run/consul.sock"`}},
 		},
 		{
+			name: "empty addresses", in: files, disk: "client_addr = \"0.0.0.0\"\naddresses { http = \"\" }",
+			want: Row{Status: Fail, Remedy: "catalog", Found: []string{`the plain HTTP API, port 8500: DIR/a.hcl:1: client_addr = "0.0.0.0"`}},
+		},
+		{
 			name: "template", in: files, disk: `client_addr = "{{ GetPrivateIP }}"`,
 			want: Row{Status: Unknown, Needs: "the running agent: hostagent's token with agent:read on this node", Found: []string{
 				`the plain HTTP API, port 8500: DIR/a.hcl:1: client_addr = "{{ GetPrivateIP }}": what the template becomes is not known`}},

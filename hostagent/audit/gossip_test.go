@@ -219,6 +219,11 @@ func TestGossipVerify(t *testing.T) {
 			want: Row{Status: Pass, Found: both},
 		},
 		{
+			name: "half-way, and a file from after the start", in: changed(agent(false, true), time.Hour), disk: `encrypt_verify_incoming = false`,
+			want: Row{Status: Fail, Remedy: gossipTo3, Found: []string{
+				"the agent runs with encrypt_verify_incoming = false", "the agent runs with encrypt_verify_outgoing = true", gossipStep2}},
+		},
+		{
 			name: "a file from after the start", in: changed(agent(true, true), time.Hour), disk: `encrypt_verify_incoming = true`,
 			want: Row{Status: Unknown, Needs: "a restart of the agent: see restart-pending", Found: append(both[:2:2],
 				"DIR/a.hcl sets encrypt_verify_incoming and was changed after the agent was started; after a reload the agent tells what its files say, not what it runs with")},

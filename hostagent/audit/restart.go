@@ -240,9 +240,6 @@ func (in *Input) keyInUse(text string) bool {
 		text = base64.StdEncoding.EncodeToString(key) // the one way in which the agent writes it
 	}
 	hash := consul.HashSecret(text)
-	if !in.Keyrings.Known {
-		return true
-	}
 	seen := false
 	for _, ring := range in.Keyrings.Value {
 		if ring.WAN || !strings.EqualFold(ring.Datacenter, in.Running.Value.Datacenter) {

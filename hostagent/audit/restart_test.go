@@ -29,7 +29,11 @@ func restartInput(change func(*consul.Running)) Input {
 	r := hardened("1.21.0")
 	change(&r)
 	lan := consul.Keyring{Datacenter: "dc1", Nodes: 1, Keys: []consul.GossipKey{{Hash: consul.HashSecret(keyA), Bytes: 32, Nodes: 1, Primary: 1}}}
-	return changed(Input{Running: running(r), Keyrings: Known([]consul.Keyring{lan})}, -time.Hour)
+	wan := lan
+	wan.WAN, wan.Keys = true, []consul.GossipKey{{Hash: consul.HashSecret(keyB), Bytes: 32, Nodes: 1, Primary: 1}}
+	other := wan
+	other.WAN, other.Datacenter = false, "dc2"
+	return changed(Input{Running: running(r), Keyrings: Known([]consul.Keyring{wan, other, lan})}, -time.Hour)
 }
 
 func asIs(*consul.Running) {}
@@ -86,14 +90,14 @@ func TestRestartPending(t *testing.T) {
 dns_config {}
 `, in: restartInput(func(r *consul.Running) {
 				plainGRPC(r)
-				r.Server, r.Datacenter, r.Node = false, "dc2", "n2"
+				r.Server, r.Datacenter, r.Node = false, "dc3", "n2"
 				r.ACLsEnabled, r.ACLDefaultPolicy, r.ACLTokenPersistence = new(false), new("allow"), new(false)
 				r.ConnectEnabled, r.DefaultIntentionPolicy = new(false), new("allow")
 				r.GossipVerifyOutgoing = new(false)
 			}),
 			want: Row{Status: Fail, Remedy: "catalog", Found: []string{
 				`DIR/a.hcl:1 says server = true, the agent runs with false`,
-				`DIR/a.hcl:2 says datacenter = "dc1", the agent runs with "dc2"`,
+				`DIR/a.hcl:2 says datacenter = "dc1", the agent runs with "dc3"`,
 				`DIR/a.hcl:3 says node_name = "n1", the agent runs with "n2"`,
 				`DIR/a.hcl:15 says acl.enabled = true, the agent runs with false`,
 				`DIR/a.hcl:15 says acl.default_policy = "deny", the agent runs with "allow"`,
@@ -172,6 +176,14 @@ dns_config {}
 				"DIR/a.hcl:2 sets an encrypt key that is not the datacenter's, and the agent would take it at its next start", flagsStandOver}},
 		},
 		{
+			name: "the key, with other bits beyond its end", in: restartInput(asIs), disk: `encrypt = "` + keyA[:42] + `V="`,
+			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
+		},
+		{
+			name: "ports not told", in: Input{Running: running(consul.Running{})}, disk: `ports { https = 8501, sidecar_min_port = 21001 }`,
+			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
+		},
+		{
 			name: "a key that cannot be compared", in: Input{Running: running(hardened("1.21.0")), Keyrings: noKeyring}, disk: `encrypt = "` + keyB + `"`,
 			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
 		},
@@ -187,6 +199,18 @@ dns_config {}
 		},
 		{
 			name: "changed nobody knows when", in: Input{Running: running(hardened("1.21.0"))}, disk: "acl { enabled = true }",
+			want: Row{Status: Unknown, Needs: "run as root on the agent's host, with --consul-config: the process tells when it was started, " +
+				"and the files when they were changed", Found: []string{
+				"the agent tells what its files say, as it does after a reload, though that changes neither gossip, ACLs nor ports",
+				"whether DIR/a.hcl was changed after the agent was started is not known"}},
+		},
+		{
+			name: "changed, and nobody knows when it was started", disk: "acl { enabled = true }",
+			in: func() Input {
+				in := changed(restartInput(asIs), time.Hour)
+				in.Process.Value.Started = time.Time{}
+				return in
+			}(),
 			want: Row{Status: Unknown, Needs: "run as root on the agent's host, with --consul-config: the process tells when it was started, " +
 				"and the files when they were changed", Found: []string{
 				"the agent tells what its files say, as it does after a reload, though that changes neither gossip, ACLs nor ports",
