@@ -26,7 +26,7 @@ type api struct {
 	byFile bool // it is predicted from files
 }
 
-// apiTitles are for sentences.
+// apiTitle is what sentences call an API.
 func apiTitle(name string) string {
 	switch name {
 	case "http":
@@ -52,7 +52,7 @@ func apiOf(in *Input, name string, running []string) api {
 	if in.Disk.Known {
 		return writtenAPI(in.Disk.Value, name)
 	}
-	a := api{name: name, found: "the agent does not tell where it serves " + title, needs: "--consul-config with the agent's configuration"}
+	a := api{name: name, found: "the agent does not tell where it serves " + title, needs: needsFiles}
 	if !in.Running.Known {
 		row := in.Running.unknown("where the agent serves " + title)
 		a.found, a.needs = row.Found[0], row.Needs
@@ -85,7 +85,7 @@ func writtenAPI(disk *configdir.Config, name string) api {
 	a.found = fmt.Sprintf("%s, port %d: %s", title, port, where)
 	if strings.Contains(text, "{{") {
 		a.found += ": what the template becomes is not known"
-		a.needs = "the running agent: hostagent's token with agent:read on this node"
+		a.needs = needsAgent
 		return a
 	}
 	a.known = true
@@ -152,6 +152,7 @@ func (a api) plain(in *Input) Row {
 		return a.unknown()
 	case reachNetwork:
 		row.Status = Fail
+	case reachNobody, reachHost:
 	}
 	return row.doubted(in, a.keys()...)
 }

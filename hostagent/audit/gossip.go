@@ -25,6 +25,12 @@ type gossip struct {
 	needs            string
 }
 
+// What would show settings.
+const (
+	needsFiles = "--consul-config with the agent's configuration"
+	needsAgent = "the running agent: hostagent's token with agent:read on this node"
+)
+
 const gossipOff = "gossip is not encrypted: see gossip-encryption"
 
 func gossipOf(in *Input) gossip {
@@ -34,7 +40,7 @@ func gossipOf(in *Input) gossip {
 	if in.Disk.Known {
 		return writtenGossip(in)
 	}
-	g := gossip{found: []string{"the agent does not tell whether gossip is encrypted"}, needs: "--consul-config with the agent's configuration"}
+	g := gossip{found: []string{"the agent does not tell whether gossip is encrypted"}, needs: needsFiles}
 	if !in.Running.Known {
 		row := in.Running.unknown("what the agent runs with")
 		g.found, g.needs = row.Found, row.Needs
@@ -68,7 +74,7 @@ func writtenGossip(in *Input) gossip {
 	}
 	if auto, ok := settings.Lookup("auto_config.enabled"); ok && auto.Value == true {
 		return gossip{found: []string{fmt.Sprintf("%s:%d: auto_config.enabled = true: the agent gets its gossip key from the servers",
-			auto.File, auto.Line)}, needs: "the running agent: hostagent's token with agent:read on this node"}
+			auto.File, auto.Line)}, needs: needsAgent}
 	}
 	if off, ok := settings.Lookup("disable_keyring_file"); ok && off.Value == true {
 		return gossip{known: true, found: []string{
@@ -103,14 +109,15 @@ func gossipEncryption(in *Input) Row {
 // incoming whether it drops what comes in plain. Hence the order of Consul's rolling enablement.
 const (
 	gossipStep1 = "step 1 of 3 of a rolling enablement: the agent has a key, but sends plain gossip and takes it"
-	gossipStep2 = "step 2 of 3 of a rolling enablement: the agent sends encrypted gossip, but still takes plain gossip from anybody"
-	gossipCut   = "no step of a rolling enablement: the agent drops plain gossip, and sends it; agents that verify drop its own, " +
+	gossipStep2 = "step 2 of 3 of a rolling enablement: the agent sends encrypted gossip, but still takes plain gossip " +
+		"from anybody"
+	gossipCut = "no step of a rolling enablement: the agent drops plain gossip, and sends it; agents that verify drop its own, " +
 		"and it cannot hear those that do not encrypt yet"
 
-	gossipTo2 = "step 2 is next: once every agent has the key and runs with both flags false, set encrypt_verify_outgoing = true on every agent " +
-		"and restart them one after another; only when all have restarted take step 3, encrypt_verify_incoming = true"
-	gossipTo3 = "step 3 is next: once every agent runs with encrypt_verify_outgoing = true, set encrypt_verify_incoming = true on every agent " +
-		"and restart them one after another"
+	gossipTo2 = "step 2 is next: once every agent has the key and runs with both flags false, set encrypt_verify_outgoing = true " +
+		"on every agent and restart them one after another; only when all have restarted take step 3, encrypt_verify_incoming = true"
+	gossipTo3 = "step 3 is next: once every agent runs with encrypt_verify_outgoing = true, set encrypt_verify_incoming = true " +
+		"on every agent and restart them one after another"
 	gossipUncut = "set encrypt_verify_outgoing = true if every other agent has it already, or else encrypt_verify_incoming = false, " +
 		"and restart the agent; outgoing comes before incoming, with a restart of all agents between them"
 )

@@ -65,7 +65,8 @@ const (
 		"to show it on all nodes before -use and -remove"
 	useRemedy = "where the key that no node sends with is the new one: consul keyring -use NEW, then -remove OLD; where it is the old one: " +
 		"consul keyring -remove OLD"
-	splitRemedy = "run consul keyring -use once more with the new key, until consul keyring -list-primary shows it alone; remove the old one after that"
+	splitRemedy = "run consul keyring -use once more with the new key, until consul keyring -list-primary shows it alone; " +
+		"remove the old one after that"
 	ringsRemedy = "install and use the same key in every datacenter (consul keyring -install, -use and -remove reach all that are joined), " +
 		"unless they are kept apart on purpose"
 )
@@ -131,8 +132,8 @@ func (j *keyringJudge) rotation(name string, ring consul.Keyring) {
 			name, plural(len(senders), "different key"))
 	case partial:
 		fewest := slices.MinFunc(ring.Keys, func(a, b consul.GossipKey) int { return a.Nodes - b.Nodes })
-		j.add(Warn, spreadRemedy, "%s: %d keys, and one is on %d of %s only: a rotation is under way, at its first step (install) or last (remove)",
-			name, len(ring.Keys), fewest.Nodes, plural(ring.Nodes, "node"))
+		j.add(Warn, spreadRemedy, "%s: %d keys, and one is on %d of %s only: a rotation is under way, at its first step (install) "+
+			"or last (remove)", name, len(ring.Keys), fewest.Nodes, plural(ring.Nodes, "node"))
 	case len(senders) == 0: // PrimaryKeys came with Consul 1.9
 		j.add(Warn, useRemedy, "%s: %d keys on all nodes: a rotation is under way; this version does not tell with which of them nodes send",
 			name, len(ring.Keys))

@@ -14,7 +14,8 @@ import (
 const (
 	flagsStandOver = "flags on the agent's command line stand over its files, and can be why"
 	reloadRemedy   = "run consul reload: it takes up certificates and the settings of tls, for connections that are made from then on"
-	keyRemedy      = "write the key that the datacenter uses into encrypt, or rotate to the one that stands there: consul keyring -install, -use, -remove"
+	keyRemedy      = "write the key that the datacenter uses into encrypt, or rotate to the one that stands there: " +
+		"consul keyring -install, -use, -remove"
 )
 
 // comparison is one setting, as the agent tells it and under its names in files, of which the first that is set counts.
@@ -144,7 +145,7 @@ func restartPending(in *Input) Row {
 	if !in.Disk.Known {
 		row := in.Disk.unknown("what the agent's files say")
 		if row.Needs == "" {
-			row.Needs = "--consul-config with the agent's configuration"
+			row.Needs = needsFiles
 		}
 		return row
 	}
@@ -309,7 +310,8 @@ func (p *pending) agreed() Row {
 	case len(row.Found) == 1:
 		return pass
 	case row.Needs == "":
-		row.Needs = "run as root on the agent's host, with --consul-config: the process tells when it was started, and the files when they were changed"
+		row.Needs = "run as root on the agent's host, with --consul-config: the process tells when it was started, " +
+			"and the files when they were changed"
 	}
 	return row
 }
