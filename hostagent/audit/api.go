@@ -202,8 +202,15 @@ func isServer(in *Input) bool {
 }
 
 func apiGRPC(in *Input) Row {
-	grpc := apiOf(in, "grpc", in.Running.Value.GRPCAddrs)
-	if grpc.reach() == reachNetwork && !grpc.byFile && !in.Running.Value.Since("1.14.0") {
+	r := &in.Running.Value
+	if !in.Running.Known || r.Since("1.14.0") {
+		return apiOf(in, "grpc", r.GRPCAddrs).plain(in)
+	}
+	grpc := apiOf(in, "grpc", slices.Concat(r.GRPCAddrs, r.GRPCTLSAddrs)) // one port, wherever it is told
+	if r.GRPCAddrs != nil && grpc.at == nil {
+		grpc = apiOf(in, "grpc", []string{})
+	}
+	if grpc.reach() == reachNetwork && !grpc.byFile {
 		return mixedGRPC(in, grpc)
 	}
 	return grpc.plain(in)

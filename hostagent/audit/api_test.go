@@ -166,6 +166,16 @@ func TestAPIGRPC(t *testing.T) {
 				Found: []string{"the agent serves gRPC at tcp://0.0.0.0:8502", "this version does not tell whether it does TLS there"}},
 		},
 		{
+			name: "1.13, told as TLS", disk: `server = true`, in: Input{Running: running(consul.Running{Agent: consul.Agent{Version: "1.13.9"},
+				GRPCAddrs: []string{}, GRPCTLSAddrs: []string{network}, HTTPSAddrs: on, GRPC: consul.TLS{CertFile: new("")}})},
+			want: Row{Status: Unknown, Needs: "Consul 1.14 or later, which has a port for each",
+				Found: []string{"the agent serves gRPC at tcp://0.0.0.0:8502", "this version does not tell whether it does TLS there"}},
+		},
+		{
+			name: "1.13, off", in: agent("1.13.9", []string{}, new("")),
+			want: Row{Status: Pass, Found: []string{"plain gRPC is off"}},
+		},
+		{
 			name: "1.13 on loopback", in: agent("1.13.9", []string{}, new(""), here),
 			want: Row{Status: Pass, Found: []string{"the agent serves plain gRPC at tcp://127.0.0.1:8502"}},
 		},

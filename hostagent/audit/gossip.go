@@ -89,6 +89,14 @@ func writtenGossip(in *Input) gossip {
 			return gossip{known: true, encrypted: true, found: []string{"no file sets encrypt, but " + file.Path + " holds a key"}}
 		}
 	}
+	for i, file := range in.DataFiles.Value {
+		// What is in a folder that lets nobody else in is nobody's business, and need not have been looked at.
+		shut := file.Mode.IsDir() && file.Mode.Perm()&0o011 == 0 || file.Problem != ""
+		if shut && (i == 0 || strings.HasSuffix(file.Path, "/serf")) {
+			return gossip{found: []string{"no file sets encrypt, and whether " + file.Path + " holds a key (serf/local.keyring) was not looked at"},
+				needs: needsAgent}
+		}
+	}
 	return gossip{known: true, found: []string{"no file sets encrypt, and the agent's data directory holds no serf/local.keyring"}}
 }
 

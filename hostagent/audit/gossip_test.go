@@ -3,6 +3,7 @@
 package audit
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -111,9 +112,9 @@ func changed(in Input, at time.Duration) Input {
 
 func TestGossipEncryption(t *testing.T) {
 	dataFiles := func(paths ...string) Seen[[]File] {
-		files := []File{{Path: "/opt/consul"}}
+		files := []File{{Path: "/opt/consul", Mode: fs.ModeDir | 0o755}}
 		for _, path := range paths {
-			files = append(files, File{Path: path})
+			files = append(files, File{Path: path, Mode: 0o600})
 		}
 		return Known(files)
 	}
@@ -160,7 +161,25 @@ func TestGossipEncryption(t *testing.T) {
 			want: Row{Status: Fail, Found: []string{"no file sets encrypt, and the agent's data directory holds no serf/local.keyring"}, Remedy: "catalog"},
 		},
 		{
-			name: "kept, but not looked at", in: Input{Running: noAgent, DataFiles: dataFiles("/opt/consul/serf/local.keyring")}, disk: `disable_keyring_file = true`,
+			name: "a data directory that lets nobody in", disk: `server = true`,
+			in: Input{Running: noAgent, DataFiles: Known([]File{{Path: "/opt/consul", Mode: fs.ModeDir | 0o700}})},
+			want: Row{Status: Unknown, Needs: needsAgent, Found: []string{
+				"no file sets encrypt, and whether /opt/consul holds a key (serf/local.keyring) was not looked at"}},
+		},
+		{
+			name: "a folder of keys that lets nobody in", disk: `server = true`, in: Input{Running: noAgent, DataFiles: Known([]File{
+				{Path: "/opt/consul", Mode: fs.ModeDir | 0o755}, {Path: "/opt/consul/serf", Mode: fs.ModeDir | 0o700}})},
+			want: Row{Status: Unknown, Needs: needsAgent, Found: []string{
+				"no file sets encrypt, and whether /opt/consul/serf holds a key (serf/local.keyring) was not looked at"}},
+		},
+		{
+			name: "a data directory that is not there", disk: `server = true`,
+			in: Input{Running: noAgent, DataFiles: Known([]File{{Path: "/opt/consul", Problem: "cannot be looked at"}})},
+			want: Row{Status: Unknown, Needs: needsAgent, Found: []string{
+				"no file sets encrypt, and whether /opt/consul holds a key (serf/local.keyring) was not looked at"}},
+		},
+		{
+			name: "kept, but turned off", in: Input{Running: noAgent, DataFiles: dataFiles("/opt/consul/serf/local.keyring")}, disk: `disable_keyring_file = true`,
 			want: Row{Status: Fail, Found: []string{"no file sets encrypt, and DIR/a.hcl:1 turns the keyring's file off"}, Remedy: "catalog"},
 		},
 		{
@@ -247,6 +266,8 @@ func TestGossipKey(t *testing.T) {
 	wan.WAN, dc2.Datacenter = true, "dc2"
 	short := key("a", 3, 3)
 	short.Bytes = 16
+	unread := key("a", 3, 3)
+	unread.Bytes = 0
 	failing := ring(2, key("a", 2, 2))
 	failing.Problem = "1/3 nodes reported failure"
 	one := `in datacenter "dc1": one key of 32 bytes on all nodes`
@@ -259,6 +280,10 @@ func TestGossipKey(t *testing.T) {
 		{
 			name: "short", in: rings(ring(3, short)),
 			want: Row{Status: Fail, Found: []string{`in datacenter "dc1": a key of 16 bytes`}, Remedy: weakKeyRemedy},
+		},
+		{
+			name: "unreadable", in: rings(ring(3, unread)), want: Row{Status: Unknown, Found: []string{
+				`in datacenter "dc1": the length of a key is not known`}, Needs: "keys in base64, as Consul shows them"},
 		},
 		{
 			name: "other datacenter, other key", in: rings(ring(3, key("a", 3, 3)), dc2),

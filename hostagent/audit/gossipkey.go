@@ -104,7 +104,12 @@ func (j *keyringJudge) ring(ring consul.Keyring) {
 		return
 	}
 	for _, key := range ring.Keys {
-		if key.Bytes != gossipKeyBytes {
+		switch key.Bytes {
+		case gossipKeyBytes:
+		case 0:
+			j.add(Unknown, "", "%s: the length of a key is not known", name)
+			j.row.Needs = "keys in base64, as Consul shows them"
+		default:
 			j.add(Fail, weakKeyRemedy, "%s: a key of %s", name, plural(key.Bytes, "byte"))
 		}
 	}
