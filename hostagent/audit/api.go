@@ -52,7 +52,7 @@ func apiOf(in *Input, name string, running []string) api {
 	if in.Disk.Known {
 		return writtenAPI(in.Disk.Value, name)
 	}
-	a := api{name: name, found: "the agent does not tell where it serves " + title, needs: needsFiles}
+	a := api{name: name, found: "the agent does not tell where it serves " + title, needs: byFiles}
 	if !in.Running.Known {
 		row := in.Running.unknown("where the agent serves " + title)
 		a.found, a.needs = row.Found[0], row.Needs
@@ -85,7 +85,7 @@ func writtenAPI(disk *configdir.Config, name string) api {
 	a.found = fmt.Sprintf("%s, port %d: %s", title, port, where)
 	if strings.Contains(text, "{{") {
 		a.found += ": what the template becomes is not known"
-		a.needs = needsAgent
+		a.needs = byAgent
 		return a
 	}
 	a.known = true

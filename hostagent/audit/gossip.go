@@ -27,8 +27,8 @@ type gossip struct {
 
 // What would show settings.
 const (
-	needsFiles = "--consul-config with the agent's configuration"
-	needsAgent = "the running agent: hostagent's token with agent:read on this node"
+	byFiles = "--consul-config with the agent's configuration"
+	byAgent = "the running agent: hostagent's token with agent:read on this node"
 )
 
 const gossipOff = "gossip is not encrypted: see gossip-encryption"
@@ -40,7 +40,7 @@ func gossipOf(in *Input) gossip {
 	if in.Disk.Known {
 		return writtenGossip(in)
 	}
-	g := gossip{found: []string{"the agent does not tell whether gossip is encrypted"}, needs: needsFiles}
+	g := gossip{found: []string{"the agent does not tell whether gossip is encrypted"}, needs: byFiles}
 	if !in.Running.Known {
 		row := in.Running.unknown("what the agent runs with")
 		g.found, g.needs = row.Found, row.Needs
@@ -74,7 +74,7 @@ func writtenGossip(in *Input) gossip {
 	}
 	if auto, ok := settings.Lookup("auto_config.enabled"); ok && auto.Value == true {
 		return gossip{found: []string{fmt.Sprintf("%s:%d: auto_config.enabled = true: the agent gets its gossip key from the servers",
-			auto.File, auto.Line)}, needs: needsAgent}
+			auto.File, auto.Line)}, needs: byAgent}
 	}
 	if off, ok := settings.Lookup("disable_keyring_file"); ok && off.Value == true {
 		return gossip{known: true, found: []string{
@@ -94,7 +94,7 @@ func writtenGossip(in *Input) gossip {
 		shut := file.Mode.IsDir() && file.Mode.Perm()&0o011 == 0 || file.Problem != ""
 		if shut && (i == 0 || strings.HasSuffix(file.Path, "/serf")) {
 			return gossip{found: []string{"no file sets encrypt, and whether " + file.Path + " holds a key (serf/local.keyring) was not looked at"},
-				needs: needsAgent}
+				needs: byAgent}
 		}
 	}
 	return gossip{known: true, found: []string{"no file sets encrypt, and the agent's data directory holds no serf/local.keyring"}}

@@ -163,19 +163,19 @@ func TestGossipEncryption(t *testing.T) {
 		{
 			name: "a data directory that lets nobody in", disk: `server = true`,
 			in: Input{Running: noAgent, DataFiles: Known([]File{{Path: "/opt/consul", Mode: fs.ModeDir | 0o700}})},
-			want: Row{Status: Unknown, Needs: needsAgent, Found: []string{
+			want: Row{Status: Unknown, Needs: byAgent, Found: []string{
 				"no file sets encrypt, and whether /opt/consul holds a key (serf/local.keyring) was not looked at"}},
 		},
 		{
 			name: "a folder of keys that lets nobody in", disk: `server = true`, in: Input{Running: noAgent, DataFiles: Known([]File{
 				{Path: "/opt/consul", Mode: fs.ModeDir | 0o755}, {Path: "/opt/consul/serf", Mode: fs.ModeDir | 0o700}})},
-			want: Row{Status: Unknown, Needs: needsAgent, Found: []string{
+			want: Row{Status: Unknown, Needs: byAgent, Found: []string{
 				"no file sets encrypt, and whether /opt/consul/serf holds a key (serf/local.keyring) was not looked at"}},
 		},
 		{
 			name: "a data directory that is not there", disk: `server = true`,
 			in: Input{Running: noAgent, DataFiles: Known([]File{{Path: "/opt/consul", Problem: "cannot be looked at"}})},
-			want: Row{Status: Unknown, Needs: needsAgent, Found: []string{
+			want: Row{Status: Unknown, Needs: byAgent, Found: []string{
 				"no file sets encrypt, and whether /opt/consul holds a key (serf/local.keyring) was not looked at"}},
 		},
 		{

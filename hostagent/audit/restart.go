@@ -145,7 +145,7 @@ func restartPending(in *Input) Row {
 	if !in.Disk.Known {
 		row := in.Disk.unknown("what the agent's files say")
 		if row.Needs == "" {
-			row.Needs = needsFiles
+			row.Needs = byFiles
 		}
 		return row
 	}

@@ -18,6 +18,7 @@ func TestStartedAt(t *testing.T) {
 		{"both", process, kernel, time.Unix(1700000123, 450_000_000)},
 		{"no boot time", process, "cpu 1 2 3\n", time.Time{}},
 		{"a broken boot time", process, "btime soon\n", time.Time{}},
+		{"a boot before all time", process, "btime -5\n", time.Time{}},
 		{"cut off", "42 (a) S 1 42", kernel, time.Time{}},
 		{"nothing", "", "", time.Time{}},
 		{"no number", "42 (a) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 9 0 x 1000", kernel, time.Time{}},
