@@ -14,7 +14,7 @@ const fromFiles = "no file sets addresses.http or client_addr; Consul's default 
 
 func TestAPIHTTP(t *testing.T) {
 	at := func(addrs ...string) Input {
-		return Input{Running: running(consul.Running{HTTPAddrs: append([]string{}, addrs...)})}
+		return Input{Running: agentRuns(consul.Running{HTTPAddrs: append([]string{}, addrs...)})}
 	}
 	files := Input{Running: noAgent}
 	for _, c := range []transportCase{
@@ -44,7 +44,7 @@ func TestAPIHTTP(t *testing.T) {
 			want: Row{Status: Unknown, Found: []string{"where the agent serves the plain HTTP API: connection refused"}, Needs: "a running agent"},
 		},
 		{
-			name: "not told", in: Input{Running: running(consul.Running{})}, want: Row{Status: Unknown, Needs: "--consul-config with the agent's configuration",
+			name: "not told", in: Input{Running: agentRuns(consul.Running{})}, want: Row{Status: Unknown, Needs: "--consul-config with the agent's configuration",
 				Found: []string{"the agent does not tell where it serves the plain HTTP API"}},
 		},
 		{
@@ -82,7 +82,7 @@ func TestAPIHTTP(t *testing.T) {
 				`the plain HTTP API, port 8500: DIR/a.hcl:1: client_addr = "localhost": not an address`}},
 		},
 		{
-			name: "moved to loopback after the start", in: changed(at("tcp://127.0.0.1:8500"), time.Hour), disk: `client_addr = "127.0.0.1"`,
+			name: "moved to loopback after the start", in: filesChanged(at("tcp://127.0.0.1:8500"), time.Hour), disk: `client_addr = "127.0.0.1"`,
 			want: Row{Status: Unknown, Needs: "a restart of the agent: see restart-pending", Found: []string{
 				"the agent serves the plain HTTP API at tcp://127.0.0.1:8500",
 				"DIR/a.hcl sets client_addr and was changed after the agent was started; after a reload the agent tells what its files say, not what it runs with"}},
@@ -94,7 +94,7 @@ func TestAPIHTTP(t *testing.T) {
 
 func TestAPIHTTPS(t *testing.T) {
 	agent := func(server bool, plain string, https ...string) Input {
-		return Input{Running: running(consul.Running{Agent: consul.Agent{Server: server}, HTTPAddrs: []string{plain}, HTTPSAddrs: append([]string{}, https...)})}
+		return Input{Running: agentRuns(consul.Running{Agent: consul.Agent{Server: server}, HTTPAddrs: []string{plain}, HTTPSAddrs: append([]string{}, https...)})}
 	}
 	const here, network = "tcp://127.0.0.1:8500", "tcp://0.0.0.0:8500"
 	for _, c := range []transportCase{
@@ -115,7 +115,7 @@ func TestAPIHTTPS(t *testing.T) {
 				Found: []string{"the HTTPS API is off", "the agent serves the plain HTTP API at tcp://0.0.0.0:8500"}},
 		},
 		{
-			name: "off, and the plain one not told", in: Input{Running: running(consul.Running{HTTPSAddrs: []string{}})}, want: Row{Status: Warn, Remedy: "catalog",
+			name: "off, and the plain one not told", in: Input{Running: agentRuns(consul.Running{HTTPSAddrs: []string{}})}, want: Row{Status: Warn, Remedy: "catalog",
 				Found: []string{"the HTTPS API is off", "the agent does not tell where it serves the plain HTTP API"}},
 		},
 		{
@@ -137,7 +137,7 @@ func TestAPIHTTPS(t *testing.T) {
 
 func TestAPIGRPC(t *testing.T) {
 	agent := func(version string, https []string, cert *string, grpc ...string) Input {
-		return Input{Running: running(consul.Running{Agent: consul.Agent{Version: version}, GRPCAddrs: append([]string{}, grpc...),
+		return Input{Running: agentRuns(consul.Running{Agent: consul.Agent{Version: version}, GRPCAddrs: append([]string{}, grpc...),
 			HTTPSAddrs: https, GRPC: consul.TLS{CertFile: cert}})}
 	}
 	const here, network = "tcp://127.0.0.1:8502", "tcp://0.0.0.0:8502"
@@ -166,7 +166,7 @@ func TestAPIGRPC(t *testing.T) {
 				Found: []string{"the agent serves gRPC at tcp://0.0.0.0:8502", "this version does not tell whether it does TLS there"}},
 		},
 		{
-			name: "1.13, told as TLS", disk: `server = true`, in: Input{Running: running(consul.Running{Agent: consul.Agent{Version: "1.13.9"},
+			name: "1.13, told as TLS", disk: `server = true`, in: Input{Running: agentRuns(consul.Running{Agent: consul.Agent{Version: "1.13.9"},
 				GRPCAddrs: []string{}, GRPCTLSAddrs: []string{network}, HTTPSAddrs: on, GRPC: consul.TLS{CertFile: new("")}})},
 			want: Row{Status: Unknown, Needs: "Consul 1.14 or later, which has a port for each",
 				Found: []string{"the agent serves gRPC at tcp://0.0.0.0:8502", "this version does not tell whether it does TLS there"}},

@@ -95,15 +95,15 @@ func transportRow(t *testing.T, in Input, id catalog.ID) Row {
 	return Row{}
 }
 
-func running(r consul.Running) Seen[consul.Running] { return Known(r) }
+func agentRuns(r consul.Running) Seen[consul.Running] { return Known(r) }
 
 var (
 	noAgent   = Unseen[consul.Running]("connection refused", "a running agent")
 	noKeyring = Unseen[[]consul.Keyring]("the token may not read it", `keyring = "read"`)
 )
 
-// changed are an agent that was started at 12:00 and its one file that was changed then.
-func changed(in Input, at time.Duration) Input {
+// filesChanged are an agent that was started at 12:00 and its one file that was changed then.
+func filesChanged(in Input, at time.Duration) Input {
 	started := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	in.Process = Known(Process{Started: started})
 	in.ConfigFiles = Known([]File{{Path: "DIR"}, {Path: "DIR/a.hcl", Changed: started.Add(at)}})
@@ -120,19 +120,19 @@ func TestGossipEncryption(t *testing.T) {
 	}
 	for _, c := range []transportCase{
 		{
-			name: "client", in: Input{Running: running(consul.Running{GossipEncrypted: new(true)})},
+			name: "client", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true)})},
 			want: Row{Status: Pass, Found: []string{"the agent's gossip within the datacenter is encrypted"}},
 		},
 		{
-			name: "server", in: Input{Running: running(consul.Running{GossipEncrypted: new(true), GossipEncryptedWAN: new(true)})},
+			name: "server", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true), GossipEncryptedWAN: new(true)})},
 			want: Row{Status: Pass, Found: []string{"the agent's gossip within the datacenter is encrypted", "its gossip between datacenters is encrypted"}},
 		},
 		{
-			name: "plain", in: Input{Running: running(consul.Running{GossipEncrypted: new(false)})}, disk: `encrypt = "` + keyA + `"`,
+			name: "plain", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(false)})}, disk: `encrypt = "` + keyA + `"`,
 			want: Row{Status: Fail, Found: []string{"the agent's gossip within the datacenter is not encrypted"}, Remedy: "catalog"},
 		},
 		{
-			name: "plain between datacenters", in: Input{Running: running(consul.Running{GossipEncrypted: new(true), GossipEncryptedWAN: new(false)})},
+			name: "plain between datacenters", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true), GossipEncryptedWAN: new(false)})},
 			want: Row{Status: Fail, Found: []string{"the agent's gossip within the datacenter is encrypted", "its gossip between datacenters is not encrypted"}, Remedy: "catalog"},
 		},
 		{
@@ -140,7 +140,7 @@ func TestGossipEncryption(t *testing.T) {
 			want: Row{Status: Unknown, Found: []string{"what the agent runs with: connection refused"}, Needs: "a running agent"},
 		},
 		{
-			name: "not told", in: Input{Running: running(consul.Running{})},
+			name: "not told", in: Input{Running: agentRuns(consul.Running{})},
 			want: Row{Status: Unknown, Found: []string{"the agent does not tell whether gossip is encrypted"}, Needs: "--consul-config with the agent's configuration"},
 		},
 		{
@@ -194,7 +194,7 @@ func TestGossipEncryption(t *testing.T) {
 
 func TestGossipVerify(t *testing.T) {
 	agent := func(incoming, outgoing bool) Input {
-		return Input{Running: running(consul.Running{GossipEncrypted: new(true), GossipVerifyIncoming: &incoming, GossipVerifyOutgoing: &outgoing,
+		return Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true), GossipVerifyIncoming: &incoming, GossipVerifyOutgoing: &outgoing,
 			Agent: consul.Agent{Version: "1.21.0"}})}
 	}
 	both := []string{"the agent runs with encrypt_verify_incoming = true", "the agent runs with encrypt_verify_outgoing = true"}
@@ -216,7 +216,7 @@ func TestGossipVerify(t *testing.T) {
 				"the agent runs with encrypt_verify_incoming = true", "the agent runs with encrypt_verify_outgoing = false", gossipCut}},
 		},
 		{
-			name: "gossip off", in: Input{Running: running(consul.Running{GossipEncrypted: new(false), GossipVerifyIncoming: new(true), GossipVerifyOutgoing: new(true)})},
+			name: "gossip off", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(false), GossipVerifyIncoming: new(true), GossipVerifyOutgoing: new(true)})},
 			want: Row{Status: NotApplicable, Found: []string{"gossip is not encrypted: see gossip-encryption"}},
 		},
 		{
@@ -224,7 +224,7 @@ func TestGossipVerify(t *testing.T) {
 			want: Row{Status: Unknown, Found: []string{"what the agent runs with: connection refused"}, Needs: "a running agent"},
 		},
 		{
-			name: "not told", in: Input{Running: running(consul.Running{GossipEncrypted: new(true), GossipVerifyIncoming: new(true)})},
+			name: "not told", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true), GossipVerifyIncoming: new(true)})},
 			want: Row{Status: Unknown, Found: []string{"encrypt_verify_outgoing: the agent does not tell, and its files were not read"},
 				Needs: "--consul-config with the agent's configuration"},
 		},
@@ -234,16 +234,16 @@ func TestGossipVerify(t *testing.T) {
 				"no file sets encrypt_verify_outgoing; Consul's default is true", gossipStep2}},
 		},
 		{
-			name: "a file from before the start", in: changed(agent(true, true), -time.Hour), disk: `encrypt_verify_incoming = true`,
+			name: "a file from before the start", in: filesChanged(agent(true, true), -time.Hour), disk: `encrypt_verify_incoming = true`,
 			want: Row{Status: Pass, Found: both},
 		},
 		{
-			name: "half-way, and a file from after the start", in: changed(agent(false, true), time.Hour), disk: `encrypt_verify_incoming = false`,
+			name: "half-way, and a file from after the start", in: filesChanged(agent(false, true), time.Hour), disk: `encrypt_verify_incoming = false`,
 			want: Row{Status: Fail, Remedy: gossipTo3, Found: []string{
 				"the agent runs with encrypt_verify_incoming = false", "the agent runs with encrypt_verify_outgoing = true", gossipStep2}},
 		},
 		{
-			name: "a file from after the start", in: changed(agent(true, true), time.Hour), disk: `encrypt_verify_incoming = true`,
+			name: "a file from after the start", in: filesChanged(agent(true, true), time.Hour), disk: `encrypt_verify_incoming = true`,
 			want: Row{Status: Unknown, Needs: "a restart of the agent: see restart-pending", Found: append(both[:2:2],
 				"DIR/a.hcl sets encrypt_verify_incoming and was changed after the agent was started; after a reload the agent tells what its files say, not what it runs with")},
 		},
@@ -260,7 +260,7 @@ func TestGossipKey(t *testing.T) {
 		return consul.Keyring{Datacenter: "dc1", Nodes: nodes, Keys: keys}
 	}
 	rings := func(all ...consul.Keyring) Input {
-		return Input{Running: running(consul.Running{GossipEncrypted: new(true)}), Keyrings: Known(all)}
+		return Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true)}), Keyrings: Known(all)}
 	}
 	wan, dc2 := ring(2, key("a", 2, 2)), ring(4, key("b", 4, 4))
 	wan.WAN, dc2.Datacenter = true, "dc2"
@@ -329,11 +329,11 @@ func TestGossipKey(t *testing.T) {
 			want: Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: `keyring = "read" in the token's policy`},
 		},
 		{
-			name: "gossip off", in: Input{Running: running(consul.Running{GossipEncrypted: new(false)}), Keyrings: Known([]consul.Keyring{})},
+			name: "gossip off", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(false)}), Keyrings: Known([]consul.Keyring{})},
 			want: Row{Status: NotApplicable, Found: []string{"gossip is not encrypted: see gossip-encryption"}},
 		},
 		{
-			name: "not allowed", in: Input{Running: running(consul.Running{GossipEncrypted: new(true)}), Keyrings: noKeyring},
+			name: "not allowed", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true)}), Keyrings: noKeyring},
 			want: Row{Status: Unknown, Found: []string{"the keys of the datacenter's nodes: the token may not read it"}, Needs: `keyring = "read"`},
 		},
 		{

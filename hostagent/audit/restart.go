@@ -27,7 +27,7 @@ type comparison struct {
 	reloads bool
 }
 
-func told[T any](value *T) any {
+func toldValue[T any](value *T) any {
 	if value == nil {
 		return nil
 	}
@@ -40,17 +40,17 @@ func comparisons(r *consul.Running) []comparison {
 		{runs: r.Server, keys: []string{"server"}},
 		{runs: r.Datacenter, keys: []string{"datacenter"}},
 		{runs: r.Node, keys: []string{"node_name"}},
-		{runs: told(r.ACLsEnabled), keys: []string{"acl.enabled"}},
-		{runs: told(r.ACLDefaultPolicy), keys: []string{"acl.default_policy"}},
-		{runs: told(r.ACLTokenPersistence), keys: []string{"acl.enable_token_persistence"}},
-		{runs: told(r.ConnectEnabled), keys: []string{"connect.enabled"}},
-		{runs: told(r.DefaultIntentionPolicy), keys: []string{"default_intention_policy"}},
+		{runs: toldValue(r.ACLsEnabled), keys: []string{"acl.enabled"}},
+		{runs: toldValue(r.ACLDefaultPolicy), keys: []string{"acl.default_policy"}},
+		{runs: toldValue(r.ACLTokenPersistence), keys: []string{"acl.enable_token_persistence"}},
+		{runs: toldValue(r.ConnectEnabled), keys: []string{"connect.enabled"}},
+		{runs: toldValue(r.DefaultIntentionPolicy), keys: []string{"default_intention_policy"}},
 	}
 	// The servers send gossip and TLS settings to an agent that has auto_config, and they stand over its files.
 	if r.AutoConfig == nil || !*r.AutoConfig {
 		all = append(all,
-			comparison{runs: told(r.GossipVerifyIncoming), keys: []string{"encrypt_verify_incoming"}},
-			comparison{runs: told(r.GossipVerifyOutgoing), keys: []string{"encrypt_verify_outgoing"}})
+			comparison{runs: toldValue(r.GossipVerifyIncoming), keys: []string{"encrypt_verify_incoming"}},
+			comparison{runs: toldValue(r.GossipVerifyOutgoing), keys: []string{"encrypt_verify_outgoing"}})
 		all = append(all, tlsComparisons(r)...)
 	}
 	return append(all, portComparisons(r)...)
@@ -60,13 +60,13 @@ func tlsComparisons(r *consul.Running) []comparison {
 	in := func(protocol, key string, runs any) comparison {
 		return comparison{runs: runs, keys: []string{"tls." + protocol + "." + key, "tls.defaults." + key}, reloads: true}
 	}
-	outgoing := in("internal_rpc", "verify_outgoing", told(r.RPC.VerifyOutgoing))
+	outgoing := in("internal_rpc", "verify_outgoing", toldValue(r.RPC.VerifyOutgoing))
 	if r.RPC.VerifyServerHostname != nil && *r.RPC.VerifyServerHostname {
 		outgoing.runs = nil // that one implies verify_outgoing
 	}
 	all := []comparison{
-		in("internal_rpc", "verify_incoming", told(r.RPC.VerifyIncoming)), outgoing,
-		in("internal_rpc", "verify_server_hostname", told(r.RPC.VerifyServerHostname)),
+		in("internal_rpc", "verify_incoming", toldValue(r.RPC.VerifyIncoming)), outgoing,
+		in("internal_rpc", "verify_server_hostname", toldValue(r.RPC.VerifyServerHostname)),
 	}
 	protocols := []struct {
 		name string
@@ -77,10 +77,10 @@ func tlsComparisons(r *consul.Running) []comparison {
 	}
 	for _, p := range protocols {
 		if p.name != "internal_rpc" {
-			all = append(all, in(p.name, "verify_incoming", told(p.tls.VerifyIncoming)))
+			all = append(all, in(p.name, "verify_incoming", toldValue(p.tls.VerifyIncoming)))
 		}
-		all = append(all, in(p.name, "ca_file", told(p.tls.CAFile)), in(p.name, "ca_path", told(p.tls.CAPath)),
-			in(p.name, "cert_file", told(p.tls.CertFile)))
+		all = append(all, in(p.name, "ca_file", toldValue(p.tls.CAFile)), in(p.name, "ca_path", toldValue(p.tls.CAPath)),
+			in(p.name, "cert_file", toldValue(p.tls.CertFile)))
 	}
 	return all
 }

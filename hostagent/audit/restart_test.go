@@ -33,7 +33,7 @@ func restartInput(change func(*consul.Running)) Input {
 	wan.WAN, wan.Keys = true, []consul.GossipKey{{Hash: consul.HashSecret(keyB), Bytes: 32, Nodes: 1, Primary: 1}}
 	other := wan
 	other.WAN, other.Datacenter = false, "dc2"
-	return changed(Input{Running: running(r), Keyrings: Known([]consul.Keyring{wan, other, lan})}, -time.Hour)
+	return filesChanged(Input{Running: agentRuns(r), Keyrings: Known([]consul.Keyring{wan, other, lan})}, -time.Hour)
 }
 
 func asIs(*consul.Running) {}
@@ -69,11 +69,11 @@ func TestRestartPending(t *testing.T) {
 		},
 		{
 			name: "an agent of before reloads were shown", disk: hardenedFile,
-			in:   func() Input { r := hardened("1.13.9"); plainGRPC(&r); return Input{Running: running(r)} }(),
+			in:   func() Input { r := hardened("1.13.9"); plainGRPC(&r); return Input{Running: agentRuns(r)} }(),
 			want: Row{Status: Pass, Found: []string{"the agent tells what its files say"}},
 		},
 		{
-			name: "nothing to compare", in: Input{Running: running(hardened("1.21.0"))}, disk: `log_level = "debug"`,
+			name: "nothing to compare", in: Input{Running: agentRuns(hardened("1.21.0"))}, disk: `log_level = "debug"`,
 			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
 		},
 		{
@@ -180,25 +180,25 @@ dns_config {}
 			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
 		},
 		{
-			name: "ports not told", in: Input{Running: running(consul.Running{})}, disk: `ports { https = 8501, sidecar_min_port = 21001 }`,
+			name: "ports not told", in: Input{Running: agentRuns(consul.Running{})}, disk: `ports { https = 8501, sidecar_min_port = 21001 }`,
 			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
 		},
 		{
-			name: "a key that cannot be compared", in: Input{Running: running(hardened("1.21.0")), Keyrings: noKeyring}, disk: `encrypt = "` + keyB + `"`,
+			name: "a key that cannot be compared", in: Input{Running: agentRuns(hardened("1.21.0")), Keyrings: noKeyring}, disk: `encrypt = "` + keyB + `"`,
 			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
 		},
 		{
-			name: "changed after the start", in: changed(restartInput(asIs), time.Hour), disk: "acl { enabled = true }\nencrypt_verify_incoming = true",
+			name: "changed after the start", in: filesChanged(restartInput(asIs), time.Hour), disk: "acl { enabled = true }\nencrypt_verify_incoming = true",
 			want: Row{Status: Unknown, Needs: "a restart of the agent", Found: []string{
 				"the agent tells what its files say, as it does after a reload, though that changes neither gossip, ACLs nor ports",
 				"DIR/a.hcl was changed after the agent was started, and sets acl.enabled, encrypt_verify_incoming"}},
 		},
 		{
-			name: "changed while it started", in: changed(restartInput(asIs), time.Second), disk: "acl { enabled = true }",
+			name: "changed while it started", in: filesChanged(restartInput(asIs), time.Second), disk: "acl { enabled = true }",
 			want: Row{Status: Pass, Found: []string{"the agent tells what its files say"}},
 		},
 		{
-			name: "changed nobody knows when", in: Input{Running: running(hardened("1.21.0"))}, disk: "acl { enabled = true }",
+			name: "changed nobody knows when", in: Input{Running: agentRuns(hardened("1.21.0"))}, disk: "acl { enabled = true }",
 			want: Row{Status: Unknown, Needs: "run as root on the agent's host, with --consul-config: the process tells when it was started, " +
 				"and the files when they were changed", Found: []string{
 				"the agent tells what its files say, as it does after a reload, though that changes neither gossip, ACLs nor ports",
@@ -207,7 +207,7 @@ dns_config {}
 		{
 			name: "changed, and nobody knows when it was started", disk: "acl { enabled = true }",
 			in: func() Input {
-				in := changed(restartInput(asIs), time.Hour)
+				in := filesChanged(restartInput(asIs), time.Hour)
 				in.Process.Value.Started = time.Time{}
 				return in
 			}(),
