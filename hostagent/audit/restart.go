@@ -257,7 +257,7 @@ func (in *Input) keyInUse(text string) bool {
 }
 
 func (p *pending) row() Row {
-	found := slices.Concat(p.restart, p.reload, p.maybe)
+	found := slices.Concat(p.restart, once(p.reload), once(p.maybe))
 	if len(found) > 0 {
 		found = append(found, flagsStandOver)
 	}
@@ -277,6 +277,17 @@ func (p *pending) row() Row {
 		return row
 	}
 	return p.agreed()
+}
+
+// once leaves out what was said before: a line of tls.defaults counts for several protocols.
+func once(texts []string) []string {
+	var all []string
+	for _, text := range texts {
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 // agreed is the row where the agent tells what its files say.

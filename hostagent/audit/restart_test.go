@@ -147,6 +147,18 @@ dns_config {}
 			}},
 		},
 		{
+			name: "TLS of all protocols", disk: `tls { defaults { verify_incoming = true, ca_file = "ca.pem" } }`, in: restartInput(func(r *consul.Running) {
+				for _, tls := range []*consul.TLS{&r.RPC, &r.HTTPS, &r.GRPC} {
+					tls.VerifyIncoming, tls.CAFile = new(false), new("old.pem")
+				}
+			}),
+			want: Row{Status: Fail, Remedy: reloadRemedy, Found: []string{
+				"DIR/a.hcl:1 says tls.defaults.verify_incoming = true, the agent runs with false: a reload takes it up",
+				`DIR/a.hcl:1 says tls.defaults.ca_file = "ca.pem", the agent runs with "old.pem": a reload takes it up`,
+				flagsStandOver,
+			}},
+		},
+		{
 			name: "verify_server_hostname implies verify_outgoing", in: restartInput(asIs), disk: "verify_server_hostname = true\nverify_outgoing = false",
 			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
 		},
