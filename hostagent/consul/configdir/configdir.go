@@ -26,6 +26,8 @@ type Config struct {
 	Services []Service
 	// Settings are all else that files say, merged as the agent merges them, without those that it refuses.
 	Settings Settings
+	// Secrets say of each of Files what it holds, as far as it could be read and decoded: one that is missing may hold any.
+	Secrets map[string]Secret
 	// Problems are what the agent would refuse to start over, in the order of Files and lines. Definitions that they
 	// concern are in Services no more.
 	Problems []Problem

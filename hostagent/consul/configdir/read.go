@@ -27,7 +27,7 @@ func Read(paths ...string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{Skipped: skipped, Settings: Settings{values: map[string]Setting{}}}
+	c := &Config{Skipped: skipped, Settings: Settings{values: map[string]Setting{}}, Secrets: map[string]Secret{}}
 	if len(files) > maxFiles {
 		c.Problems = append(c.Problems, Problem{File: files[maxFiles].path,
 			Reason: fmt.Sprintf("is beyond the first %d files; it and what follows were not read", maxFiles)})
@@ -55,6 +55,7 @@ type content struct {
 	unreadable error
 	findings   findings
 	root       *object // nil where there is nothing to decode
+	decoded    bool    // root is all that the file says
 }
 
 // addAll merges files in their order, as long as there are not too many bytes in them. It fails where not one of them can
@@ -116,9 +117,11 @@ func (f *file) content() content {
 	}
 	c.size = len(text)
 	if len(text) == 0 {
+		c.decoded = true
 		return c // Consul takes an empty file for none, in JSON too
 	}
 	c.root, c.findings = decodeFile(f.format, text)
+	c.decoded = c.root != nil
 	return c
 }
 
@@ -144,6 +147,9 @@ func (c *Config) add(content content) {
 		c.addDefinitions(content.path, content.root, &found)
 		replaceDeprecated(content.root)
 		c.Settings.merge(content.path, "", consulKeys(), content.root)
+	}
+	if content.decoded {
+		c.Secrets[content.path] = secretsOf(content.root)
 	}
 	c.Problems = append(c.Problems, found.of(content.path)...)
 }

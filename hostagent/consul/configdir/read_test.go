@@ -109,6 +109,7 @@ services = [{ name = "first", address = "10.0.0.2" }]
 			"node_meta.Zone":     {Value: "z", File: in("z.json"), Line: 4},
 			"acl.tokens.default": {Value: "hunter2", File: in("agent.hcl"), Line: 5},
 		}},
+		Secrets: map[string]Secret{in("agent.hcl"): {Tokens: true}, in("web.hcl"): {Tokens: true}, in("z.json"): {}},
 		Problems: []Problem{
 			{File: in("broken.hcl"), Line: 3, Reason: `is not valid HCL: a "}" is missing`},
 			{File: in("z.json"), Line: 7, Reason: `service "bad": port must be a number, not text; write it without quotes`},
