@@ -139,6 +139,7 @@ type File struct {
 type Process struct {
 	UID         uint32
 	User        string
+	Person      bool   // the user looks like a person's account: it can log in
 	Unit        string // its systemd unit; "" for none
 	NoNewPrivs  *bool
 	Seccomp     *bool // a filter is in force
@@ -146,8 +147,10 @@ type Process struct {
 	Bounding    *uint64 // capabilities
 	CoreLimited *bool   // core dumps are off
 	ReadOnly    *bool   // /usr cannot be written to: ProtectSystem
-	ConfigPaths []string
-	Started     time.Time // when the process was started; zero where it is not known
+	// ConfigPaths are the files and folders that it was told to read its configuration from, and Flags the names of the other
+	// flags that it was started with. A command line holds secrets: values of flags are not kept.
+	ConfigPaths, Flags []string
+	Started            time.Time // when the process was started; zero where it is not known
 }
 
 // Host is what the core found on this host, as values.
