@@ -45,9 +45,12 @@ func readCommandLine(text, cwd string) (s started, isAgent bool) {
 		}
 		switch {
 		case name == "config-file" || name == "config-dir":
-			if filepath.IsAbs(value) {
+			switch {
+			case filepath.IsAbs(value):
 				s.paths = append(s.paths, value)
-			} else if s.nowhere = s.nowhere || cwd == ""; cwd != "" {
+			case cwd == "":
+				s.nowhere = true
+			case value != "": // with "" no agent starts
 				s.paths = append(s.paths, filepath.Join(cwd, value))
 			}
 		case isFlagName(name):
