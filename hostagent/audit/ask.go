@@ -4,6 +4,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -219,6 +220,9 @@ func (q *questions) because(err error, needs string) (reason, mend string) {
 		return reason, needs
 	case kind == consul.KindFiltered:
 		q.answered = true
+		if e, ok := errors.AsType[*consul.Error](err); ok && e.Fix != "" {
+			needs = e.Fix // another one without a token than with one
+		}
 		return reason, needs
 	case !gone, kind == consul.KindTimeout && q.answered: // some questions wait for servers
 		q.answered = true

@@ -132,7 +132,7 @@ func TestLookAsks(t *testing.T) {
 		{"everything", &fakeAgent{}, false, everything, whole},
 		{"the service, with every right", &fakeAgent{}, true, everything, whole[:len(whole)-1]},
 		{"a token without rights", &fakeAgent{may: nothing, errs: map[string]error{"Running": denied(`'agent:read' on "n1"`),
-			"Services": failing(consul.KindFiltered, "it left services out")}}, false,
+			"Services": &consul.Error{Kind: consul.KindFiltered, Err: errors.New("it left services out"), Fix: "set a token"}}}, false,
 			`Running: the token may not read it [agent "n1" { policy = "read" }]
 Anonymous
 Tokens: the token may not read it [acl = "read"]
@@ -140,7 +140,7 @@ Keyrings: the token may not read it [keyring = "read"]
 Authority
 CAConfig: the token may not read it [operator = "write"]
 Intentions: the token may not read it [service_prefix "" { policy = "read" }]
-Registrations: the agent leaves out what the token may not read [service_prefix "" { policy = "read" }]
+Registrations: the agent leaves out what the token may not read [set a token]
 `, []string{"Running", "Authorize", "Services", "Anonymous", "Authority"}},
 		{"operator:read alone", &fakeAgent{may: func(r consul.Right) bool { return r.Resource != "operator" || r.Access == "read" },
 			errs: map[string]error{"CAConfig": denied(`'operator:write'`)}}, false,

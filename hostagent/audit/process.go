@@ -26,17 +26,20 @@ type looking struct {
 // long as it lives, and nobody's afterwards: a new process of the same number is not taken for it.
 func (l *looking) readProcess(proc string) Seen[Process] {
 	if l.from.PID <= 0 {
-		return Unseen[Process]("its process was not found", "run as root")
+		if l.from.Address != "" {
+			return Unseen[Process]("no process was found that listens at "+l.from.Address, asRoot)
+		}
+		return Unseen[Process]("its process was not found", asRoot)
 	}
 	dir, err := os.OpenRoot(proc + "/" + strconv.Itoa(l.from.PID))
 	if err != nil {
-		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), "run as root")
+		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), asRoot)
 	}
 	defer dir.Close()
 	cwd, _ := dir.Readlink("cwd") // needs the right to trace it
 	commandLine, err := readProc(dir, "cmdline")
 	if err != nil {
-		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), "run as root")
+		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), asRoot)
 	}
 	var isAgent bool
 	if l.started, isAgent = readCommandLine(commandLine, cwd); !isAgent {
@@ -45,7 +48,7 @@ func (l *looking) readProcess(proc string) Seen[Process] {
 	}
 	status, err := readProc(dir, "status")
 	if err != nil {
-		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), "run as root")
+		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), asRoot)
 	}
 	p := Process{Unit: l.from.Unit, ConfigPaths: l.started.paths, Flags: l.started.flags}
 	if err := p.readStatus(status); err != nil {

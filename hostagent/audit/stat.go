@@ -170,8 +170,8 @@ func (w *walk) add(path, holds string, kept fs.FileMode, depth int) {
 	if _, err := os.Lstat(path); os.IsNotExist(err) {
 		return
 	}
-	if filepath.Base(filepath.Dir(path)) == "serf" && !strings.HasSuffix(path, ".keyring") {
-		holds = "" // who is a member
+	if !isSecretData(path) {
+		holds = ""
 	}
 	f := w.look(path, holds)
 	f.Kept = kept
@@ -192,6 +192,16 @@ func (w *walk) add(path, holds string, kept fs.FileMode, depth int) {
 	for _, entry := range entries {
 		w.add(filepath.Join(path, entry.Name()), holds, kept, depth+1)
 	}
+}
+
+// isSecretData tells whether a file of a data directory may hold what its folder holds: serf/ tells who is a member too, and
+// of raft/ some files are about the others (Consul 1.21; raft.db, *.wal and snapshots' state.bin are the state).
+func isSecretData(path string) bool {
+	switch filepath.Base(path) {
+	case "peers.info", "meta.json", "wal-meta.db":
+		return false
+	}
+	return filepath.Base(filepath.Dir(path)) != "serf" || strings.HasSuffix(path, ".keyring")
 }
 
 // keptBy adds to kept those whom the folder f does not let in. The group of a file below can be another one than the

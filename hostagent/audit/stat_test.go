@@ -101,11 +101,11 @@ tls {
 // TestLookAtDataFiles has what Consul 1.21 makes in its data directory, with the modes that it gives.
 func TestLookAtDataFiles(t *testing.T) {
 	made := map[string]string{
-		"d/acl-tokens.json": "", "d/checks/1": "", "d/node-id": "", "d/raft/wal/1.wal": "", "d/raft/snapshots/1/state.bin": "",
+		"d/acl-tokens.json": "", "d/checks/1": "", "d/node-id": "", "d/raft/wal/1.wal": "", "d/raft/wal/wal-meta.db": "", "d/raft/peers.info": "", "d/raft/snapshots/1/state.bin": "",
 		"d/serf/local.keyring": "", "d/serf/local.snapshot": "", "d/services/1": "", "d/services/configs/1": "",
 	}
 	modes := func(top os.FileMode) map[string]os.FileMode {
-		return map[string]os.FileMode{"d": top, "d/checks": 0o700, "d/raft": 0o755, "d/raft/wal": 0o755, "d/raft/wal/1.wal": 0o644,
+		return map[string]os.FileMode{"d": top, "d/checks": 0o700, "d/raft": 0o755, "d/raft/wal": 0o755, "d/raft/wal/1.wal": 0o644, "d/raft/peers.info": 0o755, "d/raft/wal/wal-meta.db": 0o644,
 			"d/raft/snapshots/1/state.bin": 0o644, "d/serf": 0o755, "d/serf/local.snapshot": 0o644, "d/services": 0o700}
 	}
 	for _, c := range []struct {
@@ -118,11 +118,13 @@ func TestLookAtDataFiles(t *testing.T) {
 -rw------- d/acl-tokens.json holds tokens
 drwx------ d/checks
 drwxr-xr-x d/raft
+-rwxr-xr-x d/raft/peers.info
 drwxr-xr-x d/raft/snapshots
 drwxr-xr-x d/raft/snapshots/1
 -rw-r--r-- d/raft/snapshots/1/state.bin holds the datacenter's state
 drwxr-xr-x d/raft/wal
 -rw-r--r-- d/raft/wal/1.wal holds the datacenter's state
+-rw-r--r-- d/raft/wal/wal-meta.db
 drwxr-xr-x d/serf
 -rw------- d/serf/local.keyring holds gossip key
 -rw-r--r-- d/serf/local.snapshot
@@ -132,11 +134,13 @@ drwx------ d/services
 -rw------- d/acl-tokens.json holds tokens kept 0007
 drwx------ d/checks kept 0007
 drwxr-xr-x d/raft kept 0007
+-rwxr-xr-x d/raft/peers.info kept 0007
 drwxr-xr-x d/raft/snapshots kept 0007
 drwxr-xr-x d/raft/snapshots/1 kept 0007
 -rw-r--r-- d/raft/snapshots/1/state.bin holds the datacenter's state kept 0007
 drwxr-xr-x d/raft/wal kept 0007
 -rw-r--r-- d/raft/wal/1.wal holds the datacenter's state kept 0007
+-rw-r--r-- d/raft/wal/wal-meta.db kept 0007
 drwxr-xr-x d/serf kept 0007
 -rw------- d/serf/local.keyring holds gossip key kept 0007
 -rw-r--r-- d/serf/local.snapshot kept 0007
