@@ -11,8 +11,8 @@ import (
 	"github.com/hostagent/hostagent/hostagent/catalog"
 )
 
-// rowOf evaluates in and returns the row of one item.
-func rowOf(t *testing.T, in Input, id catalog.ID) Row {
+// fileRowOf evaluates in and returns the row of one item.
+func fileRowOf(t *testing.T, in Input, id catalog.ID) Row {
 	t.Helper()
 	for _, row := range Evaluate(in).Rows {
 		if row.ID == id {
@@ -46,7 +46,7 @@ func ours(path string, mode fs.FileMode, holds string) File {
 	return File{Path: path, Mode: mode, UID: 0, GID: consulUID, Owner: "root:consul", Holds: holds}
 }
 
-func changed(f File, change func(*File)) File {
+func except(f File, change func(*File)) File {
 	change(&f)
 	return f
 }
@@ -73,32 +73,32 @@ func TestConfigFiles(t *testing.T) {
 				Found: []string{"of 2 paths none holds a token or key, and nobody but root and the agent's user can write to them"}}},
 		{"others read a key", agent, Known([]File{folder, good, ours("/etc/consul.d/k.hcl", 0o644, "gossip key, tokens")}), Row{Status: Fail,
 			Found: []string{"others can read /etc/consul.d/k.hcl (root:consul 0644), which holds: gossip key, tokens"}, Remedy: remedy}},
-		{"a group reads a key", agent, Known([]File{folder, changed(good, func(f *File) { f.GroupMembers = []string{"alice"} })}), Row{Status: Warn,
+		{"a group reads a key", agent, Known([]File{folder, except(good, func(f *File) { f.GroupMembers = []string{"alice"} })}), Row{Status: Warn,
 			Found: []string{"the group of /etc/consul.d/a.hcl (root:consul 0640) can read it: alice; it holds: gossip key"}, Remedy: remedy}},
-		{"a group reads, and the agent's user is not known", unfound, Known([]File{folder, changed(good, func(f *File) { f.GroupMembers = []string{"consul"} })}),
+		{"a group reads, and the agent's user is not known", unfound, Known([]File{folder, except(good, func(f *File) { f.GroupMembers = []string{"consul"} })}),
 			Row{Status: Unknown, Found: []string{
 				"the group of /etc/consul.d/a.hcl (root:consul 0640) can read it: consul; whether that is the agent's user is not known"}, Needs: "run as root"}},
 		{"others write a folder", agent, Known([]File{ours("/etc/consul.d", fs.ModeDir|0o777, ""), good}), Row{Status: Fail,
 			Found: []string{"others can write to folder /etc/consul.d (root:consul 0777)"}, Remedy: remedy}},
 		{"a sticky folder above", agent, Known([]File{ours("/tmp", fs.ModeDir|fs.ModeSticky|0o777, ""), folder, good}), Row{Status: Pass,
 			Found: []string{"/etc/consul.d/a.hcl (root:consul 0640), which holds: gossip key"}}},
-		{"a group writes", agent, Known([]File{folder, changed(ours("/etc/consul.d/b.hcl", 0o660, ""), func(f *File) { f.GroupMembers = []string{"bob"} })}),
+		{"a group writes", agent, Known([]File{folder, except(ours("/etc/consul.d/b.hcl", 0o660, ""), func(f *File) { f.GroupMembers = []string{"bob"} })}),
 			Row{Status: Fail, Found: []string{"the group of /etc/consul.d/b.hcl (root:consul 0660) can write to it: bob"}, Remedy: remedy}},
-		{"another's", agent, Known([]File{folder, changed(good, func(f *File) { f.UID, f.Owner = 1000, "alice:consul" })}), Row{Status: Fail,
+		{"another's", agent, Known([]File{folder, except(good, func(f *File) { f.UID, f.Owner = 1000, "alice:consul" })}), Row{Status: Fail,
 			Found: []string{"/etc/consul.d/a.hcl (alice:consul 0640) is owned by neither root nor the agent's user consul"}, Remedy: remedy}},
-		{"the agent's own", agent, Known([]File{folder, changed(good, func(f *File) { f.UID, f.Owner = consulUID, "consul:consul" })}), Row{Status: Pass,
+		{"the agent's own", agent, Known([]File{folder, except(good, func(f *File) { f.UID, f.Owner = consulUID, "consul:consul" })}), Row{Status: Pass,
 			Found: []string{"/etc/consul.d/a.hcl (consul:consul 0640), which holds: gossip key"}}},
-		{"somebody's, and the agent's user is not known", unfound, Known([]File{folder, changed(good, func(f *File) { f.UID, f.Owner = consulUID, "consul:consul" })}),
+		{"somebody's, and the agent's user is not known", unfound, Known([]File{folder, except(good, func(f *File) { f.UID, f.Owner = consulUID, "consul:consul" })}),
 			Row{Status: Unknown, Found: []string{
 				"/etc/consul.d/a.hcl (consul:consul 0640): whether its owner is the agent's user is not known: its process was not found"}, Needs: "run as root"}},
 		{"not to be looked at", agent, Known([]File{folder, {Path: "/etc/consul.d/a.hcl", Problem: "cannot be looked at: permission denied"}}), Row{Status: Unknown,
 			Found: []string{"/etc/consul.d/a.hcl cannot be looked at: permission denied"}, Needs: "run as root"}},
-		{"broken, and others read it", agent, Known([]File{folder, changed(ours("/etc/consul.d/b.hcl", 0o644, ""), func(f *File) { f.Unread = true })}), Row{Status: Unknown,
+		{"broken, and others read it", agent, Known([]File{folder, except(ours("/etc/consul.d/b.hcl", 0o644, ""), func(f *File) { f.Unread = true })}), Row{Status: Unknown,
 			Found: []string{"others can read /etc/consul.d/b.hcl (root:consul 0644), and what it holds could not be seen"}, Needs: "run as root"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.want.ID = catalog.ConfigFiles
-			if diff := cmp.Diff(c.want, rowOf(t, Input{Process: c.process, ConfigFiles: c.files}, catalog.ConfigFiles)); diff != "" {
+			if diff := cmp.Diff(c.want, fileRowOf(t, Input{Process: c.process, ConfigFiles: c.files}, catalog.ConfigFiles)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -125,13 +125,13 @@ func TestDataFiles(t *testing.T) {
 			Found: []string{"others can enter or list folder /opt/consul (consul:consul 0755); what was found to hold secrets in it is private by itself"}}},
 		{"as Consul makes it on servers", Known([]File{mine("/opt/consul", fs.ModeDir|0o755, ""), raft}), Row{Status: Fail, Remedy: remedy,
 			Found: []string{"others can read /opt/consul/raft/raft.db (consul:consul 0644), which holds: the datacenter's state"}}},
-		{"a server's behind a folder", Known([]File{mine("/opt/consul", fs.ModeDir|0o750, ""), changed(raft, func(f *File) { f.Kept = othersBits })}),
+		{"a server's behind a folder", Known([]File{mine("/opt/consul", fs.ModeDir|0o750, ""), except(raft, func(f *File) { f.Kept = othersBits })}),
 			Row{Status: Pass, Found: []string{"nobody but root and the agent's user comes to secrets in folder /opt/consul (consul:consul 0750)"}}},
-		{"a group enters", Known([]File{changed(mine("/opt/consul", fs.ModeDir|0o750, ""), func(f *File) { f.GroupMembers = []string{"alice", "bob"} })}),
+		{"a group enters", Known([]File{except(mine("/opt/consul", fs.ModeDir|0o750, ""), func(f *File) { f.GroupMembers = []string{"alice", "bob"} })}),
 			Row{Status: Warn, Remedy: remedy, Found: []string{"the group of folder /opt/consul (consul:consul 0750) can enter or list it: alice, bob"}}},
 		{"others write", Known([]File{mine("/opt/consul", fs.ModeDir|0o777, "")}), Row{Status: Fail, Remedy: remedy,
 			Found: []string{"others can write to folder /opt/consul (consul:consul 0777)"}}},
-		{"another's", Known([]File{changed(mine("/opt/consul", fs.ModeDir|0o700, ""), func(f *File) { f.UID, f.Owner = 1000, "alice:alice" })}), Row{Status: Fail,
+		{"another's", Known([]File{except(mine("/opt/consul", fs.ModeDir|0o700, ""), func(f *File) { f.UID, f.Owner = 1000, "alice:alice" })}), Row{Status: Fail,
 			Remedy: remedy, Found: []string{"folder /opt/consul (alice:alice 0700) is owned by neither root nor the agent's user consul"}}},
 		{"not to be entered", Known([]File{mine("/opt/consul", fs.ModeDir|0o750, ""), {Path: "/opt/consul/raft", Problem: "cannot be looked at: permission denied"}}),
 			Row{Status: Unknown, Found: []string{"/opt/consul/raft cannot be looked at: permission denied"}, Needs: "run as root"}},
@@ -142,7 +142,7 @@ func TestDataFiles(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.want.ID = catalog.DataFiles
-			got := rowOf(t, Input{Process: Known(consulProcess()), DataFiles: c.files}, catalog.DataFiles)
+			got := fileRowOf(t, Input{Process: Known(consulProcess()), DataFiles: c.files}, catalog.DataFiles)
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
@@ -168,7 +168,7 @@ func TestAgentUser(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.want.ID = catalog.AgentUser
-			if diff := cmp.Diff(c.want, rowOf(t, Input{Process: c.process}, catalog.AgentUser)); diff != "" {
+			if diff := cmp.Diff(c.want, fileRowOf(t, Input{Process: c.process}, catalog.AgentUser)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -211,7 +211,7 @@ func TestAgentHardening(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.want.ID = catalog.AgentHardening
-			if diff := cmp.Diff(c.want, rowOf(t, Input{Process: c.process}, catalog.AgentHardening)); diff != "" {
+			if diff := cmp.Diff(c.want, fileRowOf(t, Input{Process: c.process}, catalog.AgentHardening)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})

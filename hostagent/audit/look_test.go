@@ -310,8 +310,8 @@ func TestLookReadsFiles(t *testing.T) {
 	}
 }
 
-// TestNothingPassesUnseen looks with a token that may do nothing, with an agent that is away, and with nothing at all.
-func TestNothingPassesUnseen(t *testing.T) {
+// TestLookSeesNothing looks with a token that may do nothing, with an agent that is away, and with nothing at all.
+func TestLookSeesNothing(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "a.hcl")
 	if err := os.WriteFile(broken, []byte("encrypt = {{{"), 0o644); err != nil {
 		t.Fatal(err)
