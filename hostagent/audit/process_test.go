@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -78,6 +79,10 @@ func TestReadProcess(t *testing.T) {
 			t.Errorf("%s is not known", name)
 		}
 	}
+	if age := time.Since(p.Started); age < -time.Second || age > 30*time.Second {
+		t.Errorf("started at %v, which is %v ago", p.Started, age)
+	}
+	p.Started = time.Time{}
 	p.NoNewPrivs, p.Seccomp, p.Effective, p.Bounding, p.CoreLimited, p.ReadOnly = nil, nil, nil, nil, nil, nil
 	if diff := cmp.Diff(want, p); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -156,6 +161,20 @@ func TestReadCommandLine(t *testing.T) {
 				t.Errorf("agent %v, -want +got\n%s", isAgent, diff)
 			}
 		})
+	}
+}
+
+func TestStartOf(t *testing.T) {
+	const rest = " S 1 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 9 0 "
+	for _, stat := range []string{"", "7 (consul)", "7 (consul)" + rest, "7 (consul)" + rest + "x 1", "7 (consul)" + rest + "-5 1",
+		"7 (consul)" + rest + "9223372036854775807 1"} {
+		if got := startOf(stat); !got.IsZero() {
+			t.Errorf("%q: %v", stat, got)
+		}
+	}
+	plain, odd := startOf("7 (consul)"+rest+"500 1"), startOf("7 (a) S 2 (b)"+rest+"500 1")
+	if d := odd.Sub(plain); plain.IsZero() || d < -time.Second || d > time.Second {
+		t.Errorf("%v and %v", plain, odd)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hostagent/hostagent/hostagent/consul/configdir"
 )
@@ -37,6 +38,7 @@ func (l *looking) look(path, holds string) File {
 		return f
 	}
 	f.Mode, f.UID, f.GID = info.Mode(), stat.Uid, stat.Gid
+	f.Changed = time.Unix(stat.Ctim.Unix())
 	f.Owner = l.accounts.owner(f.UID, f.GID)
 	f.GroupMembers = l.accounts.members(f.GID, func(uid uint32) bool { return l.in.Process.Known && uid == l.in.Process.Value.UID })
 	return f

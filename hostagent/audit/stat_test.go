@@ -8,14 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostagent/hostagent/hostagent/consul/configdir"
 )
 
-// listed shows files as lines: mode, what they hold, what is not known of them, and the path below dir.
-func listed(dir string, files []File) string {
+// filesAsText shows files as lines: mode, what they hold, what is not known of them, and the path below dir.
+func filesAsText(dir string, files []File) string {
 	var b strings.Builder
 	for _, f := range files {
 		path := strings.TrimPrefix(strings.TrimPrefix(f.Path, dir), "/")
@@ -68,8 +69,14 @@ drwxr-x--- open/conf
 -rw------- open/conf/d.hcl unread
 -rw------- elsewhere/e.hcl
 `
-	if diff := cmp.Diff(want, listed(dir, lookingAt(Sources{}).configFiles([]string{conf}, config))); diff != "" {
+	got := lookingAt(Sources{}).configFiles([]string{conf}, config)
+	if diff := cmp.Diff(want, filesAsText(dir, got)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
+	}
+	for _, f := range got {
+		if age := time.Since(f.Changed); age < -time.Second || age > time.Minute {
+			t.Errorf("%s was changed %v ago", f.Path, age)
+		}
 	}
 }
 
@@ -93,7 +100,7 @@ tls {
 -rw------- rpc.pem holds private key
 ---------- relative.pem holds private key its path hangs on the folder in which the agent was started
 `
-	if diff := cmp.Diff(want, listed(dir, lookingAt(Sources{}).keyFiles(config))); diff != "" {
+	if diff := cmp.Diff(want, filesAsText(dir, lookingAt(Sources{}).keyFiles(config))); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
@@ -149,7 +156,7 @@ drwx------ d/services kept 0007
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := inFolder(t, made, modes(c.top))
-			if diff := cmp.Diff(c.want, listed(dir, lookingAt(Sources{}).dataFiles(filepath.Join(dir, "d")))); diff != "" {
+			if diff := cmp.Diff(c.want, filesAsText(dir, lookingAt(Sources{}).dataFiles(filepath.Join(dir, "d")))); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 		})
@@ -183,7 +190,7 @@ func TestLookAtDataFilesIsBounded(t *testing.T) {
 		}
 	}
 	if problems != 2 {
-		t.Errorf("%d times it was told that something was left out, want of raft and of services:\n%s", problems, listed(dir, files)[:500])
+		t.Errorf("%d times it was told that something was left out, want of raft and of services:\n%s", problems, filesAsText(dir, files)[:500])
 	}
 	in := Input{Process: Known(Process{}), DataFiles: Known(files)}
 	if row := judgeDataFiles(&in); row.Status == Pass {
