@@ -188,6 +188,7 @@ func TestReadOnly(t *testing.T) {
 		{"of the root", root, new(false)},
 		{"a read-only root", "22 1 8:1 / / ro shared:1 - ext4 /dev/sda1 ro\n", new(true)},
 		{"ProtectSystem", root + "40 22 8:1 /usr /usr ro - ext4 /dev/sda1 rw\n", new(true)},
+		{"in another order", "40 22 8:1 /usr /usr ro - ext4 /dev/sda1 rw\n" + root, new(true)},
 		{"below", root + "40 22 8:1 /usr/lib /usr/lib ro - ext4 /dev/sda1 rw\n", new(false)},
 		{"beside", root + "40 22 8:1 /us /us ro - ext4 /dev/sda1 rw\n", new(false)},
 		{"covered", root + "40 22 8:1 /usr /usr ro - ext4 a rw\n41 22 8:1 /usr /usr rw - ext4 b rw\n", new(false)},
