@@ -2,4 +2,297 @@
 
 package audit
 
-func aclJudges() []judge { return nil }
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/consul"
+)
+
+func aclJudges() []judge {
+	return []judge{
+		{catalog.ACLEnabled, judgeACLEnabled},
+		{catalog.ACLDefaultDeny, underACLs(judgeDefaultDeny)},
+		{catalog.ACLAnonymous, underACLs(judgeAnonymous)},
+		{catalog.ACLInstanceTokens, underACLs(judgeSharedTokens)},
+		{catalog.ACLTokenScope, underACLs(judgeTokenScope)},
+		{catalog.ACLManagementToken, underACLs(judgeManagementTokens)},
+		{catalog.ACLPersistence, underACLs(judgeTokenPersistence)},
+		{catalog.InstanceTokens, underACLs(judgeInstanceTokens)},
+	}
+}
+
+const (
+	anonymousAccessor = "00000000-0000-0000-0000-000000000002" // the same in each datacenter
+
+	needsACLRead = `acl:read: rule acl = "read" in the token's policy`
+)
+
+// aclsEnabled asks what the agent tells of itself, then how it answers, then its files.
+func aclsEnabled(in *Input) setting[bool] {
+	if in.Anonymous.Known && (!in.Running.Known || in.Running.Value.ACLsEnabled == nil) {
+		if in.Anonymous.Value.ACLsOff {
+			return setting[bool]{known: true, found: "the agent answers that ACLs are disabled"}
+		}
+		return setting[bool]{known: true, value: true, found: "the agent answers as one with ACLs enabled"}
+	}
+	return settingOf(in, in.Running.Value.ACLsEnabled, false, "acl.enabled")
+}
+
+func judgeACLEnabled(in *Input) Row {
+	enabled := aclsEnabled(in)
+	switch {
+	case !enabled.known:
+		return enabled.unknown()
+	case !enabled.value:
+		return Row{Status: Fail, Found: []string{
+			enabled.found, "no token is asked for: anybody who reaches the agent registers any service, and edits intentions",
+		}}
+	}
+	return Row{Status: Pass, Found: []string{enabled.found}}
+}
+
+// underACLs spares an item that hangs on ACLs where there are none.
+func underACLs(judge func(*Input) Row) func(*Input) Row {
+	return func(in *Input) Row {
+		if enabled := aclsEnabled(in); enabled.known && !enabled.value {
+			return Row{Status: NotApplicable, Found: []string{"ACLs are disabled: see " + string(catalog.ACLEnabled)}}
+		}
+		return judge(in)
+	}
+}
+
+func defaultPolicy(in *Input) setting[string] {
+	return settingOf(in, in.Running.Value.ACLDefaultPolicy, "allow", "acl.default_policy")
+}
+
+func judgeDefaultDeny(in *Input) Row {
+	policy := defaultPolicy(in)
+	switch {
+	case !policy.known:
+		return policy.unknown()
+	case policy.value != "deny":
+		return Row{Status: Fail, Found: []string{
+			policy.found, "ACLs are enabled, and whoever has no token may do all that no rule forbids",
+		}}
+	}
+	return Row{Status: Pass, Found: []string{policy.found}}
+}
+
+// unheardName is asked for beside the host's services: what is allowed on it is allowed by a prefix, or by default.
+const unheardName = "hostagent-asks-for-a-name-that-nobody-has"
+
+// mostAsked bounds the services that anonymousRights asks about: an agent refuses more than 64 questions at a time.
+const mostAsked = 30
+
+// anonymousRights are what the anonymous token should not have, to be asked with Authorize: to write the host's services and
+// their intentions, those of a name that nobody has, and all intentions. A prefix cannot be asked for. Only words that
+// Consul 1.8 knows are among them, for an agent refuses a whole question over one that it does not know.
+func anonymousRights(services []string) []consul.Right {
+	names := slices.Compact(slices.Sorted(slices.Values(services)))
+	names = append([]string{unheardName}, names[:min(len(names), mostAsked)]...)
+	rights := []consul.Right{{Resource: "intention", Segment: "*", Access: "write"}}
+	for _, name := range names {
+		rights = append(rights,
+			consul.Right{Resource: "service", Segment: name, Access: "write"},
+			consul.Right{Resource: "intention", Segment: name, Access: "write"})
+	}
+	return rights
+}
+
+func judgeAnonymous(in *Input) Row {
+	found, names := allowedToAnybody(in)
+	token, seen := anonymousToken(in)
+	for _, rule := range token.Rules {
+		if writes(token, rule) && (rule.Resource == "service" || rule.Resource == "intentions") {
+			found = append(found, "the anonymous token has "+ruleText(rule))
+		}
+	}
+	if token.Management {
+		found = append(found, "the anonymous token is a management token")
+	}
+	policy := defaultPolicy(in)
+	ruled := seen && token.Problem == ""
+	const noRule = "the anonymous token has no rule that writes services or intentions"
+	switch {
+	case len(found) > 0:
+		return Row{Status: Fail, Found: append(found, whyAnonymous(in)...)}
+	case names > 0:
+		row := Row{Status: Pass, Found: []string{fmt.Sprintf(
+			"without a token the agent allows neither service:write nor intentions:write on %s: services of this host, and a name that nobody has",
+			plural(names, "name"))}}
+		if ruled {
+			row.Found = append(row.Found, noRule)
+		}
+		return row
+	case ruled && policy.known && policy.value == "deny":
+		return Row{Status: Pass, Found: []string{noRule, policy.found}}
+	case in.Anonymous.Known:
+		return Row{Status: Unknown, Needs: needsACLRead, Found: []string{
+			"what is allowed without a token: the agent did not answer all that was asked",
+		}}
+	}
+	row := in.Anonymous.unknown("what is allowed without a token")
+	row.Needs = cmp.Or(row.Needs, needsACLRead)
+	return row
+}
+
+// allowedToAnybody tells what of the rights that were asked about is allowed, and on how many names neither services nor
+// intentions may be written; 0 where the answer is not whole.
+func allowedToAnybody(in *Input) (found []string, denied int) {
+	asked := in.Anonymous.Value
+	if !in.Anonymous.Known || len(asked.Rights) != len(asked.Allowed) {
+		return nil, 0
+	}
+	allowed, denials := map[string][]string{}, map[string]int{}
+	for i, right := range asked.Rights {
+		switch {
+		case right.Access != "write" || right.Resource != "service" && right.Resource != "intention":
+		case asked.Allowed[i]:
+			allowed[right.Resource] = append(allowed[right.Resource], right.Segment)
+		default:
+			denials[right.Segment]++
+		}
+	}
+	for _, resource := range slices.Sorted(maps.Keys(allowed)) {
+		found = append(found, fmt.Sprintf("without a token %s is allowed on %s",
+			map[string]string{"service": "service:write", "intention": "intentions:write"}[resource], namesText(allowed[resource])))
+	}
+	for _, n := range denials {
+		if n == 2 {
+			denied++
+		}
+	}
+	return found, denied
+}
+
+// namesText shows the first few of some names that were asked about.
+func namesText(names []string) string {
+	const most = 5
+	if slices.Contains(names, unheardName) {
+		return "a name that nobody has, so on any that no rule denies"
+	}
+	texts := make([]string, 0, most+1)
+	for _, name := range names[:min(len(names), most)] {
+		if name == "*" {
+			texts = append(texts, "all services")
+		} else {
+			texts = append(texts, strconv.Quote(name))
+		}
+	}
+	if more := len(names) - most; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func anonymousToken(in *Input) (consul.Token, bool) {
+	if in.Tokens.Known {
+		for _, token := range in.Tokens.Value.Tokens {
+			if token.AccessorID == anonymousAccessor {
+				return token, true
+			}
+		}
+	}
+	return consul.Token{}, false
+}
+
+// whyAnonymous tells where rights can come from that no rule of the anonymous token gives.
+func whyAnonymous(in *Input) []string {
+	var why []string
+	if policy := defaultPolicy(in); policy.known && policy.value != "deny" {
+		why = append(why, policy.found+": what no rule denies is allowed")
+	}
+	if in.Disk.Known {
+		if set, ok := in.Disk.Value.Settings.Lookup(tokenDefault); ok {
+			why = append(why, fmt.Sprintf("%s:%d sets %s: a request without a token has its rights on this agent",
+				set.File, set.Line, tokenDefault))
+		}
+	}
+	return why
+}
+
+func judgeTokenPersistence(in *Input) Row {
+	persistence := settingOf(in, in.Running.Value.ACLTokenPersistence, false, "acl.enable_token_persistence")
+	switch {
+	case !persistence.known:
+		return persistence.unknown()
+	case persistence.value:
+		return Row{Status: Pass, Found: []string{persistence.found}}
+	case !in.Disk.Known:
+		return Row{Status: Warn, Needs: tokensNeedFiles, Found: []string{
+			persistence.found, "whether the agent's token stands in its files instead was not seen",
+		}}
+	}
+	set, ok := in.Disk.Value.Settings.Lookup("acl.tokens.agent")
+	if !ok || set.Value == "" {
+		return Row{Status: Warn, Found: []string{
+			persistence.found, "no file sets acl.tokens.agent: a token set through the API is lost at the next restart",
+		}}
+	}
+	return Row{Status: Pass, Found: []string{
+		persistence.found, fmt.Sprintf("the agent has its token from %s:%d (acl.tokens.agent), at each start", set.File, set.Line),
+	}}
+}
+
+// aclFinding is what is said of one token or registration.
+type aclFinding struct {
+	status Status
+	text   string
+}
+
+// rowOf is the row of findings: the worst of them decides, and stands first. What is well stands in it only where all is.
+func rowOf(findings []aclFinding, needs string) Row {
+	rank := func(f aclFinding) int { return slices.Index(Statuses(), f.status) }
+	slices.SortFunc(findings, func(a, b aclFinding) int {
+		return cmp.Or(cmp.Compare(rank(b), rank(a)), cmp.Compare(a.text, b.text))
+	})
+	findings = slices.Compact(findings)
+	row := Row{Status: Pass}
+	for i, f := range findings {
+		if i == 0 {
+			row.Status = f.status
+		}
+		if f.status == Pass && row.Status != Pass {
+			break
+		}
+		if f.status == Unknown {
+			row.Needs = needs
+		}
+		row.Found = append(row.Found, f.text)
+	}
+	return row
+}
+
+// writes tells whether a rule allows writing, and no other of the token takes that back: of two rules on the same name, a
+// deny counts.
+func writes(token consul.Token, rule consul.Rule) bool {
+	return rule.Access == "write" && !slices.ContainsFunc(token.Rules, func(other consul.Rule) bool {
+		return other.Access == "deny" && other.Resource == rule.Resource && other.Name == rule.Name && other.Prefix == rule.Prefix
+	})
+}
+
+// ruleText is a rule as a policy has it, with where it comes from.
+func ruleText(rule consul.Rule) string {
+	block, key := rule.Resource, "policy"
+	if block == "intentions" {
+		block, key = "service", "intentions"
+	}
+	if rule.Prefix {
+		block += "_prefix"
+	}
+	text := fmt.Sprintf("%s %q { %s = %q }", block, rule.Name, key, rule.Access)
+	switch rule.Resource {
+	case "acl", "operator", "keyring", "mesh", "peering": // have no names
+		text = fmt.Sprintf("%s = %q", rule.Resource, rule.Access)
+	}
+	if rule.Source != "" {
+		text += " (" + rule.Source + ")"
+	}
+	return text
+}

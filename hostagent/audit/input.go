@@ -85,8 +85,14 @@ type Rights struct {
 type InstanceToken struct {
 	ID, Name string // of the service or sidecar
 	Sidecar  bool
-	Hash     consul.TokenHash // zero: registered without a token
-	Where    string           // the file that holds it
+	// DestinationID and DestinationName are of the service whose sidecar it is; "" where the registration does not tell.
+	DestinationID, DestinationName string
+	Hash                           consul.TokenHash // zero: registered without a token
+	Where                          string           // the file that holds it
+	// SameAs are the agent's own tokens that it is too, by their keys in configuration files: "acl.tokens.default".
+	SameAs []string
+	// Problem says why nothing but Where is known; "" for none.
+	Problem string
 }
 
 // Certificate is what stands in a file that the agent's settings name.

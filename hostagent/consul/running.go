@@ -83,6 +83,8 @@ type Token struct {
 	Management bool
 	// Policies are the names of what the rules come from, for people: "policy web", "role deploy", "service identity web".
 	Sources []string
+	// Problem says why Rules may lack some: a policy that could not be read; "" for none.
+	Problem string
 }
 
 // Rule is one rule of a token. Prefix tells that Name is a prefix.

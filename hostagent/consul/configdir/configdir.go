@@ -52,7 +52,8 @@ func (p Problem) Error() string {
 	return fmt.Sprintf("%s:%d: %s", file, p.Line, p.Reason)
 }
 
-// Service is one service definition as it is written, before the agent's defaults. Tokens in it are kept out.
+// Service is one service definition as it is written, before the agent's defaults. Tokens in it are kept out: what is left of
+// one is its hash.
 type Service struct {
 	File string
 	Line int // where the definition begins
@@ -70,4 +71,7 @@ type Service struct {
 	Native          bool          // connect { native = true }
 	Proxy           *consul.Proxy // proxy {}, nil where there is none
 	Sidecar         *Service      // connect { sidecar_service {} }, nil where there is none
+	// TokenHash is of the token that the agent registers it with, a sidecar with its service's unless it has one; zero for
+	// none.
+	TokenHash consul.TokenHash
 }

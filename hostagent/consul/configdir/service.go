@@ -12,6 +12,7 @@ func serviceOf(path string, o *object) Service {
 		File: path, Line: o.line,
 		ID: o.text("id"), Name: o.text("name"), Kind: o.text("kind"),
 		Address: o.text("address"), Port: int(o.number("port")), SocketPath: o.text("socket_path"),
+		TokenHash: consul.HashSecret(o.text("token")),
 	}
 	s.TaggedAddresses = taggedOf(o.object("tagged_addresses"))
 	if proxy := o.object("proxy"); proxy != nil {
@@ -21,6 +22,9 @@ func serviceOf(path string, o *object) Service {
 		s.Native = connect.flag("native")
 		if sidecar := connect.object("sidecar_service"); sidecar != nil {
 			inner := serviceOf(path, sidecar)
+			if inner.TokenHash == (consul.TokenHash{}) {
+				inner.TokenHash = s.TokenHash
+			}
 			s.Sidecar = &inner
 		}
 	}

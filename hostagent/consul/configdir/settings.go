@@ -5,6 +5,8 @@ package configdir
 import (
 	"slices"
 	"strings"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 // Settings are an agent's settings in Consul's own words: by key in lower case, joined by dots
@@ -28,6 +30,13 @@ type Setting struct {
 func (s Settings) Lookup(key string) (Setting, bool) {
 	setting, ok := s.values[key]
 	return setting, ok
+}
+
+// Hash stands for the secret that a key holds ("acl.tokens.default"), so that it can be compared and nothing else; zero where
+// no file sets it.
+func (s Settings) Hash(key string) consul.TokenHash {
+	secret, _ := s.values[key].Value.(string)
+	return consul.HashSecret(secret)
 }
 
 // definitionKeys are those of a file that hold definitions and no settings.
