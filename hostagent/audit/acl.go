@@ -87,8 +87,8 @@ func judgeDefaultDeny(in *Input) Row {
 // unheardName is asked for beside the host's services: what is allowed on it is allowed by a prefix, or by default.
 const unheardName = "hostagent-asks-for-a-name-that-nobody-has"
 
-// mostAsked bounds the services that anonymousRights asks about: an agent refuses more than 64 questions at a time.
-const mostAsked = 30
+// mostAsked bounds the services that anonymousRights asks about: an agent answers 64 questions at a time.
+const mostAsked = 50
 
 // anonymousRights are what the anonymous token should not have, to be asked with Authorize: to write the host's services and
 // their intentions, those of a name that nobody has, and all intentions. A prefix cannot be asked for. Only words that
@@ -124,7 +124,7 @@ func judgeAnonymous(in *Input) Row {
 		return Row{Status: Fail, Found: append(found, whyAnonymous(in)...)}
 	case names > 0:
 		row := Row{Status: Pass, Found: []string{fmt.Sprintf(
-			"without a token the agent allows neither service:write nor intentions:write on %s: services of this host, and a name that nobody has",
+			"without a token neither service:write nor intentions:write is allowed on %s: services of this host, and a name that nobody has",
 			plural(names, "name"))}}
 		if ruled {
 			row.Found = append(row.Found, noRule)

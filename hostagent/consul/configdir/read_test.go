@@ -89,8 +89,8 @@ services = [{ name = "first", address = "10.0.0.2" }]
 		Files: []string{in("agent.hcl"), in("broken.hcl"), in("web.hcl"), in("z.json")},
 		Services: []Service{
 			{File: in("web.hcl"), Line: 23, Name: "first", Address: "10.0.0.2"},
-			{File: in("web.hcl"), Line: 2, ID: "web-1", Name: "web", Port: 8080, Sidecar: &Service{
-				File: in("web.hcl"), Line: 9, Port: 21010, Proxy: &consul.Proxy{
+			{File: in("web.hcl"), Line: 2, ID: "web-1", Name: "web", Port: 8080, TokenHash: consul.HashSecret("hunter2"), Sidecar: &Service{
+				File: in("web.hcl"), Line: 9, Port: 21010, TokenHash: consul.HashSecret("hunter2"), Proxy: &consul.Proxy{
 					LocalServicePort: 8080, BindPort: 21011, Upstreams: []consul.Upstream{
 						{Name: "db", Port: 9191}, {Name: "cache", Address: "0.0.0.0", Port: 9192},
 					},
