@@ -242,12 +242,12 @@ func judgeTokenPersistence(in *Input) Row {
 
 // aclFinding is what is said of one token or registration.
 type aclFinding struct {
-	status Status
-	text   string
+	status      Status
+	text, needs string // what would show it stands with what is unknown
 }
 
 // rowOf is the row of findings: the worst of them decides, and stands first. What is well stands in it only where all is.
-func rowOf(findings []aclFinding, needs string) Row {
+func rowOf(findings []aclFinding) Row {
 	rank := func(f aclFinding) int { return slices.Index(Statuses(), f.status) }
 	slices.SortFunc(findings, func(a, b aclFinding) int {
 		return cmp.Or(cmp.Compare(rank(b), rank(a)), cmp.Compare(a.text, b.text))
@@ -261,9 +261,7 @@ func rowOf(findings []aclFinding, needs string) Row {
 		if f.status == Pass && row.Status != Pass {
 			break
 		}
-		if f.status == Unknown {
-			row.Needs = needs
-		}
+		row.Needs = cmp.Or(row.Needs, f.needs)
 		row.Found = append(row.Found, f.text)
 	}
 	return row

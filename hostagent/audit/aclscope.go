@@ -13,6 +13,10 @@ import (
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
+// needsSecrets is what tells which of the datacenter's tokens a registration has.
+const needsSecrets = `acl:write: rule acl = "write" in the token's policy, which is a lot to give: ` +
+	"use such a token for one run of hostagent audit as root"
+
 func judgeTokenScope(in *Input) Row {
 	if !in.Tokens.Known {
 		row := in.Tokens.unknown("what the tokens of registrations allow")
@@ -36,7 +40,7 @@ func scopesOf(in *Input, tokens []InstanceToken) []aclFinding {
 		about := listed(group) + ": token " + token.AccessorID
 		switch {
 		case !ok:
-			findings = append(findings, aclFinding{Unknown, listed(group) + ": the datacenter lists no such token"})
+			findings = append(findings, notListed(group))
 			continue
 		case token.Management:
 			management++
@@ -44,26 +48,27 @@ func scopesOf(in *Input, tokens []InstanceToken) []aclFinding {
 		}
 		wide := beyond(token, namesOf(group))
 		for _, f := range wide {
-			findings = append(findings, aclFinding{f.status, about + " has " + f.text})
+			findings = append(findings, aclFinding{status: f.status, text: about + " has " + f.text})
 		}
 		switch {
 		case len(wide) > 0:
 		case token.Problem != "":
-			findings = append(findings, aclFinding{Unknown, about + ": " + token.Problem})
+			findings = append(findings, unreadRules(group, token))
 		default:
 			narrow++
 		}
 	}
 	if narrow > 0 {
-		findings = append(findings, aclFinding{Pass, "each writes its own service alone, by exact name: " + plural(narrow, "token")})
+		findings = append(findings, aclFinding{status: Pass,
+			text: "each writes its own service alone, by exact name: " + plural(narrow, "token")})
 	}
 	if management > 0 {
 		status := Pass
 		if management == len(groups) {
 			status = NotApplicable
 		}
-		findings = append(findings, aclFinding{status,
-			fmt.Sprintf("%s may do everything: see %s", plural(management, "token"), catalog.ACLManagementToken)})
+		findings = append(findings, aclFinding{status: status,
+			text: fmt.Sprintf("%s may do everything: see %s", plural(management, "token"), catalog.ACLManagementToken)})
 	}
 	return findings
 }
@@ -108,7 +113,7 @@ func beyond(token consul.Token, own map[string]bool) []aclFinding {
 		case "operator", "acl":
 			status = Fail
 		}
-		findings = append(findings, aclFinding{status, ruleText(rule)})
+		findings = append(findings, aclFinding{status: status, text: ruleText(rule)})
 	}
 	return findings
 }
@@ -131,12 +136,13 @@ func scopesByName(in *Input) Row {
 		}
 	}
 	if unread > 0 {
-		findings = append(findings, aclFinding{Unknown, "the rules of " + plural(unread, "token") + " could not be read"})
+		findings = append(findings, aclFinding{status: Unknown, needs: "policies that this version of hostagent can read",
+			text: "the rules of " + plural(unread, "token") + " could not be read"})
 	}
 	for _, name := range slices.Sorted(maps.Keys(families)) {
 		findings = append(findings, scopeByName(in.Tokens.Value.Tokens, name, families[name]))
 	}
-	return rowOf(findings, `acl:write: rule acl = "write" in the token's policy, and run as root: it takes secrets to tell which token a registration has`)
+	return rowOf(findings)
 }
 
 // families are the names of applications, each with the names that it and its sidecars have.
@@ -184,13 +190,15 @@ func scopeByName(tokens []consul.Token, name string, family map[string]bool) acl
 	}
 	switch {
 	case len(wide) > 0 && exact > 0:
-		return aclFinding{Warn, fmt.Sprintf("%q: beside %s that write it alone, %s", name, plural(exact, "token"), some)}
+		return aclFinding{status: Warn, text: fmt.Sprintf("%q: beside %s for it alone, %s", name, plural(exact, "token"), some)}
 	case len(wide) > 0:
-		return aclFinding{Fail, fmt.Sprintf("%q: no token writes it alone: %s", name, some)}
+		return aclFinding{status: Fail, text: fmt.Sprintf("%q: no token writes it alone: %s", name, some)}
 	case exact == 0:
-		return aclFinding{Unknown, fmt.Sprintf("%q: no token that was seen has service:write on it, but management tokens", name)}
+		return aclFinding{status: Unknown, needs: needsSecrets,
+			text: fmt.Sprintf("%q: no token that was seen has service:write on it, but management tokens", name)}
 	}
-	return aclFinding{Pass, fmt.Sprintf("%q: %s with service:write on it, by exact name and on nothing else", name, plural(exact, "token"))}
+	return aclFinding{status: Pass,
+		text: fmt.Sprintf("%q: %s with service:write on it by exact name, and on nothing else", name, plural(exact, "token"))}
 }
 
 // mayWrite decides as Consul does: the rule on the name itself counts, and else that on the longest prefix of it.

@@ -33,7 +33,8 @@ func registeredTokens(in *Input) (tokens []InstanceToken, unseen []aclFinding) {
 		ids[token.ID] = true
 		switch {
 		case token.Problem != "":
-			unseen = append(unseen, aclFinding{Unknown, fmt.Sprintf("%s %s: its token is not known", token.Where, token.Problem)})
+			unseen = append(unseen, aclFinding{status: Unknown, needs: needsTokenFiles,
+				text: strings.TrimSpace(token.Where+" "+token.Problem) + ": tokens in it are not known"})
 		case isApplication(token.Name):
 			tokens = append(tokens, token)
 		}
@@ -41,7 +42,8 @@ func registeredTokens(in *Input) (tokens []InstanceToken, unseen []aclFinding) {
 	if in.Registrations.Known {
 		for _, r := range in.Registrations.Value {
 			if !ids[r.ID] && isApplication(r.Name) {
-				unseen = append(unseen, aclFinding{Unknown, fmt.Sprintf("the token of %q is in no file that was read", r.ID)})
+				unseen = append(unseen, aclFinding{status: Unknown, needs: needsTokenFiles,
+					text: fmt.Sprintf("the token of %q is in no file that was read", r.ID)})
 			}
 		}
 	}
@@ -64,7 +66,7 @@ func ofTokens(in *Input, judge func(tokens []InstanceToken) []aclFinding) Row {
 	tokens := slices.DeleteFunc(slices.Clone(all), InstanceToken.isNone)
 	switch {
 	case len(findings) > 0 || len(tokens) > 0:
-		return rowOf(append(findings, judge(tokens)...), needsTokenFiles)
+		return rowOf(append(findings, judge(tokens)...))
 	case len(all) > 0:
 		return Row{Status: NotApplicable, Found: []string{"no registration brought a token: see " + string(catalog.InstanceTokens)}}
 	}
@@ -79,19 +81,23 @@ func judgeInstanceTokens(in *Input) Row {
 	for _, token := range tokens {
 		switch {
 		case token.Hash == (consul.TokenHash{}):
-			findings = append(findings, aclFinding{Fail, token.text() + " is registered without a token"})
+			findings = append(findings, aclFinding{status: Fail, text: token.text() + " is registered without a token"})
 		case slices.Contains(token.SameAs, tokenAnonymous):
-			findings = append(findings, aclFinding{Fail, token.text() + " is registered as anonymous"})
+			findings = append(findings, aclFinding{status: Fail, text: token.text() + " is registered as anonymous"})
 		case token.isNone():
-			findings = append(findings, aclFinding{Fail, fmt.Sprintf(
-				"%s has the agent's own token (%s), as what is registered without one has", token.text(), strings.Join(token.SameAs, ", "))})
+			findings = append(findings, aclFinding{status: Fail, text: fmt.Sprintf(
+				"%s has the agent's own token (%s), as what is registered without one has",
+				token.text(), strings.Join(token.SameAs, ", "))})
 		}
 	}
 	switch {
 	case len(findings) > 0:
-		return rowOf(findings, needsTokenFiles)
+		return rowOf(findings)
 	case len(tokens) == 0:
 		return Row{Status: NotApplicable, Found: []string{"no service is registered on this host"}}
+	case !in.Disk.Known:
+		return Row{Status: Unknown, Needs: tokensNeedFiles, Found: []string{plural(len(tokens), "registration") +
+			" with a token: whether one is the agent's default token, kept with what came without one, was not seen"}}
 	}
 	return Row{Status: Pass, Found: []string{"a token came with " + plural(len(tokens), "registration")}}
 }
@@ -103,14 +109,15 @@ func judgeSharedTokens(in *Input) Row {
 		for _, group := range groups {
 			switch owners, same := owners(group), otherUse(group[0]); {
 			case slices.ContainsFunc(owners, func(o owner) bool { return o.name != owners[0].name }):
-				findings = append(findings, aclFinding{Fail, "services share a token: " + listed(group)})
+				findings = append(findings, aclFinding{status: Fail, text: "services share a token: " + listed(group)})
 			case len(owners) > 1:
-				findings = append(findings, aclFinding{Fail, "instances of one service share a token: " + listed(group)})
+				findings = append(findings, aclFinding{status: Fail, text: "instances of one service share a token: " + listed(group)})
 			case same != "":
-				findings = append(findings, aclFinding{Fail, fmt.Sprintf("%s is also the agent's own token (%s)", listed(group), same)})
+				findings = append(findings, aclFinding{status: Fail,
+					text: fmt.Sprintf("%s is also the agent's own token (%s)", listed(group), same)})
 			}
 		}
-		return append(findings, aclFinding{Pass, fmt.Sprintf("%s with %s: no two services or instances share one",
+		return append(findings, aclFinding{status: Pass, text: fmt.Sprintf("%s with %s: no two services or instances share one",
 			plural(len(tokens), "registration"), plural(len(groups), "token"))})
 	})
 }
@@ -182,39 +189,50 @@ func listed(tokens []InstanceToken) string {
 }
 
 func judgeManagementTokens(in *Input) Row {
-	row := ofTokens(in, func(tokens []InstanceToken) []aclFinding {
+	return ofTokens(in, func(tokens []InstanceToken) []aclFinding {
 		var findings []aclFinding
 		known, groups := tokensByHash(in), byHash(tokens)
 		for _, group := range groups {
 			token, ok := known[group[0].Hash]
 			findings = append(findings, managementOf(group, token, ok, secretsSeen(in))...)
 		}
-		return append(findings, aclFinding{Pass, fmt.Sprintf("%s with %s: none may do everything",
+		return append(findings, aclFinding{status: Pass, text: fmt.Sprintf("%s with %s: none may do everything",
 			plural(len(tokens), "registration"), plural(len(groups), "token"))})
 	})
-	if row.Status == Unknown && in.InstanceTokens.Known && !secretsSeen(in) {
-		row.Needs = `acl:write: rule acl = "write" in the token's policy, which is a lot to give: ` +
-			"use such a token for one run of hostagent audit as root"
-	}
-	return row
 }
 
 // managementOf judges the token of some registrations, which is known where the datacenter lists it; nothing is said of one
 // that is no management token.
 func managementOf(group []InstanceToken, token consul.Token, known, secrets bool) []aclFinding {
+	var f aclFinding
 	switch {
 	case token.Management:
-		return []aclFinding{{Fail, fmt.Sprintf("%s: token %s may do everything", listed(group), token.AccessorID)}}
+		f = aclFinding{status: Fail, text: fmt.Sprintf("%s: token %s may do everything", listed(group), token.AccessorID)}
 	case known && token.Problem != "":
-		return []aclFinding{{Unknown, fmt.Sprintf("%s: token %s: %s", listed(group), token.AccessorID, token.Problem)}}
+		f = unreadRules(group, token)
 	case known:
 		return nil
 	case secrets:
-		return []aclFinding{{Unknown, listed(group) + ": the datacenter lists no such token"}}
+		f = notListed(group)
 	case slices.Contains(group[0].SameAs, tokenInitial):
-		return []aclFinding{{Fail, fmt.Sprintf("%s: its token is the agent's %s", listed(group), tokenInitial)}}
+		f = aclFinding{status: Fail, text: fmt.Sprintf("%s: its token is the agent's %s", listed(group), tokenInitial)}
+	default:
+		f = aclFinding{status: Unknown, needs: needsSecrets,
+			text: "which of the datacenter's tokens a registration has cannot be told without their secrets"}
 	}
-	return []aclFinding{{Unknown, "which of the datacenter's tokens a registration has cannot be told without their secrets"}}
+	return []aclFinding{f}
+}
+
+// unreadRules is said where a token's rules are not all known.
+func unreadRules(group []InstanceToken, token consul.Token) aclFinding {
+	return aclFinding{status: Unknown, text: fmt.Sprintf("%s: token %s: %s", listed(group), token.AccessorID, token.Problem),
+		needs: "policies that this version of hostagent can read"}
+}
+
+// notListed is said of a token that may have been revoked, or stand where the list does not reach.
+func notListed(group []InstanceToken) aclFinding {
+	return aclFinding{status: Unknown, text: listed(group) + ": the datacenter lists no such token",
+		needs: "a registration with a token that consul acl token list shows"}
 }
 
 func secretsSeen(in *Input) bool { return in.Tokens.Known && in.Tokens.Value.SecretsSeen }

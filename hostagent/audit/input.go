@@ -91,7 +91,7 @@ type InstanceToken struct {
 	Where                          string           // the file that holds it
 	// SameAs are the agent's own tokens that it is too, by their keys in configuration files: "acl.tokens.default".
 	SameAs []string
-	// Problem says why nothing but Where is known; "" for none.
+	// Problem says why nothing but Where is known, and that only where it is one file; "" for none.
 	Problem string
 }
 

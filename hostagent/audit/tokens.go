@@ -66,8 +66,10 @@ func readInstanceTokens(dataDir string, disk Seen[*configdir.Config]) Seen[[]Ins
 			return Unseen[[]InstanceToken](err.Error(), tokensNeedRoot)
 		}
 		if err != nil {
-			problems = append(problems, InstanceToken{Where: dataDir, Problem: err.Error()})
-			kept = &datadir.Data{}
+			kept = &datadir.Data{Problems: []string{err.Error()}}
+		}
+		for _, problem := range kept.Problems {
+			problems = append(problems, InstanceToken{Problem: problem})
 		}
 		maps.Copy(own, kept.Tokens)
 		for _, s := range kept.Services {
