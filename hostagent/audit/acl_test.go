@@ -149,6 +149,9 @@ var aclCases = []struct {
 	{"rules unread", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous, in.Tokens.Value.Tokens[0].Problem = Unseen[Rights]("the agent did not answer", "x"), "its policy is no HCL"
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
+	{"read alone, default allow", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
+		in.Anonymous, in.Running.Value.ACLDefaultPolicy = Unseen[Rights]("the agent did not answer", "x"), new("allow")
+	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
 	{"half an answer", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous.Value.Allowed, in.Tokens = in.Anonymous.Value.Allowed[:1], Seen[consul.Tokens]{}
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer all that was asked"}, Needs: needsACLRead}},
@@ -160,6 +163,10 @@ var aclCases = []struct {
 		"whether the agent's token stands in its files instead was not seen"}, Needs: tokensNeedFiles}},
 	{"off, and not in files", catalog.ACLPersistence, func(t *testing.T, in *Input) {
 		in.Running.Value.ACLTokenPersistence, in.Disk = new(false), asConfigured(t, `acl { tokens { default = "x" } }`)
+	}, Row{Status: Warn, Found: []string{"the agent runs with acl.enable_token_persistence = false",
+		"no file sets acl.tokens.agent: a token set through the API is lost at the next restart"}}},
+	{"off, and empty in files", catalog.ACLPersistence, func(t *testing.T, in *Input) {
+		in.Running.Value.ACLTokenPersistence, in.Disk = new(false), asConfigured(t, `acl { tokens { agent = "" } }`)
 	}, Row{Status: Warn, Found: []string{"the agent runs with acl.enable_token_persistence = false",
 		"no file sets acl.tokens.agent: a token set through the API is lost at the next restart"}}},
 	{"off, and in files", catalog.ACLPersistence, func(t *testing.T, in *Input) {
@@ -178,6 +185,9 @@ var aclCases = []struct {
 		Row{Status: Fail, Found: []string{`"db" (/d/1) has the agent's own token (acl.tokens.default), as what is registered without one has`}}},
 	{"anonymous", catalog.InstanceTokens, func(_ *testing.T, in *Input) { in.InstanceTokens.Value[0].SameAs = []string{tokenAnonymous} },
 		Row{Status: Fail, Found: []string{`"db" (/d/1) is registered as anonymous`}}},
+	{"hostagent's own", catalog.InstanceTokens, func(_ *testing.T, in *Input) {
+		in.InstanceTokens.Value = append(in.InstanceTokens.Value, InstanceToken{ID: "hostagent", Name: "hostagent"})
+	}, Row{Status: Pass, Found: []string{"a token came with 3 registrations"}}},
 	{"one unseen", catalog.InstanceTokens, func(_ *testing.T, in *Input) { in.InstanceTokens.Value = in.InstanceTokens.Value[1:] },
 		Row{Status: Unknown, Found: []string{`the token of "db" is in no file that was read`}, Needs: needsTokenFiles}},
 	{"one damaged", catalog.InstanceTokens, func(_ *testing.T, in *Input) {
@@ -206,6 +216,9 @@ var aclCases = []struct {
 	}, Row{Status: Fail, Found: []string{`services share a token: "web-1" (/d/2), "web-1-sidecar-proxy" (/d/3)`}}},
 	{"the agent's", catalog.ACLInstanceTokens, func(_ *testing.T, in *Input) { in.InstanceTokens.Value[0].SameAs = []string{"acl.tokens.agent"} },
 		Row{Status: Fail, Found: []string{`"db" (/d/1) is also the agent's own token (acl.tokens.agent)`}}},
+	{"the agent's that may do everything", catalog.ACLInstanceTokens, func(_ *testing.T, in *Input) {
+		in.InstanceTokens.Value[0].SameAs = []string{"acl.tokens.agent", tokenInitial}
+	}, Row{Status: Pass, Found: []string{"3 registrations with 2 tokens: no two services or instances share one"}}},
 	{"one without", catalog.ACLInstanceTokens, func(_ *testing.T, in *Input) { in.InstanceTokens.Value[0].Hash = consul.TokenHash{} },
 		Row{Status: Pass, Found: []string{"2 registrations with 1 token: no two services or instances share one"}}},
 	{"all without", catalog.ACLInstanceTokens, func(_ *testing.T, in *Input) {
@@ -263,6 +276,13 @@ var aclCases = []struct {
 	{"management tokens alone", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
 		webToken(in).Management, in.Tokens.Value.Tokens[2].Management = true, true
 	}, Row{Status: NotApplicable, Found: []string{"2 tokens may do everything: see acl-management-token"}}},
+	{"a sidecar's own", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
+		in.InstanceTokens.Value[2].Name = "edge"
+		in.InstanceTokens.Value[2].Hash = consul.HashSecret("edge's")
+		in.Tokens.Value.Tokens = append(in.Tokens.Value.Tokens, consul.Token{AccessorID: "x", Hash: consul.HashSecret("edge's"), Rules: []consul.Rule{
+			serviceRule("web", "write"), serviceRule("edge", "write"),
+		}})
+	}, Row{Status: Pass, Found: []string{"each writes its own service alone, by exact name: 3 tokens"}}},
 	{"shared", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
 		in.InstanceTokens.Value[0].Hash = in.InstanceTokens.Value[1].Hash
 		webToken(in).Rules = append(webToken(in).Rules, serviceRule("db", "write"))
@@ -275,6 +295,22 @@ var aclCases = []struct {
 	{"without acl:read", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens = Unseen[consul.Tokens]("the token may not list them", "") },
 		Row{Status: Unknown, Found: []string{"what the tokens of registrations allow: the token may not list them"}, Needs: needsACLRead}},
 	{"by name", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens.Value.SecretsSeen = false }, Row{Status: Pass, Found: []string{
+		`"db": 1 token with service:write on it by exact name, and on nothing else`,
+		`"web": 1 token with service:write on it by exact name, and on nothing else`}}},
+	{"by name, beside management and the anonymous token", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
+		in.Tokens.Value.SecretsSeen = false
+		in.Tokens.Value.Tokens[0].Rules = []consul.Rule{prefixRule("", "write")}
+		in.Tokens.Value.Tokens = append(in.Tokens.Value.Tokens, consul.Token{AccessorID: "all", Management: true, Rules: []consul.Rule{prefixRule("", "write")}})
+	}, Row{Status: Pass, Found: []string{
+		`"db": 1 token with service:write on it by exact name, and on nothing else`,
+		`"web": 1 token with service:write on it by exact name, and on nothing else`}}},
+	{"by name, a prefix that is the name", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
+		in.Tokens.Value.SecretsSeen, webToken(in).Rules = false, []consul.Rule{prefixRule("web", "write")}
+	}, Row{Status: Fail, Found: []string{`"web": no token writes it alone: token ` + accessorWeb + ` has service_prefix "web" { policy = "write" } (policy p)`}}},
+	{"by name, a sidecar of another name", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
+		in.Tokens.Value.SecretsSeen, in.Registrations.Value[3].Name = false, "edge"
+		webToken(in).Rules = append(webToken(in).Rules, serviceRule("edge", "write"))
+	}, Row{Status: Pass, Found: []string{
 		`"db": 1 token with service:write on it by exact name, and on nothing else`,
 		`"web": 1 token with service:write on it by exact name, and on nothing else`}}},
 	{"by name, for the service", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -104,5 +106,28 @@ func TestReadInstanceTokensOf(t *testing.T) {
 		if diff := gocmp.Diff(tt.want, readInstanceTokens(tt.dir, tt.disk)); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", name, diff)
 		}
+	}
+}
+
+// TestReadInstanceTokensUnprivileged asks as another user, who may not read the folder, whoever runs the test.
+func TestReadInstanceTokensUnprivileged(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.Chmod(folder, 0); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan Seen[[]InstanceToken])
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this function, and its user with it
+		if os.Geteuid() == 0 {
+			if err := syscall.Setfsuid(65534); err != nil {
+				t.Error(err)
+			}
+		}
+		asked <- readInstanceTokens(folder, Known(&configdir.Config{}))
+	}()
+	want := Unseen[[]InstanceToken](
+		fmt.Sprintf("cannot read %q: permission denied; run as root, or as the user that Consul runs as", folder), tokensNeedRoot)
+	if diff := gocmp.Diff(want, <-asked); diff != "" {
+		t.Error("(-want +got)\n" + diff)
 	}
 }

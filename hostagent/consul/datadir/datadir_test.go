@@ -134,6 +134,36 @@ func TestFolders(t *testing.T) {
 	}
 }
 
+// TestBounds holds Read to its bounds, for whoever is the agent's user fills the folder.
+func TestBounds(t *testing.T) {
+	dir := folderOf(t, nil)
+	path := filepath.Join(dir, "services")
+	for i := range maxTotalSize/maxFileSize + 2 {
+		name := filepath.Join(path, fmt.Sprintf("%03d", i))
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(name, maxFileSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Read(dir)
+	if err != nil || len(got.Services) != maxTotalSize/maxFileSize+1 || got.Services[0].Problem != "holds more than 64 MiB, of which the rest was not read" {
+		t.Errorf("of many bytes: got %d services, the first %+v, %v", len(got.Services), got.Services[0], err)
+	}
+
+	dir = folderOf(t, nil)
+	for i := range maxFiles + 1 {
+		if err := os.WriteFile(filepath.Join(dir, "services", fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err = Read(dir)
+	if err != nil || len(got.Services) != maxFiles+1 || got.Services[0].Problem != "holds more than 20000 files, of which the others were not read" {
+		t.Errorf("of many files: got %d services, the first %+v, %v", len(got.Services), got.Services[0], err)
+	}
+}
+
 func TestTokens(t *testing.T) {
 	dir := folderOf(t, map[string]string{"acl-tokens.json": `{"agent":"a","agent_master":"b","default":"c","replication":"d",
 		"config_file_service_registration":"e","dns":"f","else":7}`})
