@@ -117,14 +117,14 @@ func judgeAnonymous(in *Input) Row {
 		found = append(found, "the anonymous token is a management token")
 	}
 	policy := defaultPolicy(in)
-	ruled := seen && token.Problem == ""
+	ruled := seen && len(token.Unread) == 0
 	const noRule = "the anonymous token has no rule that writes services or intentions"
 	switch {
 	case len(found) > 0:
 		return Row{Status: Fail, Found: append(found, whyAnonymous(in)...)}
 	case names > 0:
 		row := Row{Status: Pass, Found: []string{fmt.Sprintf(
-			"without a token neither service:write nor intentions:write is allowed on %s: services of this host, and a name that nobody has",
+			"without a token neither service:write nor intentions:write is allowed on %s: those of this host, and one that nobody has",
 			plural(names, "name"))}}
 		if ruled {
 			row.Found = append(row.Found, noRule)

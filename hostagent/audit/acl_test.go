@@ -115,10 +115,10 @@ var aclCases = []struct {
 		Row{Status: Unknown, Found: []string{"acl.default_policy: no agent"}, Needs: "one"}},
 
 	{"", catalog.ACLAnonymous, nil, Row{Status: Pass, Found: []string{
-		"without a token neither service:write nor intentions:write is allowed on 3 names: services of this host, and a name that nobody has",
+		"without a token neither service:write nor intentions:write is allowed on 3 names: those of this host, and one that nobody has",
 		"the anonymous token has no rule that writes services or intentions"}}},
 	{"asked alone", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { in.Tokens = Seen[consul.Tokens]{} }, Row{Status: Pass, Found: []string{
-		"without a token neither service:write nor intentions:write is allowed on 3 names: services of this host, and a name that nobody has"}}},
+		"without a token neither service:write nor intentions:write is allowed on 3 names: those of this host, and one that nobody has"}}},
 	{"read alone", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { in.Anonymous = Seen[Rights]{} }, Row{Status: Pass, Found: []string{
 		"the anonymous token has no rule that writes services or intentions", `the agent runs with acl.default_policy = "deny"`}}},
 	{"one service", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { allow(in, "service web") },
@@ -147,7 +147,7 @@ var aclCases = []struct {
 		in.Anonymous, in.Tokens = Unseen[Rights]("the agent did not answer", ""), Seen[consul.Tokens]{}
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: needsACLRead}},
 	{"rules unread", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
-		in.Anonymous, in.Tokens.Value.Tokens[0].Problem = Unseen[Rights]("the agent did not answer", "x"), "its policy is no HCL"
+		in.Anonymous, in.Tokens.Value.Tokens[0].Unread = Unseen[Rights]("the agent did not answer", "x"), []string{"policy p"}
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
 	{"read alone, default allow", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous, in.Running.Value.ACLDefaultPolicy = Unseen[Rights]("the agent did not answer", "x"), new("allow")
@@ -238,9 +238,9 @@ var aclCases = []struct {
 		Row{Status: Fail, Found: []string{`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + " may do everything"}}},
 	{"not listed", catalog.ACLManagementToken, func(_ *testing.T, in *Input) { in.Tokens.Value.Tokens = in.Tokens.Value.Tokens[:2] },
 		Row{Status: Unknown, Found: []string{`"db" (/d/1): the datacenter lists no such token`}, Needs: "a registration with a token that consul acl token list shows"}},
-	{"rules unread", catalog.ACLManagementToken, func(_ *testing.T, in *Input) { webToken(in).Problem = "policy p is no HCL" },
+	{"rules unread", catalog.ACLManagementToken, func(_ *testing.T, in *Input) { webToken(in).Unread = []string{"policy p (it is no HCL)"} },
 		Row{Status: Unknown, Found: []string{
-			`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + ": policy p is no HCL"}, Needs: "policies that this version of hostagent can read"}},
+			`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + " has rules that are not known: policy p (it is no HCL)"}, Needs: "policies that this version of hostagent can read"}},
 	{"without secrets", catalog.ACLManagementToken, func(_ *testing.T, in *Input) { in.Tokens.Value.SecretsSeen = false },
 		Row{Status: Unknown, Found: []string{"which of the datacenter's tokens a registration has cannot be told without their secrets"},
 			Needs: needsSecrets}},
@@ -289,9 +289,9 @@ var aclCases = []struct {
 	}, Row{Status: Pass, Found: []string{"each writes its own service alone, by exact name: 1 token"}}},
 	{"not listed", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens.Value.Tokens = in.Tokens.Value.Tokens[:2] },
 		Row{Status: Unknown, Found: []string{`"db" (/d/1): the datacenter lists no such token`}, Needs: "a registration with a token that consul acl token list shows"}},
-	{"rules unread", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { webToken(in).Problem = "policy p is no HCL" },
+	{"rules unread", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { webToken(in).Unread = []string{"policy p (it is no HCL)"} },
 		Row{Status: Unknown, Found: []string{
-			`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + ": policy p is no HCL"}, Needs: "policies that this version of hostagent can read"}},
+			`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + " has rules that are not known: policy p (it is no HCL)"}, Needs: "policies that this version of hostagent can read"}},
 	{"without acl:read", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens = Unseen[consul.Tokens]("the token may not list them", "") },
 		Row{Status: Unknown, Found: []string{"what the tokens of registrations allow: the token may not list them"}, Needs: needsACLRead}},
 	{"by name", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens.Value.SecretsSeen = false }, Row{Status: Pass, Found: []string{
@@ -332,7 +332,7 @@ var aclCases = []struct {
 		in.Tokens.Value.Tokens = append(in.Tokens.Value.Tokens, consul.Token{AccessorID: "old", Expired: true, Rules: []consul.Rule{serviceRule("db", "write")}})
 	}, Row{Status: Unknown, Found: []string{`"db": no token that was seen has service:write on it, but management tokens`}, Needs: needsSecrets}},
 	{"by name, rules unread", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
-		in.Tokens.Value.SecretsSeen, webToken(in).Problem = false, "policy p is no HCL"
+		in.Tokens.Value.SecretsSeen, webToken(in).Unread = false, []string{"policy p (it is no HCL)"}
 	}, Row{Status: Unknown, Found: []string{"the rules of 1 token could not be read"}, Needs: "policies that this version of hostagent can read"}},
 	{"by name, no registrations seen", catalog.ACLTokenScope, func(_ *testing.T, in *Input) {
 		in.Tokens.Value.SecretsSeen, in.Registrations = false, Unseen[[]consul.Registration]("the agent is away", "an agent")

@@ -52,7 +52,7 @@ func scopesOf(in *Input, tokens []InstanceToken) []aclFinding {
 		}
 		switch {
 		case len(wide) > 0:
-		case token.Problem != "":
+		case len(token.Unread) > 0:
 			findings = append(findings, unreadRules(group, token))
 		default:
 			narrow++
@@ -131,7 +131,7 @@ func scopesByName(in *Input) Row {
 	var findings []aclFinding
 	unread := 0
 	for _, token := range in.Tokens.Value.Tokens {
-		if token.Problem != "" {
+		if len(token.Unread) > 0 {
 			unread++
 		}
 	}

@@ -208,7 +208,7 @@ func managementOf(group []InstanceToken, token consul.Token, known, secrets bool
 	switch {
 	case token.Management:
 		f = aclFinding{status: Fail, text: fmt.Sprintf("%s: token %s may do everything", listed(group), token.AccessorID)}
-	case known && token.Problem != "":
+	case known && len(token.Unread) > 0:
 		f = unreadRules(group, token)
 	case known:
 		return nil
@@ -225,8 +225,8 @@ func managementOf(group []InstanceToken, token consul.Token, known, secrets bool
 
 // unreadRules is said where a token's rules are not all known.
 func unreadRules(group []InstanceToken, token consul.Token) aclFinding {
-	return aclFinding{status: Unknown, text: fmt.Sprintf("%s: token %s: %s", listed(group), token.AccessorID, token.Problem),
-		needs: "policies that this version of hostagent can read"}
+	return aclFinding{status: Unknown, needs: "policies that this version of hostagent can read", text: fmt.Sprintf(
+		"%s: token %s has rules that are not known: %s", listed(group), token.AccessorID, strings.Join(token.Unread, ", "))}
 }
 
 // notListed is said of a token that may have been revoked, or stand where the list does not reach.

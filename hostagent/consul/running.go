@@ -83,8 +83,9 @@ type Token struct {
 	Management bool
 	// Policies are the names of what the rules come from, for people: "policy web", "role deploy", "service identity web".
 	Sources []string
-	// Problem says why Rules may lack some: a policy that could not be read; "" for none.
-	Problem string
+	// Unread names the sources whose rules are not known, each with the reason in brackets. Where any stands here, the token
+	// may be allowed more than Rules tells, and nothing follows from what Rules lacks.
+	Unread []string
 }
 
 // Rule is one rule of a token. Prefix tells that Name is a prefix.
