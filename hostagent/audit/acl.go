@@ -107,6 +107,7 @@ func anonymousRights(services []string) []consul.Right {
 
 func judgeAnonymous(in *Input) Row {
 	found, names := allowedToAnybody(in)
+	answered := len(found)
 	token, seen := anonymousToken(in)
 	for _, rule := range token.Rules {
 		if writes(token, rule) && (rule.Resource == "service" || rule.Resource == "intentions") {
@@ -116,12 +117,17 @@ func judgeAnonymous(in *Input) Row {
 	if token.Management {
 		found = append(found, "the anonymous token is a management token")
 	}
+	ruleWrites := len(found) > answered
 	policy := defaultPolicy(in)
 	ruled := seen && len(token.Unread) == 0
 	const noRule = "the anonymous token has no rule that writes services or intentions"
 	switch {
 	case len(found) > 0:
-		return Row{Status: Fail, Found: append(found, whyAnonymous(in)...)}
+		why, remedy := whyAnonymous(in, ruled && !ruleWrites)
+		if ruleWrites {
+			remedy = "" // the catalog's is about rules
+		}
+		return Row{Status: Fail, Found: append(found, why...), Remedy: remedy}
 	case names > 0:
 		row := Row{Status: Pass, Found: []string{fmt.Sprintf(
 			"without a token neither service:write nor intentions:write is allowed on %s: those of this host, and one that nobody has",
@@ -202,19 +208,25 @@ func anonymousToken(in *Input) (consul.Token, bool) {
 	return consul.Token{}, false
 }
 
-// whyAnonymous tells where rights can come from that no rule of the anonymous token gives.
-func whyAnonymous(in *Input) []string {
-	var why []string
-	if policy := defaultPolicy(in); policy.known && policy.value != "deny" {
-		why = append(why, policy.found+": what no rule denies is allowed")
+// whyAnonymous tells where rights come from that the agent allows without a token and that no rule of the anonymous token
+// gives, and what mends that: the default policy, or the default token, with which an agent answers whoever brings none (seen
+// with Consul 1.21).
+func whyAnonymous(in *Input, noRule bool) (why []string, remedy string) {
+	policy := defaultPolicy(in)
+	if policy.known && policy.value != "deny" {
+		return []string{policy.found + ": what no rule denies is allowed"}, ""
 	}
+	const mend = "give the agent a default token without these rights: consul acl set-agent-token default TOKEN"
 	if in.Disk.Known {
 		if set, ok := in.Disk.Value.Settings.Lookup(tokenDefault); ok {
-			why = append(why, fmt.Sprintf("%s:%d sets %s: a request without a token has its rights on this agent",
-				set.File, set.Line, tokenDefault))
+			return []string{fmt.Sprintf("%s:%d sets %s: a request without a token has its rights on this agent",
+				set.File, set.Line, tokenDefault)}, mend
 		}
 	}
-	return why
+	if noRule && policy.known {
+		return []string{"the anonymous token has no such rule: the agent answers with its default token"}, mend
+	}
+	return nil, ""
 }
 
 func judgeTokenPersistence(in *Input) Row {

@@ -84,6 +84,8 @@ func allow(in *Input, segments ...string) {
 // webToken is the token that web and its sidecar have.
 func webToken(in *Input) *consul.Token { return &in.Tokens.Value.Tokens[1] }
 
+const mendDefault = "give the agent a default token without these rights: consul acl set-agent-token default TOKEN"
+
 var unseenTokens = Unseen[[]InstanceToken]("only root may read them", "run hostagent audit as root")
 
 // aclCases are what one change to guardedInput makes of one item.
@@ -91,7 +93,7 @@ var aclCases = []struct {
 	name   string
 	id     catalog.ID
 	change func(*testing.T, *Input)
-	want   Row // Remedy is the catalog's
+	want   Row // an empty Remedy is the catalog's
 }{
 	{"", catalog.ACLEnabled, nil, Row{Status: Pass, Found: []string{"the agent runs with acl.enabled = true"}}},
 	{"disabled", catalog.ACLEnabled, func(_ *testing.T, in *Input) { in.Running.Value.ACLsEnabled = new(false) }, Row{Status: Fail, Found: []string{
@@ -122,9 +124,27 @@ var aclCases = []struct {
 	{"read alone", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { in.Anonymous = Seen[Rights]{} }, Row{Status: Pass, Found: []string{
 		"the anonymous token has no rule that writes services or intentions", `the agent runs with acl.default_policy = "deny"`}}},
 	{"one service", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { allow(in, "service web") },
-		Row{Status: Fail, Found: []string{`without a token service:write is allowed on "web"`}}},
+		Row{Status: Fail, Found: []string{`without a token service:write is allowed on "web"`,
+			"the anonymous token has no such rule: the agent answers with its default token"}, Remedy: mendDefault}},
+	{"one service, rules unseen", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
+		allow(in, "service web")
+		in.Tokens = Seen[consul.Tokens]{}
+	}, Row{Status: Fail, Found: []string{`without a token service:write is allowed on "web"`}}},
+	{"the agent's default token", catalog.ACLAnonymous, func(t *testing.T, in *Input) {
+		allow(in, "service web")
+		in.Disk = asConfigured(t, `acl { tokens { default = "x" } }`)
+	}, Row{Status: Fail, Found: []string{`without a token service:write is allowed on "web"`,
+		"FILE:1 sets acl.tokens.default: a request without a token has its rights on this agent"}, Remedy: mendDefault}},
+	{"the agent's default token, and a rule", catalog.ACLAnonymous, func(t *testing.T, in *Input) {
+		allow(in, "service web")
+		in.Disk = asConfigured(t, `acl { tokens { default = "x" } }`)
+		in.Tokens.Value.Tokens[0].Rules = []consul.Rule{serviceRule("web", "write")}
+	}, Row{Status: Fail, Found: []string{`without a token service:write is allowed on "web"`,
+		`the anonymous token has service "web" { policy = "write" } (policy p)`,
+		"FILE:1 sets acl.tokens.default: a request without a token has its rights on this agent"}}},
 	{"intentions", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { allow(in, "intention *") },
-		Row{Status: Fail, Found: []string{"without a token intentions:write is allowed on all services"}}},
+		Row{Status: Fail, Found: []string{"without a token intentions:write is allowed on all services",
+			"the anonymous token has no such rule: the agent answers with its default token"}, Remedy: mendDefault}},
 	{"default allow", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Running.Value.ACLDefaultPolicy = new("allow")
 		allow(in, "service web", "service db", "service "+unheardName)
@@ -361,7 +381,7 @@ func TestACLItems(t *testing.T) {
 			}
 			want := tt.want
 			want.ID = tt.id
-			if want.Status == Warn || want.Status == Fail {
+			if want.Remedy == "" && (want.Status == Warn || want.Status == Fail) {
 				item, _ := catalog.LookupItem(tt.id)
 				want.Remedy = item.Remedy
 			}
