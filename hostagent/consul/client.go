@@ -58,6 +58,8 @@ type Config struct {
 // Client is one local Consul agent. Its methods may be called by one goroutine at a time.
 type Client struct {
 	api     *api.Client
+	http    *http.Client // under api, for what it cannot ask
+	base    string       // scheme and host for http
 	next    transport
 	timeout time.Duration
 	address string
@@ -123,7 +125,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	secured, _ := next.(*secured) // nil without TLS
 	return &Client{
-		secured: secured, warnings: warnings(&cfg), next: next,
+		secured: secured, warnings: warnings(&cfg), next: next, http: hc, base: address,
 		api: client, timeout: cfg.Timeout, address: cfg.Address, now: time.Now, sent: map[string]*sentOutput{}, lengths: map[string]int{},
 		refused: map[string]refusal{},
 	}, nil
@@ -178,9 +180,12 @@ func parseAddress(configured string) (address string, dial dialFunc, err error) 
 type answer struct {
 	header http.Header
 	body   []byte
+	status int   // of HTTP, 0 before there is an answer
 	token  bool  // a token was sent
 	most   int64 // set by who asks: bytes of the body, 0 for Config's bound
 	expect int   // set by who asks: about how many bytes the body will have
+	shown  int   // set by who asks: bytes that are looked at where the status is not 200, 0 for maxShown
+	nobody bool  // set by who asks: the client's token is not sent
 }
 
 type answerKey struct{}
@@ -199,9 +204,13 @@ type transport interface {
 }
 
 func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
-	token, err := t.token()
-	if err != nil {
-		return nil, err
+	want, wanted := req.Context().Value(answerKey{}).(*answer)
+	token := ""
+	if !wanted || !want.nobody {
+		var err error
+		if token, err = t.token(); err != nil {
+			return nil, err
+		}
 	}
 	req = req.Clone(req.Context())
 	put(req.Header, "X-Consul-Token", token)
@@ -216,7 +225,6 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, concealError(err, token)
 	}
 	defer resp.Body.Close()
-	want, wanted := req.Context().Value(answerKey{}).(*answer)
 	most := t.config.maxBody
 	if wanted && want.most > 0 {
 		most = want.most
@@ -235,10 +243,14 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode == http.StatusOK && isJSON(body) {
 		body = concealWhole(body, token)
 	} else { // it is shown, or its beginning
-		body = []byte(conceal(string(body[:min(len(body), maxShown)]), token))
+		shown := maxShown
+		if wanted && want.shown > 0 {
+			shown = want.shown
+		}
+		body = []byte(conceal(string(body[:min(len(body), shown)]), token))
 	}
 	if wanted {
-		*want = answer{header: resp.Header, body: body, token: token != ""}
+		*want = answer{header: resp.Header, body: body, status: resp.StatusCode, token: token != ""}
 	}
 	// api.Client decodes into something that nobody reads; the caller decodes the answer's body, once.
 	left := []byte("null")
@@ -272,12 +284,20 @@ func (c *Client) get(ctx context.Context, path, filter string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	got := answer{expect: c.lengths[path]}
-	ctx = context.WithValue(ctx, answerKey{}, &got)
-	if _, err := c.api.Raw().Query(path, new(any), (&api.QueryOptions{Filter: filter}).WithContext(ctx)); err != nil {
-		return answer{}, c.failure("ask for "+path, err)
+	if err := c.query(ctx, path, filter, &got); err != nil {
+		return answer{}, err
 	}
 	c.lengths[path] = len(got.body)
 	return got, nil
+}
+
+// query is get for who sets got and bounds the time himself. Beside an error got holds what was answered, if anything was.
+func (c *Client) query(ctx context.Context, path, filter string, got *answer) error {
+	ctx = context.WithValue(ctx, answerKey{}, got)
+	if _, err := c.api.Raw().Query(path, new(any), (&api.QueryOptions{Filter: filter}).WithContext(ctx)); err != nil {
+		return c.failure("ask for "+path, err)
+	}
+	return nil
 }
 
 // cache keeps what the last good body was decoded to, so that an unchanged one is not decoded again.

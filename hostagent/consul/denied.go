@@ -3,6 +3,8 @@
 package consul
 
 import (
+	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 )
@@ -11,17 +13,41 @@ import (
 type lack struct{ resource, level, name string }
 
 // rule is the line of a policy that would give it.
-func (l lack) rule() string { return rule(l.resource, l.name, l.level) }
+func (l lack) rule() string {
+	if l.name == "" {
+		return fmt.Sprintf("%s = %q", l.resource, l.level)
+	}
+	return rule(l.resource, l.name, l.level)
+}
 
 // lackOf reads which right is missing out of the text of a refusal. The text is whoever's who answered: what could not stand
 // in a rule is not read.
 func lackOf(text string) (l lack, ok bool) {
 	// Consul 1.21: Permission denied: token with AccessorID '…' lacks permission 'agent:read' on "host"
 	found := regexp.MustCompile(`lacks permission '(agent|node|service):(read|write)' on "([^"]*)"`).FindStringSubmatch(text)
-	if found == nil || !isRuleName(found[3]) {
+	if found == nil { // some resources have no names
+		if found = regexp.MustCompile(`lacks permission '(acl|keyring|operator):(read|write)'`).FindStringSubmatch(text); found == nil {
+			return lack{}, false
+		}
+		return lack{resource: found[1], level: found[2]}, true
+	}
+	if !isRuleName(found[3]) {
 		return lack{}, false
 	}
 	return lack{found[1], found[2], found[3]}, true
+}
+
+// needing tells of a refusal which rule it takes, where Consul does not name the right that is missing, as before 1.12.
+func needing(err error, rule string) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Kind != KindDenied {
+		return err
+	}
+	text := e.Err.Error()
+	if _, named := lackOf(text); named || strings.Contains(text, "ACL not found") {
+		return err
+	}
+	return &Error{Kind: e.Kind, Err: fmt.Errorf("%w; this takes %s", e.Err, rule), Fix: e.Fix}
 }
 
 // deniedRemedy says what mends a refusal, by the text that came with it (all seen with Consul 1.21).

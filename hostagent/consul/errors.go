@@ -35,6 +35,8 @@ const (
 	KindTooOld      Kind = "too-old"     // the agent is older than MinVersion: it does not say what it leaves out
 	KindImpostor    Kind = "impostor"    // what listens at the agent's address is another user's
 	KindNotLocal    Kind = "not-local"   // the agent is another host's
+	KindACLsOff     Kind = "acls-off"    // what was asked for is there with ACLs only, and they are disabled
+	KindMeshOff     Kind = "mesh-off"    // what was asked for is there with the service mesh only, and the datacenter does without
 )
 
 // Error is a request that brought no whole answer. Its text names the remedy where there is one and never a token, and
@@ -68,6 +70,12 @@ func KindOf(err error) Kind {
 	}
 	return ""
 }
+
+// What Consul says, from 1.8 to 1.21, where ACLs are disabled (status 401), and where the mesh is (status 500).
+const (
+	aclsOff = "ACL support disabled"
+	meshOff = "Connect must be enabled in order to use this endpoint"
+)
 
 const maxErrorBody = 300 // bytes that are shown of an answer other than 200
 
@@ -161,6 +169,10 @@ func (c *Client) malformed(what string, err error) error {
 
 func statusKind(code int, body string) (kind Kind, remedy string) {
 	switch {
+	case code == http.StatusUnauthorized && strings.Contains(body, aclsOff):
+		return KindACLsOff, ""
+	case code == http.StatusInternalServerError && strings.Contains(body, meshOff):
+		return KindMeshOff, ""
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return KindDenied, deniedRemedy(body)
 	case code == http.StatusTooManyRequests:

@@ -46,7 +46,8 @@ func TestNoRoots(t *testing.T) {
 		kind   Kind
 		text   string
 	}{
-		{"the mesh is off", reply(500, "Connect must be enabled in order to use this endpoint", allow), KindStatus, "Connect must be enabled"},
+		{"the mesh is off", reply(500, "Connect must be enabled in order to use this endpoint", allow), KindMeshOff, "Connect must be enabled"},
+		{"the mesh is off, by a server", reply(500, "rpc error making call: Connect must be enabled in order to use this endpoint", allow), KindMeshOff, "Connect must be"},
 		{"no server was ever reached", reply(500, "No known Consul servers", allow), KindStatus, "No known Consul servers"},
 		{"no such endpoint", reply(404, "Invalid URL path: not a recognized HTTP API endpoint", allow), KindStatus, "status 404"},
 		{"null", reply(200, "null", allow), KindMalformed, "no JSON object"},

@@ -3,8 +3,9 @@
 package consul
 
 import (
+	"cmp"
 	"context"
-	"errors"
+	"encoding/json"
 )
 
 // Running is what the local agent tells of the settings that it runs with. What it does not tell, because its version does
@@ -21,8 +22,8 @@ type Running struct {
 	DefaultIntentionPolicy  *string // "" where none is set: the ACLs' default policy counts
 	AutoEncrypt, AutoConfig *bool   // the agent gets its TLS settings and certificate from the servers
 
-	// GossipEncrypted is what gossip in the datacenter really does, and GossipEncryptedWAN that between datacenters: nil on
-	// clients.
+	// GossipEncrypted is what gossip in the datacenter really does, and GossipEncryptedWAN that between datacenters, which is
+	// nil on clients.
 	GossipEncrypted, GossipEncryptedWAN        *bool
 	GossipVerifyIncoming, GossipVerifyOutgoing *bool
 
@@ -44,146 +45,162 @@ type TLS struct {
 	CAFile, CAPath, CertFile                             *string // "" where none is set
 }
 
+// maxAddrs is how many addresses of one API are taken in.
+const maxAddrs = 100
+
 // Running asks the local agent what it runs with; the token needs agent:read on this node.
-func (c *Client) Running(context.Context) (Running, error) {
-	return Running{}, errors.ErrUnsupported
+func (c *Client) Running(ctx context.Context) (Running, error) {
+	got, err := c.get(ctx, "/v1/agent/self", "")
+	if err != nil {
+		return Running{}, err
+	}
+	running, err := decodeRunning(got.body)
+	if err != nil {
+		return Running{}, c.malformed("description of itself", err)
+	}
+	return running, nil
 }
 
-// Right is something that a token may be allowed to do, in the words of Consul's ACL rules.
-type Right struct {
-	Resource string // "service", "intention", "acl", "operator", "keyring", …
-	Segment  string // the name it is about; "" for resources that have none
-	Access   string // "read", "write", "list"
+func decodeRunning(body []byte) (Running, error) {
+	agent, err := decodeAgent(body)
+	if err != nil {
+		return Running{}, err
+	}
+	var raw struct {
+		Config      settings
+		DebugConfig settings
+		Stats       settings
+	}
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return Running{}, err
+	}
+	config := raw.DebugConfig
+	r := Running{
+		Agent:                  agent,
+		DevMode:                valueAt[bool](config, "DevMode"),
+		ACLsEnabled:            valueAt[bool](config, "ACLsEnabled"),
+		ACLDefaultPolicy:       cmp.Or(valueAt[string](config, "ACLResolverSettings", "ACLDefaultPolicy"), valueAt[string](config, "ACLDefaultPolicy")), // until 1.10
+		ACLTokenPersistence:    cmp.Or(valueAt[bool](config, "ACLTokens", "EnablePersistence"), valueAt[bool](config, "ACLEnableTokenPersistence")),     // until 1.8
+		DefaultIntentionPolicy: valueAt[string](config, "DefaultIntentionPolicy"),
+		AutoEncrypt:            valueAt[bool](config, "AutoEncryptTLS"),
+		AutoConfig:             valueAt[bool](config, "AutoConfig", "Enabled"),
+		GossipEncrypted:        encrypted(raw.Stats, "serf_lan"),
+		GossipEncryptedWAN:     encrypted(raw.Stats, "serf_wan"),
+		GossipVerifyIncoming:   eitherPlace(config, "EncryptVerifyIncoming"),
+		GossipVerifyOutgoing:   eitherPlace(config, "EncryptVerifyOutgoing"),
+		HTTPAddrs:              toldAddrs(config, "HTTPAddrs"),
+		HTTPSAddrs:             toldAddrs(config, "HTTPSAddrs"),
+		DNSAddrs:               toldAddrs(config, "DNSAddrs"),
+		ConnectEnabled:         valueAt[bool](config, "ConnectEnabled"),
+		CAProvider:             valueAt[string](config, "ConnectCAProvider"),
+		ScriptChecks:           valueAt[bool](config, "EnableRemoteScriptChecks"), // enable_script_checks turns both on
+		LocalScriptChecks:      valueAt[bool](config, "EnableLocalScriptChecks"),
+	}
+	// Config has it since 1.10.
+	if primary := cmp.Or(valueAt[string](raw.Config, "PrimaryDatacenter"), valueAt[string](config, "PrimaryDatacenter")); primary != nil {
+		r.PrimaryDatacenter = *primary
+	}
+	r.RPC, r.HTTPS, r.GRPC = toldTLS(config)
+	r.GRPCAddrs, r.GRPCTLSAddrs = toldGRPC(config)
+	return r, nil
 }
 
-// Authorize asks the agent which of the rights the client's token has, or nobody's with anonymous: nothing is tried. The
-// answer has the order of the question. No right is needed. With ACLs disabled the error is of KindACLsOff.
-func (c *Client) Authorize(_ context.Context, _ bool, _ ...Right) ([]bool, error) {
-	return nil, errors.ErrUnsupported
+// settings are a part of what an agent tells for humans: its keys come and go with versions, so each is read by itself.
+type settings map[string]json.RawMessage
+
+// valueAt reads the setting at the end of path, nil where it is missing, null or of another type.
+func valueAt[T any](from settings, path ...string) *T {
+	for ; len(path) > 1; path = path[1:] {
+		var inner settings
+		if json.Unmarshal(from[path[0]], &inner) != nil {
+			return nil
+		}
+		from = inner
+	}
+	var value *T
+	if json.Unmarshal(from[path[0]], &value) != nil {
+		return nil
+	}
+	return value
 }
 
-// KindACLsOff is the kind of an error that says that ACLs are disabled.
-const KindACLsOff Kind = "acls-off"
-
-// Tokens are the ACL tokens of the datacenter and what they allow.
-type Tokens struct {
-	Tokens []Token
-	// SecretsSeen tells that Hash is known: that takes acl:write.
-	SecretsSeen bool
+// eitherPlace reads a setting that stands apart since Consul 1.12, with those that a reload does not change.
+func eitherPlace(config settings, key string) *bool {
+	return cmp.Or(valueAt[bool](config, "StaticRuntimeConfig", key), valueAt[bool](config, key))
 }
 
-// Token is one ACL token.
-type Token struct {
-	AccessorID  string
-	Description string
-	Hash        TokenHash // zero where the secret was not told
-	Expired     bool
-	Rules       []Rule // of all its policies, roles and identities
-	// Management tells that it may do everything: it has the built-in policy global-management, or acl:write.
-	Management bool
-	// Policies are the names of what the rules come from, for people: "policy web", "role deploy", "service identity web".
-	Sources []string
-	// Unread names the sources whose rules are not known, each with the reason in brackets. Where any stands here, the token
-	// may be allowed more than Rules tells, and nothing follows from what Rules lacks.
-	Unread []string
+// encrypted tells whether gossip of a pool is encrypted: statistics are texts.
+func encrypted(stats settings, pool string) *bool {
+	text := valueAt[string](stats, pool, "encrypted")
+	if text == nil || *text != "true" && *text != "false" {
+		return nil
+	}
+	return new(*text == "true")
 }
 
-// Rule is one rule of a token. Prefix tells that Name is a prefix.
-type Rule struct {
-	Resource string // "service", "intentions" for the intentions of a service, "acl", "operator", …
-	Name     string
-	Prefix   bool
-	Access   string // "read", "write", "deny", "list"
-	Source   string // one of Token.Sources
+// toldAddrs is nil where the agent does not tell, and empty where the API is off.
+func toldAddrs(config settings, key string) []string {
+	addrs := valueAt[[]string](config, key)
+	if addrs == nil || *addrs == nil || len(*addrs) > maxAddrs {
+		return nil
+	}
+	return *addrs
 }
 
-// Tokens reads the datacenter's tokens and what they allow; the token needs acl:read. Secrets become hashes at once.
-func (c *Client) Tokens(context.Context) (Tokens, error) { return Tokens{}, errors.ErrUnsupported }
-
-// Keyring are the gossip keys of one ring: a datacenter's, or that between datacenters.
-type Keyring struct {
-	Datacenter string
-	WAN        bool
-	Nodes      int // that answered
-	Keys       []GossipKey
-	Problem    string // nodes that did not answer, as Consul tells; "" for none
+// toldGRPC tells where gRPC is served without TLS and with it. Before Consul 1.14, which knows no GRPCTLSPort, there was one
+// listener, which used TLS where the HTTPS API was on (agent/agent.go of 1.8 to 1.13).
+func toldGRPC(config settings) (plain, overTLS []string) {
+	plain, overTLS = toldAddrs(config, "GRPCAddrs"), toldAddrs(config, "GRPCTLSAddrs")
+	if _, apart := config["GRPCTLSPort"]; apart || plain == nil {
+		return plain, overTLS
+	}
+	port := valueAt[int](config, "HTTPSPort")
+	switch {
+	case port == nil:
+		return nil, nil
+	case *port > 0:
+		return []string{}, plain
+	}
+	return plain, []string{}
 }
 
-// GossipKey is one key of a ring.
-type GossipKey struct {
-	Hash    TokenHash // tells whether two rings use the same key
-	Bytes   int       // length
-	Nodes   int       // that have it
-	Primary int       // nodes that send with it
+// toldTLS reads the settings of the three protocols. Before Consul 1.12 one set stood for all: verify_incoming for both RPC
+// and HTTPS, with a setting of its own for each, and none for gRPC, which asked for no certificates (tlsutil/config.go).
+func toldTLS(config settings) (rpc, https, grpc TLS) {
+	if _, apart := config["TLS"]; apart {
+		of := func(protocol string) TLS {
+			return TLS{
+				VerifyIncoming:       valueAt[bool](config, "TLS", protocol, "VerifyIncoming"),
+				VerifyOutgoing:       valueAt[bool](config, "TLS", protocol, "VerifyOutgoing"),
+				VerifyServerHostname: valueAt[bool](config, "TLS", protocol, "VerifyServerHostname"),
+				CAFile:               valueAt[string](config, "TLS", protocol, "CAFile"),
+				CAPath:               valueAt[string](config, "TLS", protocol, "CAPath"),
+				CertFile:             valueAt[string](config, "TLS", protocol, "CertFile"),
+			}
+		}
+		return of("InternalRPC"), of("HTTPS"), of("GRPC")
+	}
+	files := TLS{CAFile: valueAt[string](config, "CAFile"), CAPath: valueAt[string](config, "CAPath"), CertFile: valueAt[string](config, "CertFile")}
+	both := valueAt[bool](config, "VerifyIncoming")
+	rpc, https, grpc = files, files, files
+	rpc.VerifyIncoming = anyOf(both, valueAt[bool](config, "VerifyIncomingRPC"))
+	https.VerifyIncoming = anyOf(both, valueAt[bool](config, "VerifyIncomingHTTPS"))
+	if both != nil {
+		grpc.VerifyIncoming = new(false)
+	}
+	rpc.VerifyServerHostname = valueAt[bool](config, "VerifyServerHostname")
+	outgoing := valueAt[bool](config, "VerifyOutgoing")
+	rpc.VerifyOutgoing, https.VerifyOutgoing = outgoing, outgoing
+	return rpc, https, grpc
 }
 
-// Keyrings asks for the gossip keys of all datacenters; the token needs keyring:read. Keys become hashes at once. Without
-// encryption there is none and no error.
-func (c *Client) Keyrings(context.Context) ([]Keyring, error) { return nil, errors.ErrUnsupported }
-
-// Authority is the certificate authority of the mesh.
-type Authority struct {
-	TrustDomain string
-	Roots       []Root
+// anyOf is true where one is, and not known where one that could be is not.
+func anyOf(a, b *bool) *bool {
+	switch {
+	case a != nil && *a, b != nil && *b:
+		return new(true)
+	case a == nil || b == nil:
+		return nil
+	}
+	return new(false)
 }
-
-// Root is one root certificate of the mesh.
-type Root struct {
-	ID     string
-	Name   string // names the provider: "Consul CA Primary Cert", "Vault CA Primary Cert", …
-	Active bool
-	PEM    string
-	// Intermediates are certificates between the root and the leaves of this datacenter, as PEM texts.
-	Intermediates       []string
-	ExternalTrustDomain string
-}
-
-// Authority asks for the certificate authority of the mesh. No right is needed; an agent whose datacenter does without the
-// mesh says so with status 500, which is an error of KindMeshOff.
-func (c *Client) Authority(context.Context) (Authority, error) {
-	return Authority{}, errors.ErrUnsupported
-}
-
-// KindMeshOff is the kind of an error that says that the datacenter does without the service mesh.
-const KindMeshOff Kind = "mesh-off"
-
-// CAConfig is how the certificate authority of the mesh is configured.
-type CAConfig struct {
-	Provider string // "consul", "vault", "aws-pca", …
-	// LeafTTL, IntermediateTTL and RootTTL are durations as Consul writes them: "72h"; "" where not told.
-	LeafTTL, IntermediateTTL, RootTTL string
-	// OwnKey and OwnRoot tell that the operator gave the built-in provider its key or root certificate.
-	OwnKey, OwnRoot bool
-}
-
-// CAConfig asks how the certificate authority of the mesh is configured; the token needs operator:read on newer versions and
-// operator:write on others. Keys in the answer are dropped at once.
-func (c *Client) CAConfig(context.Context) (CAConfig, error) {
-	return CAConfig{}, errors.ErrUnsupported
-}
-
-// Intention is a rule about who may call whom.
-type Intention struct {
-	Source, Destination string // "*" for all
-	Allow               bool   // false: it denies, or decides by request with HTTP
-	ByRequest           bool   // permissions for HTTP requests decide
-}
-
-// Intentions asks for the intentions of the datacenter. The token sees those of services on which it has intentions:read;
-// whether it sees all is not told, so that who asks finds out with Authorize.
-func (c *Client) Intentions(context.Context) ([]Intention, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Server is one of the datacenter's servers, as the members of the local agent's gossip tell.
-type Server struct {
-	Name    string
-	Address string // host:port of its RPC
-}
-
-// Servers lists the datacenter's servers; the token needs node:read on each.
-func (c *Client) Servers(context.Context) ([]Server, error) { return nil, errors.ErrUnsupported }
-
-// TokenHash stands for a secret that is not kept: two are equal where the secrets are. It is made with a key of this
-// process, so that it is worth nothing elsewhere. The zero value is no secret's.
-type TokenHash [32]byte

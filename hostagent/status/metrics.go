@@ -132,7 +132,7 @@ func ConsulKinds() []consul.Kind {
 	return []consul.Kind{
 		consul.KindUnreachable, consul.KindTimeout, consul.KindTLS, consul.KindToken, consul.KindDenied,
 		consul.KindThrottled, consul.KindStatus, consul.KindFiltered, consul.KindMalformed, consul.KindTooOld,
-		consul.KindImpostor, consul.KindNotLocal,
+		consul.KindImpostor, consul.KindNotLocal, consul.KindACLsOff, consul.KindMeshOff,
 	}
 }
 
