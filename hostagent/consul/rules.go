@@ -4,6 +4,7 @@ package consul
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,6 +49,9 @@ func parseRules(text string) (rules []Rule, err error) {
 	if nestsDeeper([]byte(text), maxRulesDepth) {
 		return nil, fmt.Errorf("it nests deeper than %d levels", maxRulesDepth)
 	}
+	if isHCLJSON([]byte(text)) && !json.Valid([]byte(text)) { // the library takes a half object for an empty one
+		return nil, errors.New("it is no JSON")
+	}
 	// Into a target of this type, Decode puts the syntax tree itself. Parse would refuse what older versions took.
 	var node ast.Node
 	if err := hcl.Decode(&node, text); err != nil {
@@ -75,7 +79,7 @@ func nestsDeeper(text []byte, most int) bool {
 			depth--
 		}
 	}
-	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) { // what the library takes for JSON
+	if isHCLJSON(text) {
 		s := jsonscanner.New(text)
 		s.Error = func(jsontoken.Pos, string) {}
 		for t := s.Scan(); t.Type != jsontoken.EOF && deepest <= most; t = s.Scan() {
@@ -90,6 +94,9 @@ func nestsDeeper(text []byte, most int) bool {
 	}
 	return deepest > most
 }
+
+// isHCLJSON tells what the library takes for JSON.
+func isHCLJSON(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) }
 
 // ruleReader walks a syntax tree. Labels and nested objects read alike: the path to a value is what counts, so that
 // service "web" { policy = "write" } and {"service": {"web": {"policy": "write"}}} are one.

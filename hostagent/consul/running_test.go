@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -70,8 +71,8 @@ func TestRunningRecorded(t *testing.T) {
 			if err != nil || agent.Node == "" {
 				t.Fatal(agent, err)
 			}
-			if diff := cmp.Diff(agent, got.Agent, cmpopts.EquateComparable(agent.Address)); diff != "" {
-				t.Errorf("not what Agent tells (-Agent +Running):\n%s", diff)
+			if !reflect.DeepEqual(agent, got.Agent) {
+				t.Errorf("Agent tells %+v, Running %+v", agent, got.Agent)
 			}
 		})
 	}
