@@ -60,7 +60,8 @@ func (c *Client) Keyrings(ctx context.Context) ([]Keyring, error) {
 			return nil, nil
 		}
 		said := concealKeys(string(got.body)) // what nodes say is repeated there, and cut only now
-		return nil, needing(c.failure("ask for "+path, api.StatusError{Code: got.status, Body: said[:min(len(said), maxErrorBody)]}), `keyring = "read"`)
+		refused := api.StatusError{Code: got.status, Body: said[:min(len(said), maxErrorBody)]}
+		return nil, needing(c.failure("ask for "+path, refused), `keyring = "read"`)
 	}
 	defer clear(got.body)
 	rings, err := decodeKeyrings(got.body)

@@ -222,9 +222,8 @@ func templateRules(template, name string) (rules []Rule, ok bool) {
 	case "builtin/dns":
 		return []Rule{all("node", "read"), all("service", "read"), all("query", "read")}, true
 	case "builtin/api-gateway":
-		return []Rule{
-			{Resource: "mesh", Access: "read"}, all("node", "read"), all("service", "read"), {Resource: "service", Name: name, Access: "write"},
-		}, true
+		own := Rule{Resource: "service", Name: name, Access: "write"}
+		return []Rule{{Resource: "mesh", Access: "read"}, all("node", "read"), all("service", "read"), own}, true
 	case "builtin/nomad-client":
 		return []Rule{all("agent", "read"), all("node", "read"), all("service", "write"), all("key", "read")}, true
 	case "builtin/nomad-server":

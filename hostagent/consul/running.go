@@ -79,8 +79,8 @@ func decodeRunning(body []byte) (Running, error) {
 		Agent:                  agent,
 		DevMode:                valueAt[bool](config, "DevMode"),
 		ACLsEnabled:            valueAt[bool](config, "ACLsEnabled"),
-		ACLDefaultPolicy:       cmp.Or(valueAt[string](config, "ACLResolverSettings", "ACLDefaultPolicy"), valueAt[string](config, "ACLDefaultPolicy")), // until 1.10
-		ACLTokenPersistence:    cmp.Or(valueAt[bool](config, "ACLTokens", "EnablePersistence"), valueAt[bool](config, "ACLEnableTokenPersistence")),     // until 1.8
+		ACLDefaultPolicy:       toldDefaultPolicy(config),
+		ACLTokenPersistence:    toldPersistence(config),
 		DefaultIntentionPolicy: valueAt[string](config, "DefaultIntentionPolicy"),
 		AutoEncrypt:            valueAt[bool](config, "AutoEncryptTLS"),
 		AutoConfig:             valueAt[bool](config, "AutoConfig", "Enabled"),
@@ -97,7 +97,8 @@ func decodeRunning(body []byte) (Running, error) {
 		LocalScriptChecks:      valueAt[bool](config, "EnableLocalScriptChecks"),
 	}
 	// Config has it since 1.10.
-	if primary := cmp.Or(valueAt[string](raw.Config, "PrimaryDatacenter"), valueAt[string](config, "PrimaryDatacenter")); primary != nil {
+	primary := cmp.Or(valueAt[string](raw.Config, "PrimaryDatacenter"), valueAt[string](config, "PrimaryDatacenter"))
+	if primary != nil {
 		r.PrimaryDatacenter = *primary
 	}
 	r.RPC, r.HTTPS, r.GRPC = toldTLS(config)
@@ -122,6 +123,16 @@ func valueAt[T any](from settings, path ...string) *T {
 		return nil
 	}
 	return value
+}
+
+// toldDefaultPolicy reads a setting that moved with Consul 1.11.
+func toldDefaultPolicy(config settings) *string {
+	return cmp.Or(valueAt[string](config, "ACLResolverSettings", "ACLDefaultPolicy"), valueAt[string](config, "ACLDefaultPolicy"))
+}
+
+// toldPersistence reads a setting that moved with Consul 1.9.
+func toldPersistence(config settings) *bool {
+	return cmp.Or(valueAt[bool](config, "ACLTokens", "EnablePersistence"), valueAt[bool](config, "ACLEnableTokenPersistence"))
 }
 
 // eitherPlace reads a setting that stands apart since Consul 1.12, with those that a reload does not change.
@@ -180,7 +191,10 @@ func toldTLS(config settings) (rpc, https, grpc TLS) {
 		}
 		return of("InternalRPC"), of("HTTPS"), of("GRPC")
 	}
-	files := TLS{CAFile: valueAt[string](config, "CAFile"), CAPath: valueAt[string](config, "CAPath"), CertFile: valueAt[string](config, "CertFile")}
+	files := TLS{
+		CAFile: valueAt[string](config, "CAFile"), CAPath: valueAt[string](config, "CAPath"),
+		CertFile: valueAt[string](config, "CertFile"),
+	}
 	both := valueAt[bool](config, "VerifyIncoming")
 	rpc, https, grpc = files, files, files
 	rpc.VerifyIncoming = anyOf(both, valueAt[bool](config, "VerifyIncomingRPC"))
