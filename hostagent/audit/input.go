@@ -170,15 +170,24 @@ type Host struct {
 	// not be seen.
 	Ports    Seen[[]Port]
 	Findings []Finding
-	// Exposed are ports of Consul itself that the network reaches, by Consul's name for them.
-	Exposed  Seen[[]ConsulPort]
-	Services []Service
+	// Exposed are ports of Consul itself that listen on the network and that peers do not need; Peers those that they need.
+	// The plain HTTP and gRPC APIs are not among them: they are findings.
+	Exposed, Peers Seen[[]ConsulPort]
+	Services       []Service
+	// NoServices says why registrations are not known, and NoOwners what kept processes out of sight; "" where they were seen.
+	// Nothing passes by the absence of a finding that hangs on them.
+	NoServices, NoOwners string
+	// Firewalls tells whether firewalls of the host beside hostagent's were looked at.
+	Firewalls Seen[bool]
+	// Ephemeral are the kernel's ports for outgoing connections, as in "32768-60999".
+	Ephemeral Seen[string]
 }
 
 // Port is one port, as the kernel has it now.
 type Port struct {
 	Number   uint16
-	Assigned bool   // a sidecar is registered on it
+	InRange  bool   // of the sidecar range
+	Assigned bool   // a sidecar is registered on it, or was until a moment ago
 	Closed   bool   // a firewall of the host keeps the network from it
 	By       string // what does: "hostagent's guard", or a rule
 }
@@ -198,6 +207,10 @@ type Finding struct {
 	Service  string
 	Message  string
 	Remedy   string
+	// HeldBy is what of the host's own firewall keeps the network from the port, although the finding is open; "" for nothing.
+	HeldBy string
+	// Exemption is the operator's reason where State is "exempt".
+	Exemption string
 }
 
 // Service is one mesh service of this host.
