@@ -216,9 +216,13 @@ func (n *news) tellEnded(log *slog.Logger, exemptions []Exemption, today time.Ti
 // it holds for good; Expired tells that it is over, and the finding not exempt any more.
 type DocumentExemption struct {
 	Reason  string `json:"reason"`
+	Because string `json:"because"` // "firewall" where one elsewhere keeps the network from the listener, otherwise ""
 	Expires string `json:"expires"`
 	Expired bool   `json:"expired"`
 }
+
+// becauseFirewall is what the configuration calls Exemption.Firewall.
+const becauseFirewall = "firewall"
 
 // documentExemption returns nil where there is none.
 func documentExemption(x *Exemption, expired bool) *DocumentExemption {
@@ -226,6 +230,9 @@ func documentExemption(x *Exemption, expired bool) *DocumentExemption {
 		return nil
 	}
 	d := &DocumentExemption{Reason: x.Reason, Expired: expired}
+	if x.Firewall {
+		d.Because = becauseFirewall
+	}
 	if !x.Expires.IsZero() {
 		d.Expires = x.Expires.Format(time.DateOnly)
 	}
@@ -238,6 +245,9 @@ func (d *DocumentExemption) String() string {
 		return ""
 	}
 	text := catalog.CleanTo(d.Reason, maxReason)
+	if d.Because == becauseFirewall {
+		text += " (held by a firewall elsewhere)"
+	}
 	switch {
 	case d.Expires != "" && d.Expired:
 		text += " (ended on " + catalog.Clean(d.Expires) + ")"

@@ -294,7 +294,7 @@ func TestExemptionEndsAtMidnight(t *testing.T) {
 			}
 			return fmt.Sprintf("%s %s %s %s", f.ID, f.Severity, f.State, exemption)
 		}
-		const exempt = `exposed-listener info exempt {"reason":"until then","expires":"2000-01-01","expired":false}`
+		const exempt = `exposed-listener info exempt {"reason":"until then","because":"","expires":"2000-01-01","expired":false}`
 		pass(5 * time.Minute)
 		want(t, "on the last day", exempt, state())
 		want(t, "the kernel", released, h.sets())
@@ -314,13 +314,13 @@ sidecar web-sidecar-proxy: port 21000, open`, c.Output)
 		pass(24*time.Hour - 5*time.Minute - 30*time.Second)
 		want(t, "30 s before midnight", exempt, state())
 		pass(time.Minute)
-		want(t, "30 s after midnight", `exposed-listener warning open {"reason":"until then","expires":"2000-01-01","expired":true}`, state())
+		want(t, "30 s after midnight", `exposed-listener warning open {"reason":"until then","because":"","expires":"2000-01-01","expired":true}`, state())
 		want(t, "the kernel after midnight", inQuarantine, h.sets())
 		if c := checkOf(h.report, "service:web"); c.Status != consul.Warning || !strings.Contains(c.Output, "exemption ended on 2000-01-01") {
 			t.Errorf("the check of web after midnight is %+v", c)
 		}
 		pass(time.Minute)
-		want(t, "in quarantine", `exposed-listener info mitigated {"reason":"until then","expires":"2000-01-01","expired":true}`, state())
+		want(t, "in quarantine", `exposed-listener info mitigated {"reason":"until then","because":"","expires":"2000-01-01","expired":true}`, state())
 		again := parts
 		ends.Expires = day("2000-03-01")
 		again.Policy.Exemptions = []Exemption{old, ends}

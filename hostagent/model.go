@@ -269,6 +269,7 @@ type Exemption struct {
 	Port       uint16 // 0: any
 	Executable string // path, as /proc/PID/exe tells it
 	Reason     string
+	Firewall   bool      // a firewall elsewhere keeps the network from the listener
 	Expires    time.Time // the day in UTC on which it holds for the last time; zero: it holds for good
 }
 

@@ -5,6 +5,7 @@ package hostagent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -37,9 +38,11 @@ type Scan struct {
 	// Notes say what could not be seen and what would show it, one sentence each.
 	Notes []string
 
+	seen           sight // for an audit
 	listeners      []sockets.Listener
 	published      []firewall.Published
 	standing       standing
+	firewallErr    error       // why what the kernel holds is not known
 	unmatched      []Exemption // of the policy
 	wholeElsewhere bool        // nothing of other network namespaces is missing
 	factsErr       error       // why the agent's facts are not known
@@ -93,6 +96,16 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 	scan.lookAtBlocked(ctx, parts, &in)
 	scan.probe(ctx, parts, &in)
 	incomplete := scan.evaluate(ctx, parts, &in)
+	scan.seen = sight{
+		policy: parts.Policy, agent: in.Agent, result: &scan.Result, registrations: in.Registrations, listeners: in.Listeners, host: in.Host,
+		enforced: scan.standing.enforced, open: scan.standing.open, firewallErr: scan.firewallErr, blocked: parts.Blocked, hidden: incomplete,
+	}
+	if parts.Owners == nil {
+		scan.seen.hidden = cmp.Or(incomplete, notLookedUp)
+	}
+	if in.Source == SourceNone {
+		scan.seen.unregistered = cmp.Or(ErrorText(errors.Join(scan.Errors...)), "no agent was asked")
+	}
 	scan.unmatched = unmatched(parts.Policy.Exemptions, scan.Findings)
 	if in.Source == SourceNone {
 		incomplete = cmp.Or(scan.reachable(ctx, parts), incomplete)
@@ -180,11 +193,13 @@ func (s *Scan) askSources(ctx context.Context, parts Parts, in *Input) {
 // lookAtFirewall finds out what the kernel keeps the network from.
 func (s *Scan) lookAtFirewall(ctx context.Context, parts Parts, in *Input) {
 	if parts.Firewall == nil {
+		s.firewallErr = errors.New("the firewall was not looked at")
 		s.note("the firewall was not looked at: run as root to see which ports it holds")
 		return
 	}
 	state, err := parts.Firewall.Show(ctx)
 	if err != nil {
+		s.firewallErr = err
 		s.note("the firewall was not looked at: %v", err)
 		return
 	}

@@ -24,7 +24,8 @@ func exemptions(c *config.Config) []hostagent.Exemption {
 	var all []hostagent.Exemption
 	for _, x := range c.Exemptions {
 		all = append(all, hostagent.Exemption{
-			Finding: catalog.ID(x.Finding), Service: x.Service, Port: x.Port, Executable: x.Executable, Reason: x.Reason, Expires: x.Expires,
+			Finding: catalog.ID(x.Finding), Service: x.Service, Port: x.Port, Executable: x.Executable, Reason: x.Reason,
+			Firewall: x.Because == config.BecauseFirewall, Expires: x.Expires,
 		})
 	}
 	return all

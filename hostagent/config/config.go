@@ -160,6 +160,7 @@ type Config struct {
 	NativeServices   []string
 	Scope            Scope
 	Probe            bool // what listens on a sidecar's port is asked for its certificate
+	Audit            bool // the production checklist is held against this host once an hour
 	// Enforce and the Quarantine lists say which exposed listeners are closed to the network. Empty services are all.
 	Enforce            Enforce
 	QuarantinePorts    []PortRange
@@ -246,6 +247,7 @@ func Default() *Config {
 		ProtectedPorts:     []PortRange{{22, 22}},
 		AllowLocalBridges:  true,
 		Scope:              ScopeMesh,
+		Audit:              true,
 		Enforce:            EnforceReport,
 		QuarantineFindings: []string{findingExposedListener},
 		CloseDelay:         30 * time.Second,

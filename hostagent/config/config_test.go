@@ -89,6 +89,7 @@ native_services = ["billing"]
 exposed_paths_from = ["192.0.2.9", "cluster"]
 scope           = "all"
 probe           = true
+audit           = false
 close_delay     = "1m"
 poll_interval   = "200ms"
 check_interval  = "10m"

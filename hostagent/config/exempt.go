@@ -25,9 +25,14 @@ type Exempt struct {
 	Port       uint16 // 0: any
 	Executable string // absolute path
 	Reason     string // one line
+	// Because is BecauseFirewall where a firewall elsewhere keeps the network from the listener, otherwise "".
+	Because string
 	// Expires is midnight in UTC of the last day on which the exemption holds; zero: it holds for good.
 	Expires time.Time
 }
+
+// BecauseFirewall is the one word that Exempt.Because knows.
+const BecauseFirewall = "firewall"
 
 const (
 	blockExempt = "exempt"
@@ -79,6 +84,7 @@ func exemptSettings() []exemptSetting {
 		}},
 		plain("executable", func(x *Exempt) *string { return &x.Executable }, checkExecutable),
 		plain("reason", func(x *Exempt) *string { return &x.Reason }, checkReason),
+		plain("because", func(x *Exempt) *string { return &x.Because }, checkOneOf(BecauseFirewall)),
 		{"expires", kindDay, func(x *Exempt, text string) (err error) {
 			x.Expires, err = parseDay(text)
 			return err
@@ -146,6 +152,8 @@ func (x *Exempt) lacks() string {
 		return `needs one of the keys "service", "port" and "executable"`
 	case x.Reason == "":
 		return `needs the key "reason"`
+	case x.Because != "" && !strings.HasPrefix(x.Finding, "exposed-"):
+		return fmt.Sprintf("the key \"because\" is for findings of what the network reaches (exposed-*), and %q is none of them", x.Finding)
 	}
 	return ""
 }
@@ -240,6 +248,9 @@ func (c *Config) checkExemptions() Errors {
 			say(i, "exempt.executable", checkExecutable(x.Executable))
 		}
 		say(i, "exempt.reason", checkReason(x.Reason))
+		if x.Because != "" {
+			say(i, "exempt.because", checkOneOf(BecauseFirewall)(x.Because))
+		}
 		if !x.Expires.IsZero() {
 			say(i, "exempt.expires", checkDay(x.Expires))
 		}
@@ -252,7 +263,7 @@ func (c *Config) contradictionsInExemptions() Errors {
 	var problems Errors
 	first := make(map[Exempt]int)
 	for i, x := range c.Exemptions {
-		x.Reason, x.Expires = "", time.Time{}
+		x.Reason, x.Because, x.Expires = "", "", time.Time{}
 		earlier, twice := first[x]
 		if !twice {
 			first[x] = i

@@ -52,6 +52,7 @@ exempt {
   service = "web"
   port    = "8080"
   reason  = "häßlich, aber gewollt"
+  because = "firewall"
 }
 -- 20.hcl --
 exempt {
@@ -64,7 +65,7 @@ exempt {
 `)
 	want := []Exempt{
 		{Finding: "exposed-listener", Service: "web", Reason: "scraped by Prometheus until the migration", Expires: day("2027-01-31")},
-		{Finding: "exposed-listener", Service: "web", Port: 8080, Reason: "häßlich, aber gewollt"},
+		{Finding: "exposed-listener", Service: "web", Port: 8080, Reason: "häßlich, aber gewollt", Because: BecauseFirewall},
 		{Finding: "squatted-port", Port: 21007, Executable: "/usr/bin/node exporter", Reason: "moves in spring", Expires: day("2001-02-28")},
 	}
 	if diff := cmp.Diff(want, got.Exemptions); diff != "" {
@@ -229,6 +230,30 @@ exempt {
 10.hcl:45: exempt.reason: has 201 characters; at most 200 are shown
 10.hcl:46: exempt.expires: "20270131" is a number; write "20270131" in quotes
 `},
+		{"because", `
+exempt {
+  finding = "exposed-listener"
+  port    = 8080
+  reason  = "why"
+  because = "fire"
+}
+exempt {
+  finding = "exposed-listener"
+  port    = 8081
+  reason  = "why"
+  because = ""
+}
+exempt {
+  finding = "squatted-port"
+  port    = 21007
+  reason  = "why"
+  because = "firewall"
+}
+`, `
+10.hcl:6: exempt.because: unknown value "fire"; did you mean "firewall"?
+10.hcl:12: exempt.because: unknown value ""; write one of "firewall"
+10.hcl:14: exempt: the key "because" is for findings of what the network reaches (exposed-*), and "squatted-port" is none of them
+`},
 		{"twice, whatever the reasons", `
 -- 10.hcl --
 exempt {
@@ -240,6 +265,7 @@ exempt {
   finding = "exposed-listener"
   port    = "8080"
   reason  = "why not"
+  because = "firewall"
   expires = "2027-01-31"
 }
 -- 20.hcl --

@@ -51,7 +51,7 @@ func TestReferenceConfig(t *testing.T) {
 	want.Mode = ModeObserve
 	want.Exemptions = []Exempt{{ // an example, with every key
 		Finding: findingExposedListener, Service: "web", Port: 8080, Executable: "/usr/bin/node_exporter",
-		Reason: "scraped by Prometheus until the migration", Expires: day("2027-01-31"),
+		Reason: "scraped by Prometheus until the migration", Because: BecauseFirewall, Expires: day("2027-01-31"),
 	}}
 	if diff := cmp.Diff(want, got, values); diff != "" {
 		t.Errorf("defaults (-want +got)\n%s", diff)

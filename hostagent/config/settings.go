@@ -77,6 +77,8 @@ func settings() []setting {
 			oneOf(ScopeMesh, ScopeAll), checkOneOf(ScopeMesh, ScopeAll)),
 		one("probe", kindBool, func(c *Config) *bool { return &c.Probe },
 			parseBool, anything[bool]),
+		one("audit", kindBool, func(c *Config) *bool { return &c.Audit },
+			parseBool, anything[bool]),
 		one("enforce", kindText, func(c *Config) *Enforce { return &c.Enforce },
 			oneOf(EnforceReport, EnforceQuarantine), checkOneOf(EnforceReport, EnforceQuarantine)),
 		many("quarantine_ports", kindPorts, func(c *Config) *[]PortRange { return &c.QuarantinePorts },
