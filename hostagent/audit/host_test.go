@@ -235,6 +235,19 @@ func TestGuardedListenerPasses(t *testing.T) {
 	}
 }
 
+// TestOpenPortOfNobodyKnows: while registrations are not known, an open port may well be a sidecar's.
+func TestOpenPortOfNobodyKnows(t *testing.T) {
+	h := soundHost()
+	h.NoServices, h.Ports.Value[0].Assigned = "the agent is down", false
+	const want = `range-closed unknown
+  registered services are not known: the agent is down
+  port 21000 is open: who is registered on it is not known
+  needs: a token with service_prefix "" { policy = "read" }, as hostagent acl-policy prints, and an agent that answers`
+	if diff := cmp.Diff(want, text(Evaluate(Input{Host: Known(h)}), catalog.RangeClosed)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestDisabledRange(t *testing.T) {
 	h := soundHost()
 	h.RangeOff, h.First, h.Last = true, 0, 0
