@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hostagent/hostagent/firewall"
+	"github.com/hostagent/hostagent/hostagent/audit"
 	"github.com/hostagent/hostagent/hostagent/consul"
 	"github.com/hostagent/hostagent/hostagent/facts"
 	"github.com/hostagent/hostagent/hostagent/probe"
@@ -86,6 +87,9 @@ type Parts struct {
 	// beside the loop, and only where Policy.Probe; nil: not to be had.
 	Roots func(context.Context) (consul.Roots, error)
 	Ask   func(context.Context, *probe.CA, netip.AddrPort) probe.Result
+	// Audit holds the production checklist against this host, of which the core tells what it found. It is called beside the
+	// loop, one at a time, about once an hour, and should give up when its context ends. nil: off.
+	Audit func(context.Context, audit.Seen[audit.Host]) audit.Report
 	// Publish makes the set Policy.PublishSet equal the open ports; nil where there is none.
 	Publish func(context.Context, firewall.PortSet) (changed bool, err error)
 	// Connections lists the connections from the network to local ports from first to last; nil: not looked at.
@@ -199,6 +203,7 @@ type Agent struct {
 	wakeup *wakeup
 	prober *prober
 	beside beside
+	audits audits
 
 	// For Status.
 	view       atomic.Pointer[view]
@@ -215,7 +220,7 @@ type Agent struct {
 func NewAgent(parts Parts) *Agent {
 	a := &Agent{
 		parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()},
-		news: newNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(),
+		news: newNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(), audits: newAudits(),
 		result: Result{Range: DefaultSidecarRange()}, shown: &Result{Range: DefaultSidecarRange()}, holds: &standing{},
 	}
 	if !parts.Report {
@@ -239,6 +244,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 	stopProbes := a.startProbes(ctx)
 	defer func() { stopProbes() }()
 	defer a.wakeup.end()
+	defer a.audits.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	a.alive(a.view.Load().summary())
@@ -266,6 +272,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			}
 			continue // whoever listens without pause must not put off what the timer is for
 		case <-a.prober.wake:
+		case <-a.audits.wake:
 		case <-a.wakeup.wake:
 			start := time.Now()
 			a.nextTry = time.Time{} // whoever tells of the catalog answers again
@@ -293,6 +300,7 @@ func (a *Agent) replace(parts Parts) {
 	}
 	a.publisher.replace(&a.parts, &parts)
 	a.wakeup.end() // it asks as the old ones say
+	a.audits.replace(parts.Audit != nil)
 	a.lookAgain()
 	if a.parts.Close != nil {
 		a.parts.Close()
@@ -348,10 +356,12 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 		changed = a.decide(ctx, start, consulErr)
 		a.prober.want(a.result.Probes, a.result.Accused)
 	}
+	changed = a.takeAudit(start) || changed
 	reportErr := a.reportPass(all, start, changed, woken)
 	if !woken {
 		a.lookAtBlocked(all, start)
 		a.lookAtHost(all, start) // later for the next pass: no port waits for it
+		a.startAudit(all, start)
 	}
 	if a.beside.owed && !a.beside.busy {
 		signal(a.ears.wake)

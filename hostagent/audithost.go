@@ -36,6 +36,9 @@ type sight struct {
 	unregistered string // why registrations are not known
 }
 
+// errNoFirewall says that there is none to be asked.
+var errNoFirewall = errors.New("the firewall was not looked at")
+
 const (
 	notLookedUp   = "nobody looked who holds sockets"
 	needsRoot     = "run as root"

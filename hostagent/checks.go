@@ -140,6 +140,13 @@ func (a *Agent) checks(consulErr error) consul.Report {
 		a.told = toldChecks{of: a.shown, telling: told, checks: a.resultChecks(told)}
 	}
 	r.Checks = append([]consul.Check{a.firewallCheck()}, a.told.checks...)
+	switch {
+	case a.parts.Audit == nil:
+	case a.audits.report == nil:
+		r.Keep = []string{auditKey} // what an earlier run found stands until this one knows better
+	default:
+		r.Checks = append(r.Checks, auditCheck(a.audits.report, a.parts.Policy.CountsOnly))
+	}
 	return r
 }
 

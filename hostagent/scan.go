@@ -193,7 +193,7 @@ func (s *Scan) askSources(ctx context.Context, parts Parts, in *Input) {
 // lookAtFirewall finds out what the kernel keeps the network from.
 func (s *Scan) lookAtFirewall(ctx context.Context, parts Parts, in *Input) {
 	if parts.Firewall == nil {
-		s.firewallErr = errors.New("the firewall was not looked at")
+		s.firewallErr = errNoFirewall
 		s.note("the firewall was not looked at: run as root to see which ports it holds")
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hostagent/hostagent/hostagent/audit"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
@@ -53,6 +54,9 @@ type view struct {
 	wakeup      WakeupState
 	wakeupErr   error    // why it is off or fails
 	elsewhere   []string // what is not known of other network namespaces
+	audited     bool     // the checklist is looked at now and then
+	audit       *audit.Report
+	auditAt     time.Time
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -79,6 +83,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		applyAt: a.applyAt, changeAt: a.changeAt, applyErr: a.applyErr, repairs: a.repairs,
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
 		hears: hears, wakeup: wakeup, wakeupErr: wakeupErr, elsewhere: a.elsewhere.degradations(),
+		audited: a.parts.Audit != nil, audit: a.audits.report, auditAt: a.audits.at,
 		troubles: []error{
 			a.stateErr, a.publisher.err, a.blocks.err, hearErr, a.prober.trouble(), a.news.last("certificates"),
 		},
@@ -101,6 +106,7 @@ type Status struct {
 	Listeners     StatusListeners   `json:"listeners"`
 	Firewall      StatusFirewall    `json:"firewall"`
 	Report        StatusStep        `json:"report"`
+	Audit         StatusAudit       `json:"audit"`
 	SidecarRange  string            `json:"sidecar_range"`
 	Openings      []DocumentOpening `json:"openings"`
 	Findings      []DocumentFinding `json:"findings"`
@@ -145,6 +151,33 @@ type StatusWakeup struct {
 	Reason string      `json:"reason"`
 }
 
+// StatusAudit is the last audit of this host. Score counts the items of the checklist by each thing that can be found of one,
+// all 0 before the first audit; Failing are those that fail.
+type StatusAudit struct {
+	Enabled bool                 `json:"enabled"`
+	Last    *time.Time           `json:"last"`
+	Score   map[audit.Status]int `json:"score"`
+	Failing []catalog.ID         `json:"failing"`
+}
+
+func statusAudit(v *view) StatusAudit {
+	s := StatusAudit{Enabled: v.audited, Last: when(v.auditAt), Score: map[audit.Status]int{}, Failing: []catalog.ID{}}
+	for _, status := range audit.Statuses() {
+		s.Score[status] = 0
+	}
+	if v.audit == nil {
+		return s
+	}
+	for i := range v.audit.Rows {
+		row := &v.audit.Rows[i]
+		s.Score[row.Status]++
+		if row.Status == audit.Fail {
+			s.Failing = append(s.Failing, row.ID)
+		}
+	}
+	return s
+}
+
 // StatusFirewall is what the kernel holds, or in observe mode would hold. Guarded and Open are ports as in "21000-21002, 21010",
 // or "none"; of those in Cut running connections end too. AllowFrom is who may connect in the operator's words, empty for
 // everybody, and Sources how many networks and addresses that is. Settled is false until enough whole answers were seen to close anything.
@@ -185,6 +218,7 @@ func (a *Agent) Status() Status {
 			Settled: v.settled, LastApply: when(v.applyAt), LastChange: when(v.changeAt), Repairs: v.repairs, Error: ErrorText(v.applyErr),
 		},
 		Report:       StatusStep{Error: ErrorText(v.reportErr)},
+		Audit:        statusAudit(v),
 		SidecarRange: v.result.Range.String(),
 		Openings:     documentOpenings(v.result.Openings), Findings: documentFindings(v.result.Findings),
 		Degradations: append([]string{}, v.degradations...),

@@ -93,6 +93,7 @@ func before(d time.Duration) *time.Time {
 func statuses() map[string]hostagent.Status {
 	plan := plans()["many"]
 	document := plan.Document("1")
+	notAudited := hostagent.NewAgent(hostagent.Parts{}).Status().Audit
 	guarding := hostagent.Status{
 		SchemaVersion: 1, Version: "1.2.3", GoVersion: "go1.26", Mode: hostagent.ModeGuard, Started: before(72 * time.Hour),
 		Pass: hostagent.StatusPass{Count: 259000, Last: before(0), Duration: 0.00234},
@@ -111,6 +112,7 @@ func statuses() map[string]hostagent.Status {
 		},
 		Configuration: hostagent.StatusStep{Error: "/etc/hostagent.d/own.hcl:1: unknown key \x1b[2J\n/etc/hostagent.d/own.hcl:2: mode: unknown value \"gaurd\"; did you mean \"guard\"?"},
 		Report:        hostagent.StatusStep{Error: "429 for web\n429 for \x1b[2Japi"},
+		Audit:         notAudited,
 		Listeners:     hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
 		SidecarRange:  "21000-21255",
 		Openings: append(document.Opens, hostagent.DocumentOpening{
@@ -126,6 +128,7 @@ func statuses() map[string]hostagent.Status {
 		Firewall: hostagent.StatusFirewall{
 			Guarded: "none", Open: "none", Cut: "none", AllowFrom: []string{}, ExposedPaths: "none", ExposedPathsFrom: []string{}, Quarantined: []hostagent.DocumentQuarantine{},
 		},
+		Audit:        notAudited,
 		SidecarRange: "none", Openings: []hostagent.DocumentOpening{}, Findings: []hostagent.DocumentFinding{}, Degradations: []string{},
 	}
 	waiting := observing

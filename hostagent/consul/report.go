@@ -52,6 +52,8 @@ type Report struct {
 	Checks  []Check
 	// LifeOnly leaves every other check as it stands: nothing is known yet.
 	LifeOnly bool
+	// Keep are keys of checks that stand as they are, if they do: nothing new is known of them yet.
+	Keep []string
 }
 
 const (
@@ -95,6 +97,9 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 		id := w.id(check.Key)
 		wanted[id] = true
 		w.place(ctx, id, check)
+	}
+	for _, key := range r.Keep {
+		wanted[w.id(key)] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.standing)) {
 		if !wanted[id] && w.ours(id) {

@@ -48,6 +48,8 @@ type Sources struct {
 //     hostagent_last_pass_timestamp_seconds: Unix time, 0 for never; observe mode never applies
 //   - hostagent_step_failing{step}: 1 while the step consul, listeners, apply or report fails, 0 otherwise, for every step
 //   - hostagent_degradations: how many things hostagent cannot do on this host, as hostagent status lists them
+//   - hostagent_audit_items{status}: how many items of the production checklist the last audit found to be so: status is pass,
+//     n/a, info, unknown, warn or fail, all 0 before the first
 //   - hostagent_config_last_reload_successful: 1, or 0 while the configuration on disk is refused and an earlier one stands;
 //     hostagent_config_last_reload_success_timestamp_seconds: when the one in force was read, at the start at first
 //   - hostagent_scrape_errors_total: scrapes that had to leave something out

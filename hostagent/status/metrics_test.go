@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/audit"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
@@ -75,6 +76,7 @@ func TestExposition(t *testing.T) {
 	s.Firewall.Open = "21000-21002, 21010"
 	s.Firewall.LastApply = nil
 	s.Listeners.Events = true
+	s.Audit.Score = map[audit.Status]int{audit.Pass: 40, audit.Fail: 2}
 	m := NewMetrics(Sources{Version: "1.2.3", Status: fixed(s), Dropped: counters(map[string]uint64{"ipv4": 12, "ipv6": 0, "ipx": 9})})
 	m.Stepped("pass", 12*time.Millisecond)
 	m.Stepped("pass", 30*time.Second)

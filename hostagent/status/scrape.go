@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/audit"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 )
 
@@ -33,7 +34,7 @@ type scrape struct {
 }
 
 type descriptions struct {
-	open, guarded, quarantined, mode, findings, dropped, events, answer, apply, pass, failing, degradations, lacking *prometheus.Desc
+	open, guarded, quarantined, mode, findings, dropped, events, answer, apply, pass, failing, degradations, audited, lacking *prometheus.Desc
 }
 
 func describe() descriptions {
@@ -53,6 +54,7 @@ func describe() descriptions {
 		pass:         desc("last_pass_timestamp_seconds", "Unix time at which the last pass began, 0 for never."),
 		failing:      desc("step_failing", "1 while the step fails, 0 otherwise.", "step"),
 		degradations: desc("degradations", "Things that hostagent cannot do on this host."),
+		audited:      desc("audit_items", "Items of the production checklist by what the last audit found, all 0 before the first.", "status"),
 		lacking:      desc("scrape_errors_total", "Scrapes that had to leave something out."),
 	}
 }
@@ -60,7 +62,7 @@ func describe() descriptions {
 // Describe implements prometheus.Collector.
 func (s *scrape) Describe(ch chan<- *prometheus.Desc) {
 	d := s.descriptions
-	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.events, d.answer, d.apply, d.pass, d.failing, d.degradations, d.lacking} {
+	for _, desc := range []*prometheus.Desc{d.open, d.guarded, d.quarantined, d.mode, d.findings, d.dropped, d.events, d.answer, d.apply, d.pass, d.failing, d.degradations, d.audited, d.lacking} {
 		ch <- desc
 	}
 }
@@ -118,6 +120,9 @@ func (s *scrape) Collect(ch chan<- prometheus.Metric) {
 		gauge(d.failing, value, step)
 	}
 	gauge(d.degradations, float64(len(s.status.Degradations)))
+	for _, status := range audit.Statuses() {
+		gauge(d.audited, float64(s.status.Audit.Score[status]), string(status))
+	}
 	if !whole {
 		s.lacking.Add(1)
 	}
