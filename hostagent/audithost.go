@@ -33,11 +33,14 @@ type sight struct {
 	// blocked asks other firewalls of the host; nil: nobody can.
 	blocked      func(context.Context, []firewall.Probe) ([]firewall.Block, error)
 	hidden       string // what kept processes out of sight
-	unregistered string // why registrations are not known
+	unregistered error  // why registrations are not known
 }
 
-// errNoFirewall says that there is none to be asked.
-var errNoFirewall = errors.New("the firewall was not looked at")
+// Why something was not seen, where nobody could be asked.
+var (
+	errNoFirewall = errors.New("the firewall was not looked at")
+	errNoAgent    = errors.New("no agent was asked")
+)
 
 const (
 	notLookedUp   = "nobody looked who holds sockets"
@@ -61,7 +64,7 @@ func (v *sight) auditHost(ctx context.Context) audit.Host {
 	known := v.policy.SidecarRange != nil || v.agent.RangeKnown
 	h := audit.Host{
 		Mode: string(v.policy.Mode), RangeOff: known && v.result.Range.First == 0,
-		NoServices: v.unregistered, NoOwners: v.hidden, Services: v.services(),
+		NoServices: ErrorText(v.unregistered), NoOwners: v.hidden, Services: v.services(),
 	}
 	if known {
 		h.First, h.Last = v.result.Range.First, v.result.Range.Last

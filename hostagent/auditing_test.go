@@ -68,13 +68,15 @@ const (
 
 func TestAuditOnceAnHour(t *testing.T) {
 	h, f := newFakeHost(), &fakeAudit{report: failing(catalog.RangeClosed)}
-	h.runAgent(t, h.auditing(f), func(agent *Agent, _ chan<- Parts) {
+	parts := h.auditing(f)
+	parts.PollInterval = 10 * time.Second // fewer passes to wait for
+	h.runAgent(t, parts, func(agent *Agent, _ chan<- Parts) {
 		pass(9 * time.Second)
 		if len(f.asked) != 0 {
 			t.Error("audited at once")
 		}
 		want(t, "before the first audit", "kept", h.checklist())
-		pass(55 * time.Second)
+		pass(62 * time.Second)
 		if len(f.asked) != 1 {
 			t.Fatalf("after a minute there were %d audits", len(f.asked))
 		}
@@ -108,7 +110,9 @@ func TestAuditOnceAnHour(t *testing.T) {
 // TestAuditIsSteady: the same report again is no reason to write a check.
 func TestAuditIsSteady(t *testing.T) {
 	h, f := newFakeHost(), &fakeAudit{report: failing(catalog.RangeClosed)}
-	h.runAgent(t, h.auditing(f), func(*Agent, chan<- Parts) {
+	parts := h.auditing(f)
+	parts.PollInterval = 10 * time.Second
+	h.runAgent(t, parts, func(*Agent, chan<- Parts) {
 		pass(2 * time.Minute)
 		first := h.report
 		pass(3 * time.Hour)

@@ -104,7 +104,7 @@ func Look(ctx context.Context, parts Parts) (*Scan, error) {
 		scan.seen.hidden = cmp.Or(incomplete, notLookedUp)
 	}
 	if in.Source == SourceNone {
-		scan.seen.unregistered = cmp.Or(ErrorText(errors.Join(scan.Errors...)), "no agent was asked")
+		scan.seen.unregistered = cmp.Or(errors.Join(scan.Errors...), errNoAgent)
 	}
 	scan.unmatched = unmatched(parts.Policy.Exemptions, scan.Findings)
 	if in.Source == SourceNone {

@@ -36,8 +36,8 @@ func (h *fakeHost) watched(t *testing.T, parts Parts, story func(a *Agent)) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		agent := NewAgent(parts)
-		if text, err := json.Marshal(agent.Status()); err != nil || strings.Count(string(text), "null") != 5 {
-			t.Errorf("before the first pass only the five times are null: %s, %v", text, err)
+		if text, err := json.Marshal(agent.Status()); err != nil || strings.Count(string(text), "null") != 6 {
+			t.Errorf("before the first pass only the six times are null: %s, %v", text, err)
 		}
 		go func() { done <- agent.Run(ctx, nil) }()
 		synctest.Wait()

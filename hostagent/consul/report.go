@@ -98,11 +98,12 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 		wanted[id] = true
 		w.place(ctx, id, check)
 	}
+	kept := map[string]bool{}
 	for _, key := range r.Keep {
-		wanted[w.id(key)] = true
+		kept[w.id(key)] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.standing)) {
-		if !wanted[id] && w.ours(id) {
+		if !wanted[id] && !kept[id] && w.ours(id) {
 			w.keep(w.takeAway(ctx, id))
 		}
 	}

@@ -100,6 +100,11 @@ func TestReport(t *testing.T) {
 			},
 		},
 		{
+			name:     "one that stands as it is",
+			change:   func(_ *fakeAgent, r *Report) { r.Checks, r.Keep = r.Checks[:1], []string{r.Checks[1].Key, "none such"} },
+			requests: []string{look},
+		},
+		{
 			name:     "check lost",
 			change:   func(a *fakeAgent, _ *Report) { delete(a.checks, "hostagent:firewall") },
 			requests: []string{look, register, updateRules, register}, written: 1,
