@@ -107,6 +107,12 @@ func TestAuditHost(t *testing.T) {
 		want   string
 	}{
 		"guarded": {guards, "closed by hostagent's guard: 21001-21255\nmode guard range 21000-21255 off false\nsidecar, open: 21000" + web},
+		"our accept stands": {func(h *fakeHost, p *Parts) {
+			guards(h, p)
+			p.Blocked = func(ctx context.Context, probes []firewall.Probe) ([]firewall.Block, error) {
+				return dropping(21000)(ctx, slices.DeleteFunc(slices.Clone(probes), func(p firewall.Probe) bool { return p.Open }))
+			}
+		}, "closed by hostagent's guard: 21001-21255\nmode guard range 21000-21255 off false\nsidecar, open: 21000" + web},
 		"nothing closes it": {func(_ *fakeHost, p *Parts) { p.Policy.Mode = ModeObserve },
 			"mode observe range 21000-21255 off false\nopen: 21001-21255\nsidecar, open: 21000" + web},
 		"another firewall closes some": {func(_ *fakeHost, p *Parts) { p.Blocked = dropping(21000, 21005) },

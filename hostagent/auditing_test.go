@@ -138,7 +138,7 @@ func TestAuditHoldsUpNobody(t *testing.T) {
 		want(t, "while an audit goes on", "guard 21000-21255 open 21000-21001", h.state())
 		pass(2 * time.Minute)
 		want(t, "after it", failsRange, h.checklist())
-		f.takes = time.Hour // gives up at its deadline
+		f.takes, f.report = time.Hour, failing(catalog.RangeFree) // gives up at its deadline
 		pass(80 * time.Minute)
 		want(t, "after one that came to nothing", failsRange, h.checklist())
 		if len(f.asked) < 2 {
@@ -202,6 +202,9 @@ func TestReloadOfAudit(t *testing.T) {
 		reload <- off // while it runs
 		pass(time.Minute)
 		want(t, "off while an audit ran", "none", h.checklist())
+		if agent.Status().Audit.Last != nil {
+			t.Error("the audit that ran counts")
+		}
 	})
 }
 

@@ -248,6 +248,19 @@ func TestOpenPortOfNobodyKnows(t *testing.T) {
 	}
 }
 
+// TestClosedPortsOfConsul: what a firewall of the host keeps from the network is not exposed.
+func TestClosedPortsOfConsul(t *testing.T) {
+	h := soundHost()
+	h.Exposed.Value = []ConsulPort{{Name: "dns", Listener: "udp 0.0.0.0:8600", Closed: true}}
+	h.Findings = []Finding{{ID: catalog.ExposedConsulAPI, State: "open", Message: "Consul's HTTP API listens", Remedy: "mend it", HeldBy: "policy drop"}}
+	const want = `consul-ports-unexposed pass
+  Consul's HTTP API listens; only a firewall of the host keeps the network from it: policy drop
+  Consul's dns listens on udp 0.0.0.0:8600, and a firewall of this host keeps the network from it`
+	if diff := cmp.Diff(want, text(Evaluate(Input{Host: Known(h)}), catalog.ConsulUnexposed)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestDisabledRange(t *testing.T) {
 	h := soundHost()
 	h.RangeOff, h.First, h.Last = true, 0, 0
