@@ -221,11 +221,11 @@ func lookForAudit(ctx context.Context, c *config.Config, paths []string, offline
 	if !files {
 		paths = nil
 	}
-	scan, parts, err := scanForAudit(ctx, c, paths, offline)
+	scan, err := scanForAudit(ctx, c, paths, offline)
 	if err != nil {
 		return nil, err
 	}
-	sources.Host = auditHost(scan, parts)
+	sources.Host = scan.AuditHost(ctx)
 	in := audit.Look(ctx, sources)
 	if scan.Source == hostagent.SourceNone && !slices.ContainsFunc(scan.Errors, answered) && !in.Running.Known && !in.Disk.Known {
 		return nil, nothingToAudit(scan)
@@ -268,29 +268,28 @@ func readForAudit(paths []string, offline bool) (notes []string, files bool, err
 
 // scanForAudit looks at the host as a scan does: at the services of the agent, and where it does not answer or is not to be
 // asked at those of the files.
-func scanForAudit(ctx context.Context, c *config.Config, paths []string, offline bool) (*hostagent.Scan, *hostagent.Parts, error) {
-	look := func(paths []string) (*hostagent.Scan, *hostagent.Parts, error) {
+func scanForAudit(ctx context.Context, c *config.Config, paths []string, offline bool) (*hostagent.Scan, error) {
+	look := func(paths []string) (*hostagent.Scan, error) {
 		parts, _, err := lookPartsOf(c, paths)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if parts.Close != nil {
 			defer parts.Close()
 		}
-		scan, err := hostagent.Look(ctx, parts)
-		return scan, &parts, err
+		return hostagent.Look(ctx, parts)
 	}
 	if offline {
 		return look(paths)
 	}
-	scan, parts, err := look(nil)
+	scan, err := look(nil)
 	if err != nil || scan.Source != hostagent.SourceNone {
-		return scan, parts, err
+		return scan, err
 	}
 	unanswered, text := scan.Errors, "the agent's services are not known: %v"
 	if len(paths) > 0 {
-		if scan, parts, err = look(paths); err != nil {
-			return nil, nil, err
+		if scan, err = look(paths); err != nil {
+			return nil, err
 		}
 		text = "the agent does not tell, and services are those of the files: %v"
 	}
@@ -298,7 +297,7 @@ func scanForAudit(ctx context.Context, c *config.Config, paths []string, offline
 		scan.Notes = append(scan.Notes, fmt.Sprintf(text, problem))
 	}
 	scan.Errors = unanswered
-	return scan, parts, nil
+	return scan, nil
 }
 
 // answered tells whether err is an agent's no: much of the checklist takes no right, and what takes one says which.

@@ -93,11 +93,8 @@ func (d *daemon) assemble() (*built, error) {
 	}
 	log := newLogger(d.settings.cmd.ErrOrStderr(), c.LogFormat, &d.level)
 	p, err := parts(c, log)
-	switch {
-	case consul.KindOf(err) == consul.KindToken:
-		return nil, err // at boot the token's file may be written after hostagent starts
-	case err != nil:
-		return nil, &exitError{exitConfig, err}
+	if err != nil {
+		return nil, configError(err)
 	}
 	if d.owners == nil {
 		d.owners, d.elsewhere = sockets.NewOwners(), sockets.NewElsewhere()
@@ -115,6 +112,11 @@ func (d *daemon) assemble() (*built, error) {
 	default:
 		b.parts.Degradations = []string{fmt.Sprintf("rules of an earlier guard run cannot be seen or removed: %v", err)}
 	}
+	if c.Audit {
+		if b.parts.Audit, err = d.hourlyAudit(c, &b.parts); err != nil {
+			return nil, configError(err)
+		}
+	}
 	if b.parts.StateDir != "" && c.Mode == config.ModeGuard {
 		if b.parts.Machine, err = hostagent.MachineFingerprint(hostagent.MachineIDFile); err != nil {
 			b.parts.Degradations = append(b.parts.Degradations, fmt.Sprintf("nothing is saved for the next start of this host: %v", err))
@@ -130,6 +132,15 @@ func (d *daemon) assemble() (*built, error) {
 	}
 	d.level.Set(c.LogLevel)
 	return b, nil
+}
+
+// configError is why no connection to Consul can be made: nothing that another start would help, but for the token's file,
+// which may be written after hostagent starts at boot.
+func configError(err error) error {
+	if consul.KindOf(err) == consul.KindToken {
+		return err
+	}
+	return &exitError{exitConfig, err}
 }
 
 // openFirewall looks anew at what this host's firewall can be made with. Where that is as before, it returns the Firewall
