@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -115,6 +116,10 @@ func (l *looking) readConfiguration() {
 			needs = asRoot
 		}
 		unseen(catalog.CleanTo(err.Error(), maxFound), needs)
+		return
+	}
+	if len(config.Files) == 0 { // an empty folder is no configuration: Consul's defaults would be judged as if somebody ran with them
+		unseen("no file that Consul would read stands in "+strings.Join(paths, ", "), giveConfig)
 		return
 	}
 	l.in.Disk = l.wholeOf(config)
