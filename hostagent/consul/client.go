@@ -180,12 +180,13 @@ func parseAddress(configured string) (address string, dial dialFunc, err error) 
 type answer struct {
 	header http.Header
 	body   []byte
-	status int   // of HTTP, 0 before there is an answer
-	token  bool  // a token was sent
-	most   int64 // set by who asks: bytes of the body, 0 for Config's bound
-	expect int   // set by who asks: about how many bytes the body will have
-	shown  int   // set by who asks: bytes that are looked at where the status is not 200, 0 for maxShown
-	nobody bool  // set by who asks: the client's token is not sent
+	status int       // of HTTP, 0 before there is an answer
+	token  bool      // a token was sent
+	own    TokenHash // of the token that was sent: in the body it is concealed
+	most   int64     // set by who asks: bytes of the body, 0 for Config's bound
+	expect int       // set by who asks: about how many bytes the body will have
+	shown  int       // set by who asks: bytes that are looked at where the status is not 200, 0 for maxShown
+	nobody bool      // set by who asks: the client's token is not sent
 }
 
 type answerKey struct{}
@@ -250,7 +251,7 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 		body = []byte(conceal(string(body[:min(len(body), shown)]), token))
 	}
 	if wanted {
-		*want = answer{header: resp.Header, body: body, status: resp.StatusCode, token: token != ""}
+		*want = answer{header: resp.Header, body: body, status: resp.StatusCode, token: token != "", own: HashSecret(token)}
 	}
 	// api.Client decodes into something that nobody reads; the caller decodes the answer's body, once.
 	left := []byte("null")

@@ -258,3 +258,16 @@ func TestNoTokens(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnTokenIsListed: the client takes its own token out of every answer, and still knows it in the list of tokens.
+func TestOwnTokenIsListed(t *testing.T) {
+	got, err := tokensOf(t, reply(200, `[{"AccessorID": "a", "SecretID": "`+secret+`"}, {"AccessorID": "b", "SecretID": "another"}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []TokenHash{HashSecret(secret), HashSecret("another")} {
+		if got.Tokens[i].Hash != want {
+			t.Errorf("the hash of token %s is not that of its secret", got.Tokens[i].AccessorID)
+		}
+	}
+}
