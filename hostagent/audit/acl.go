@@ -122,6 +122,8 @@ func judgeAnonymous(in *Input) Row {
 	ruled := seen && len(token.Unread) == 0
 	const noRule = "the anonymous token has no rule that writes services or intentions"
 	switch {
+	case len(found) > 0 && !ruleWrites && policy.known && policy.value == "allow": // what no rule denies is allowed
+		return Row{Status: NotApplicable, Found: append(found, policy.found+": see acl-default-deny")}
 	case len(found) > 0:
 		why, remedy := whyAnonymous(in, ruled && !ruleWrites)
 		if ruleWrites {

@@ -148,7 +148,12 @@ var aclCases = []struct {
 	{"default allow", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Running.Value.ACLDefaultPolicy = new("allow")
 		allow(in, "service web", "service db", "service "+unheardName)
-	}, Row{Status: Fail, Found: []string{"without a token service:write is allowed on a name that nobody has, so on any that no rule denies",
+	}, Row{Status: NotApplicable, Found: []string{"without a token service:write is allowed on a name that nobody has, so on any that no rule denies",
+		`the agent runs with acl.default_policy = "allow": see acl-default-deny`}}},
+	{"default allow, and a rule", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
+		in.Running.Value.ACLDefaultPolicy = new("allow")
+		in.Tokens.Value.Tokens[0].Rules = append(in.Tokens.Value.Tokens[0].Rules, prefixRule("team-", "write"))
+	}, Row{Status: Fail, Found: []string{`the anonymous token has service_prefix "team-" { policy = "write" } (policy p)`,
 		`the agent runs with acl.default_policy = "allow": what no rule denies is allowed`}}},
 	{"a prefix that was not asked about", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		token := &in.Tokens.Value.Tokens[0]

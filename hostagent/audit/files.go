@@ -149,6 +149,9 @@ func (f *File) shown() string {
 // Consul makes the folder 0755 itself, and in it what holds secrets 0600 or in folders of 0700, but for the Raft state of
 // servers, which is 0644 (seen with 1.21).
 func judgeDataFiles(in *Input) Row {
+	if dev := in.Running.Value.DevMode; !in.DataFiles.Known && in.Running.Known && dev != nil && *dev {
+		return Row{Status: NotApplicable, Found: []string{"the agent was started with -dev: it keeps nothing on disk"}}
+	}
 	if !in.DataFiles.Known {
 		return in.DataFiles.unknown("the data directory")
 	}

@@ -59,12 +59,14 @@ type verdict struct {
 // judgeFinding tells what a finding means. One that is meant to be so fails nothing, and one that a firewall holds is weaker
 // than what binds to loopback: a rule goes more easily than an address.
 func judgeFinding(f *Finding) verdict {
-	_, open := bears(f.ID)
+	item, open := bears(f.ID)
 	switch {
 	case f.State == "exempt" && f.Firewall:
 		return verdict{Warn, f.Message + "; a firewall elsewhere holds it: " + f.Exemption, ""}
 	case f.State == "exempt":
 		return verdict{Info, f.Message + "; exempt: " + f.Exemption, ""}
+	case f.State == "mitigated" && item == catalog.RangeFree: // a closed port is taken all the same
+		return verdict{Warn, f.Message + "; the guard keeps the network from it, and the port is still not free for a sidecar", f.Remedy}
 	case f.State == "mitigated": // the message names what holds it
 		return verdict{Pass, f.Message, ""}
 	case f.HeldBy != "" && open == Fail:

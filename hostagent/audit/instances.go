@@ -172,6 +172,9 @@ func intentionDefault(in *Input) Row {
 }
 
 func intentionWildcards(in *Input) Row {
+	if in.Authority.Reason == reasonMeshOff {
+		return Row{Status: NotApplicable, Found: []string{reasonMeshOff + ", and with it intentions: see ca-enabled"}}
+	}
 	if !in.Intentions.Known {
 		return in.Intentions.unknown("intentions")
 	}

@@ -142,6 +142,9 @@ func restartPending(in *Input) Row {
 	if !in.Running.Known {
 		return in.Running.unknown("what the agent runs with")
 	}
+	if in.ConfigFiles.Known && len(in.ConfigFiles.Value) == 0 {
+		return Row{Status: NotApplicable, Found: []string{"the agent was started without configuration files"}}
+	}
 	if !in.Disk.Known {
 		row := in.Disk.unknown("what the agent's files say")
 		if row.Needs == "" {
