@@ -88,7 +88,7 @@ func (v *sight) auditHost(ctx context.Context) audit.Host {
 }
 
 func auditFinding(f *Finding, others *otherFirewalls) audit.Finding {
-	found := audit.Finding{ID: f.ID, State: string(f.State), Service: f.Service, Message: f.Message, Remedy: f.Remedy}
+	found := audit.Finding{ID: f.ID, State: string(f.State), Message: f.Message, Remedy: f.Remedy}
 	switch {
 	case f.State == Exempt && f.Exemption != nil:
 		text := documentExemption(f.Exemption, false)
@@ -287,7 +287,7 @@ func (v *sight) services() []audit.Service {
 	var all []audit.Service
 	for i := range v.result.Services {
 		s := &v.result.Services[i]
-		service := audit.Service{ID: s.ID, Name: s.Name}
+		service := audit.Service{Name: s.Name}
 		for j := range s.Listeners {
 			service.Listeners = append(service.Listeners, s.Listeners[j].Addr.String())
 			service.Namespace = s.Listeners[j].Namespace

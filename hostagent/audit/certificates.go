@@ -149,8 +149,7 @@ func (n *named) certificate(path string, c *x509.Certificate) Certificate {
 		names = append(names, address.String())
 	}
 	return Certificate{
-		Use: n.use(), Path: path, CA: n.ca, Subject: c.Subject.String(), Names: names, NotAfter: c.NotAfter,
-		Serial: c.SerialNumber.String(), X509: c,
+		Use: n.use(), Path: path, CA: n.ca, Subject: c.Subject.String(), Names: names, NotAfter: c.NotAfter, X509: c,
 	}
 }
 

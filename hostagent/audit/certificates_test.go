@@ -65,14 +65,12 @@ func TestReadCertificates(t *testing.T) {
 	own := func(use string) Certificate {
 		return Certificate{
 			Use: use, Path: both, Subject: "CN=agent", Names: []string{"server.dc1.consul", "127.0.0.1", "::1"},
-			NotAfter: days(300), Serial: "5",
-			X509: leaf.x509, Chain: []*x509.Certificate{between.x509},
+			NotAfter: days(300), X509: leaf.x509, Chain: []*x509.Certificate{between.x509},
 		}
 	}
 	of := func(use, path string, s *signed) Certificate {
 		return Certificate{
-			Use: use, Path: path, CA: true, Subject: s.x509.Subject.String(), NotAfter: s.x509.NotAfter,
-			Serial: s.x509.SerialNumber.String(), X509: s.x509,
+			Use: use, Path: path, CA: true, Subject: s.x509.Subject.String(), NotAfter: s.x509.NotAfter, X509: s.x509,
 		}
 	}
 	problem := func(path, text string) []Certificate { return []Certificate{{Use: "https", Path: path, Problem: text}} }

@@ -37,7 +37,7 @@ const consulUID = 997
 // consulProcess is a confined agent of a user of its own.
 func consulProcess() Process {
 	return Process{
-		UID: consulUID, User: "consul", Unit: "consul.service", NoNewPrivs: new(true), Seccomp: new(false),
+		UID: consulUID, User: "consul", Unit: "consul.service", NoNewPrivs: new(true),
 		Effective: new(uint64(0)), Bounding: new(uint64(0)), CoreLimited: new(true), ReadOnly: new(true),
 	}
 }

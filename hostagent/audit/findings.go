@@ -37,15 +37,8 @@ func bears(id catalog.ID) (item catalog.ID, open Status) {
 		return catalog.ConsulReachable, Fail
 	case catalog.SavedRules: // at the next boot
 		return catalog.RangeClosed, Warn
-	}
-	return "", ""
-}
-
-// bearsOnNone are the findings that are of no item: the exposure that quarantine refuses to close is a finding of its own, what
-// became of a drift is seen in the kernel, and the others say that services are not known.
-func bearsOnNone() []catalog.ID {
-	return []catalog.ID{
-		catalog.QuarantineRefused, catalog.FirewallDrift, catalog.RegistrationsFiltered, catalog.AgentImpostor, catalog.AgentNotLocal,
+	default:
+		return "", ""
 	}
 }
 

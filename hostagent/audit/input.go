@@ -41,8 +41,7 @@ func (s Seen[T]) unknown(what string) Row {
 
 // Input is all that Evaluate knows. Everything in it is untrusted.
 type Input struct {
-	Now  time.Time
-	Root bool // files that only root may read were looked at
+	Now time.Time
 
 	Running Seen[consul.Running]    // what the local agent runs with
 	Disk    Seen[*configdir.Config] // what its files say; read only
@@ -104,8 +103,7 @@ type Certificate struct {
 	Subject  string
 	Names    []string // DNS names and addresses
 	NotAfter time.Time
-	Problem  string // why it cannot be judged: not readable, no certificate; "" for none
-	Serial   string
+	Problem  string              // why it cannot be judged: not readable, no certificate; "" for none
 	X509     *x509.Certificate   // nil where there is a Problem; read only
 	Chain    []*x509.Certificate // what stands after it in its file and leads to its CA; read only
 }
@@ -148,15 +146,14 @@ type Process struct {
 	Person      bool   // the user looks like a person's account: it can log in
 	Unit        string // its systemd unit; "" for none
 	NoNewPrivs  *bool
-	Seccomp     *bool // a filter is in force
 	Effective   *uint64
 	Bounding    *uint64 // capabilities
 	CoreLimited *bool   // core dumps are off
 	ReadOnly    *bool   // /usr cannot be written to: ProtectSystem
-	// ConfigPaths are the files and folders that it was told to read its configuration from, and Flags the names of the other
-	// flags that it was started with. A command line holds secrets: values of flags are not kept.
-	ConfigPaths, Flags []string
-	Started            time.Time // when the process was started; zero where it is not known
+	// Flags are the names of the flags that it was started with, but for those that name its configuration. A command line
+	// holds secrets: values of flags are not kept.
+	Flags   []string
+	Started time.Time // when the process was started; zero where it is not known
 }
 
 // Host is what the core found on this host, as values.
@@ -204,7 +201,6 @@ type Finding struct {
 	ID       catalog.ID
 	State    string // "open", "mitigated", "exempt"
 	Firewall bool   // it is exempt because a firewall elsewhere holds the port
-	Service  string
 	Message  string
 	Remedy   string
 	// HeldBy is what of the host's own firewall keeps the network from the port, although the finding is open; "" for nothing.
@@ -215,7 +211,7 @@ type Finding struct {
 
 // Service is one mesh service of this host.
 type Service struct {
-	ID, Name  string
+	Name      string
 	Listeners []string // where it listens: "127.0.0.1:8080"
 	Namespace uint64   // network namespace; 0 is the host's own
 	UnixOnly  bool     // it is reached through a unix socket

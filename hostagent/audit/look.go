@@ -68,7 +68,7 @@ const (
 func Look(ctx context.Context, from Sources) Input {
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
-	in := Input{Now: time.Now(), Root: from.Root, Host: from.Host}
+	in := Input{Now: time.Now(), Host: from.Host}
 	l := &looking{from: from, in: &in, accounts: readAccounts("")}
 	in.Process = l.readProcess(procDir)
 	if from.Consul == nil && from.PID <= 0 {

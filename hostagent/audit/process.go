@@ -54,7 +54,7 @@ func (l *looking) readProcess(proc string) Seen[Process] {
 	if err != nil {
 		return Unseen[Process]("its process cannot be looked at: "+bare(err).Error(), asRoot)
 	}
-	p := Process{Unit: l.from.Unit, ConfigPaths: l.started.paths, Flags: l.started.flags}
+	p := Process{Unit: l.from.Unit, Flags: l.started.flags}
 	if err := p.readStatus(status); err != nil {
 		return Unseen[Process]("its process cannot be looked at: "+err.Error(), "")
 	}
@@ -96,8 +96,6 @@ func (p *Process) readStatus(text string) error {
 		case len(fields) != 1:
 		case name == "NoNewPrivs":
 			p.NoNewPrivs = new(fields[0] == "1")
-		case name == "Seccomp":
-			p.Seccomp = new(fields[0] != "0")
 		case name == "CapEff":
 			p.Effective = capabilities(fields[0])
 		case name == "CapBnd":

@@ -70,9 +70,12 @@ func TestReadProcess(t *testing.T) {
 	}
 	p := got.Value
 	want := Process{UID: uint32(os.Geteuid()), User: l.accounts.user(uint32(os.Geteuid())).name, Unit: "consul.service",
-		ConfigPaths: []string{filepath.Join(dir, "conf.d"), "/etc/x.hcl"}, Flags: []string{"dev", "encrypt", "node"}}
+		Flags: []string{"dev", "encrypt", "node"}}
+	if diff := cmp.Diff([]string{filepath.Join(dir, "conf.d"), "/etc/x.hcl"}, l.started.paths); diff != "" {
+		t.Errorf("where it reads its configuration (-want +got)\n%s", diff)
+	}
 	for name, missing := range map[string]bool{
-		"NoNewPrivs": p.NoNewPrivs == nil, "Seccomp": p.Seccomp == nil, "Effective": p.Effective == nil, "Bounding": p.Bounding == nil,
+		"NoNewPrivs": p.NoNewPrivs == nil, "Effective": p.Effective == nil, "Bounding": p.Bounding == nil,
 		"CoreLimited": p.CoreLimited == nil, "ReadOnly": p.ReadOnly == nil,
 	} {
 		if missing {
@@ -83,7 +86,7 @@ func TestReadProcess(t *testing.T) {
 		t.Errorf("started at %v, which is %v ago", p.Started, age)
 	}
 	p.Started = time.Time{}
-	p.NoNewPrivs, p.Seccomp, p.Effective, p.Bounding, p.CoreLimited, p.ReadOnly = nil, nil, nil, nil, nil, nil
+	p.NoNewPrivs, p.Effective, p.Bounding, p.CoreLimited, p.ReadOnly = nil, nil, nil, nil, nil
 	if diff := cmp.Diff(want, p); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
@@ -105,8 +108,8 @@ func TestReadProcessOfFiles(t *testing.T) {
 	}{
 		{"whole", map[string]string{"cmdline": "consul\x00agent\x00-config-dir=/etc/consul.d\x00", "status": status, "limits": limits,
 			"mountinfo": "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 8:1 /usr /usr ro,relatime - ext4 /dev/sda1 rw\n"},
-			Known(Process{UID: 997, User: "997", NoNewPrivs: new(true), Seccomp: new(true), Effective: new(uint64(0x400)),
-				Bounding: new(uint64(0x1ffffffffff)), CoreLimited: new(true), ReadOnly: new(true), ConfigPaths: []string{"/etc/consul.d"}})},
+			Known(Process{UID: 997, User: "997", NoNewPrivs: new(true), Effective: new(uint64(0x400)),
+				Bounding: new(uint64(0x1ffffffffff)), CoreLimited: new(true), ReadOnly: new(true)})},
 		{"little", map[string]string{"cmdline": "consul\x00agent\x00", "status": "Uid:\t5\t5\t5\t5\nCapEff:\tx\n"}, Known(Process{UID: 5, User: "5"})},
 		{"ended", map[string]string{"cmdline": "consul\x00agent\x00", "status": ""},
 			Unseen[Process]("its process cannot be looked at: it has ended", "")},
