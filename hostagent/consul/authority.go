@@ -26,8 +26,7 @@ type Root struct {
 	PEM    string
 	// Intermediates are certificates between the root and the leaves of this datacenter, as PEM texts: none where the root
 	// itself signs leaves, as that of the built-in provider does in the primary datacenter.
-	Intermediates       []string
-	ExternalTrustDomain string
+	Intermediates []string
 }
 
 // Authority asks for the certificate authority of the mesh. No right is needed; an agent whose datacenter does without the
@@ -51,9 +50,9 @@ func decodeAuthority(body []byte) (Authority, error) {
 	var raw struct {
 		TrustDomain string
 		Roots       []struct {
-			ID, Name, RootCert, ExternalTrustDomain string
-			Active                                  bool
-			IntermediateCerts                       []string
+			ID, Name, RootCert string
+			Active             bool
+			IntermediateCerts  []string
 		}
 	}
 	if err := json.Unmarshal(body, &raw); err != nil {
@@ -75,7 +74,6 @@ func decodeAuthority(body []byte) (Authority, error) {
 		}
 		authority.Roots = append(authority.Roots, Root{
 			ID: r.ID, Name: r.Name, Active: r.Active, PEM: r.RootCert, Intermediates: r.IntermediateCerts,
-			ExternalTrustDomain: r.ExternalTrustDomain,
 		})
 	}
 	if active != 1 {

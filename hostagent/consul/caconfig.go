@@ -13,8 +13,7 @@ import (
 // CAConfig is how the certificate authority of the mesh is configured.
 type CAConfig struct {
 	Provider string // "consul", "vault", "aws-pca", …
-	// LeafTTL, IntermediateTTL and RootTTL are durations as Consul writes them: "72h"; "" where not told.
-	LeafTTL, IntermediateTTL, RootTTL string
+	LeafTTL  string // a duration as Consul writes it: "72h"; "" where it is not told
 	// OwnKey and OwnRoot tell that the operator gave the built-in provider its key or root certificate.
 	OwnKey, OwnRoot bool
 }
@@ -52,10 +51,6 @@ func decodeCAConfig(body []byte) (CAConfig, error) {
 		switch strings.ToLower(strings.ReplaceAll(key, "_", "")) {
 		case "leafcertttl":
 			config.LeafTTL = durationText(value)
-		case "intermediatecertttl":
-			config.IntermediateTTL = durationText(value)
-		case "rootcertttl":
-			config.RootTTL = durationText(value)
 		case "privatekey":
 			config.OwnKey = config.OwnKey || isGiven(value)
 		case "rootcert":

@@ -17,7 +17,7 @@ const meshIsOff = "Connect must be enabled in order to use this endpoint"
 func TestAuthority(t *testing.T) {
 	const rotation = `{"TrustDomain":"a.consul","Roots":[
 		{"ID":"1","Name":"Consul CA Primary Cert","RootCert":"old","IntermediateCerts":null,"Active":false},
-		{"ID":"2","Name":"Vault CA Primary Cert","RootCert":"new","IntermediateCerts":["cross","below"],"Active":true,"ExternalTrustDomain":"b"}]}`
+		{"ID":"2","Name":"Vault CA Primary Cert","RootCert":"new","IntermediateCerts":["cross","below"],"Active":true}]}`
 	roots := func(entries string) string { return `{"TrustDomain":"a.consul","Roots":[` + entries + `]}` }
 	active := `{"RootCert":"x","Active":true}`
 	for _, tt := range []struct {
@@ -29,7 +29,7 @@ func TestAuthority(t *testing.T) {
 	}{
 		{name: "a rotation under way", answer: reply(200, rotation), want: Authority{"a.consul", []Root{
 			{ID: "1", Name: "Consul CA Primary Cert", PEM: "old"},
-			{ID: "2", Name: "Vault CA Primary Cert", PEM: "new", Active: true, Intermediates: []string{"cross", "below"}, ExternalTrustDomain: "b"},
+			{ID: "2", Name: "Vault CA Primary Cert", PEM: "new", Active: true, Intermediates: []string{"cross", "below"}},
 		}}},
 		{name: "off", answer: reply(500, meshIsOff), kind: KindMeshOff, text: "Connect must be enabled"},
 		{name: "none", answer: reply(200, roots("")), kind: KindMalformed, text: "it has no root certificate"},
@@ -83,11 +83,11 @@ func TestCAConfig(t *testing.T) {
 		text   string
 	}{
 		{name: "recorded, with an operator's key and root (the key's text is another)", answer: reply(200, string(recorded(t, "ca-configuration-own.json"))),
-			want: CAConfig{"consul", "24h", "8760h", "87600h", true, true}},
+			want: CAConfig{Provider: "consul", LeafTTL: "24h", OwnKey: true, OwnRoot: true}},
 		{name: "the built-in key", answer: reply(200, `{"Provider":"consul","Config":{"LeafCertTTL":"72h","PrivateKey":"","RootCert":null}}`),
 			want: CAConfig{Provider: "consul", LeafTTL: "72h"}},
 		{name: "as written through the API", answer: reply(200, `{"Provider":"consul","Config":{"leaf_cert_ttl":3600000000000,"private_key":"x","root_cert":"y"}}`),
-			want: CAConfig{"consul", "1h0m0s", "", "", true, true}},
+			want: CAConfig{Provider: "consul", LeafTTL: "1h0m0s", OwnKey: true, OwnRoot: true}},
 		{name: "another provider", answer: reply(200, `{"Provider":"vault","Config":{"Token":"s.x","PrivateKey":"x","LeafCertTTL":"a while"}}`),
 			want: CAConfig{Provider: "vault"}},
 		{name: "no config", answer: reply(200, `{"Provider":"aws-pca","Config":null}`), want: CAConfig{Provider: "aws-pca"}},

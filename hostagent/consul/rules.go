@@ -30,7 +30,7 @@ type Rule struct {
 	Name     string
 	Prefix   bool
 	Access   string // "read", "write", "deny", "list"
-	Source   string // one of Token.Sources
+	Source   string // what it comes from, for people: "policy web", "policy web of role deploy", "service identity web"
 }
 
 // parseRules reads the text of an ACL policy, HCL of version 1 or JSON, without its Source. A text of which anything cannot be

@@ -13,8 +13,7 @@ import (
 // with versions, and Consul 1.8 to 1.21 are read.
 type Running struct {
 	Agent
-	PrimaryDatacenter string
-	DevMode           *bool
+	DevMode *bool
 
 	ACLsEnabled             *bool
 	ACLDefaultPolicy        *string
@@ -31,12 +30,9 @@ type Running struct {
 
 	// HTTPAddrs and the others are where the APIs are served, as in "tcp://127.0.0.1:8500" and "unix:///run/consul.sock": nil
 	// where the agent does not tell, empty where the API is off.
-	HTTPAddrs, HTTPSAddrs, GRPCAddrs, GRPCTLSAddrs, DNSAddrs []string
+	HTTPAddrs, HTTPSAddrs, GRPCAddrs, GRPCTLSAddrs []string
 
 	ConnectEnabled *bool
-	CAProvider     *string // of the configuration; "" where none is named, which is "consul"
-
-	ScriptChecks, LocalScriptChecks *bool
 }
 
 // TLS is how one of an agent's protocols uses TLS. Before Consul 1.12 one set of settings stood for all of them.
@@ -67,7 +63,6 @@ func decodeRunning(body []byte) (Running, error) {
 		return Running{}, err
 	}
 	var raw struct {
-		Config      settings
 		DebugConfig settings
 		Stats       settings
 	}
@@ -90,16 +85,7 @@ func decodeRunning(body []byte) (Running, error) {
 		GossipVerifyOutgoing:   eitherPlace(config, "EncryptVerifyOutgoing"),
 		HTTPAddrs:              toldAddrs(config, "HTTPAddrs"),
 		HTTPSAddrs:             toldAddrs(config, "HTTPSAddrs"),
-		DNSAddrs:               toldAddrs(config, "DNSAddrs"),
 		ConnectEnabled:         valueAt[bool](config, "ConnectEnabled"),
-		CAProvider:             valueAt[string](config, "ConnectCAProvider"),
-		ScriptChecks:           valueAt[bool](config, "EnableRemoteScriptChecks"), // enable_script_checks turns both on
-		LocalScriptChecks:      valueAt[bool](config, "EnableLocalScriptChecks"),
-	}
-	// Config has it since 1.10.
-	primary := cmp.Or(valueAt[string](raw.Config, "PrimaryDatacenter"), valueAt[string](config, "PrimaryDatacenter"))
-	if primary != nil {
-		r.PrimaryDatacenter = *primary
 	}
 	r.RPC, r.HTTPS, r.GRPC = toldTLS(config)
 	r.GRPCAddrs, r.GRPCTLSAddrs = toldGRPC(config)

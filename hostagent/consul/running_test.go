@@ -23,12 +23,11 @@ func TestRunningRecorded(t *testing.T) {
 	}
 	without := TLS{new(false), new(false), new(false), new(""), new(""), new("")}
 	server := Running{
-		PrimaryDatacenter: "dc1", DevMode: new(false),
+		DevMode:     new(false),
 		ACLsEnabled: new(true), ACLDefaultPolicy: new("deny"), ACLTokenPersistence: new(true),
 		AutoEncrypt: new(false), AutoConfig: new(false),
 		GossipEncrypted: new(true), GossipEncryptedWAN: new(true), GossipVerifyIncoming: new(true), GossipVerifyOutgoing: new(true),
-		DNSAddrs:       []string{"tcp://127.0.0.1:8600", "udp://127.0.0.1:8600"},
-		ConnectEnabled: new(true), CAProvider: new(""), ScriptChecks: new(false), LocalScriptChecks: new(false),
+		ConnectEnabled: new(true),
 	}
 	newest, old, client := server, server, server
 
@@ -37,7 +36,7 @@ func TestRunningRecorded(t *testing.T) {
 	newest.HTTPAddrs, newest.HTTPSAddrs = []string{"tcp://127.0.0.1:8500", "unix:///opt/consul/http.sock"}, []string{"tcp://127.0.0.1:8501"}
 	newest.GRPCAddrs, newest.GRPCTLSAddrs = []string{}, []string{"tcp://127.0.0.1:8503"}
 
-	old.GossipVerifyIncoming, old.CAProvider, old.LocalScriptChecks = new(false), new("consul"), new(true)
+	old.GossipVerifyIncoming = new(false)
 	old.RPC, old.HTTPS, old.GRPC = with(true, true, true), with(false, false, false), with(false, false, false)
 	old.HTTPAddrs, old.HTTPSAddrs = []string{"tcp://127.0.0.1:8500"}, []string{"tcp://127.0.0.1:8501"}
 	old.GRPCAddrs, old.GRPCTLSAddrs = []string{}, []string{"tcp://127.0.0.1:8503"}
@@ -46,7 +45,7 @@ func TestRunningRecorded(t *testing.T) {
 	client.DefaultIntentionPolicy, client.GossipEncryptedWAN, client.GossipVerifyIncoming = new(""), nil, new(false)
 	client.RPC, client.HTTPS, client.GRPC = without, without, without
 	client.HTTPAddrs, client.HTTPSAddrs = []string{"tcp://127.0.0.1:9500"}, []string{}
-	client.GRPCAddrs, client.GRPCTLSAddrs, client.DNSAddrs = []string{}, []string{}, []string{}
+	client.GRPCAddrs, client.GRPCTLSAddrs = []string{}, []string{}
 
 	for _, tt := range []struct {
 		file string
@@ -94,7 +93,6 @@ func TestRunningDerived(t *testing.T) {
 
 	v18.RPC, v18.HTTPS, v18.GRPC = tls(true, new(true), new(true)), tls(false, new(true), nil), tls(false, nil, nil)
 	v18.ACLsEnabled, v18.ACLDefaultPolicy, v18.ACLTokenPersistence = new(true), new("deny"), new(true)
-	v18.PrimaryDatacenter = "dc1"
 	v18.GRPCAddrs, v18.GRPCTLSAddrs = []string{"tcp://127.0.0.1:8502"}, []string{}
 
 	v19.RPC, v19.HTTPS, v19.GRPC = tls(true, new(true), new(false)), tls(true, new(true), nil), tls(false, nil, nil)
@@ -113,7 +111,7 @@ func TestRunningDerived(t *testing.T) {
 		want         Running
 	}{
 		{"1.8", fmt.Sprintf(flat, false, true, false, true) + `"ACLsEnabled": true, "ACLDefaultPolicy": "deny", "ACLEnableTokenPersistence": true,
-			"PrimaryDatacenter": "dc1", "HTTPSPort": -1, "GRPCPort": 8502, "GRPCAddrs": ["tcp://127.0.0.1:8502"]`, v18},
+			"HTTPSPort": -1, "GRPCPort": 8502, "GRPCAddrs": ["tcp://127.0.0.1:8502"]`, v18},
 		{"1.9 and 1.10", fmt.Sprintf(flat, true, false, false, false) + `"ACLDefaultPolicy": "allow", "ACLTokens": {"EnablePersistence": false},
 			"HTTPSPort": 8501, "GRPCPort": 8502, "GRPCAddrs": ["tcp://127.0.0.1:8502"]`, v19},
 		{"1.11", fmt.Sprintf(flat, false, false, true, false) + `"ACLResolverSettings": {"ACLDefaultPolicy": "deny"}`, v110},

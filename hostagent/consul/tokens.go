@@ -42,11 +42,8 @@ type Token struct {
 	Rules       []Rule // of all its policies, roles and identities
 	// Management tells that it may do everything: it has the built-in policy global-management, or acl:write.
 	Management bool
-	// Sources are the names of what the rules come from, for people: "policy web", "policy web of role deploy",
-	// "service identity web".
-	Sources []string
-	// Unread names the sources whose rules are not known, each with the reason in brackets. Where any stands here, the token
-	// may be allowed more than Rules tells, and nothing follows from what Rules lacks.
+	// Unread names the sources (as Rule.Source does) whose rules are not known, each with the reason in brackets. Where any
+	// stands here, the token may be allowed more than Rules tells, and nothing follows from what Rules lacks.
 	Unread []string
 }
 
@@ -219,7 +216,6 @@ func (r *rulebook) grant(ctx context.Context, t *Token, g *grants, suffix string
 }
 
 func (t *Token) add(source string, from policyRules) {
-	t.Sources = append(t.Sources, source)
 	if from.unread != "" {
 		t.Unread = append(t.Unread, fmt.Sprintf("%s (%s)", source, from.unread))
 	}
