@@ -3,7 +3,6 @@
 package consul
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,10 +11,6 @@ import (
 
 	"github.com/hashicorp/hcl"
 	"github.com/hashicorp/hcl/hcl/ast"
-	"github.com/hashicorp/hcl/hcl/scanner"
-	"github.com/hashicorp/hcl/hcl/token"
-	jsonscanner "github.com/hashicorp/hcl/json/scanner"
-	jsontoken "github.com/hashicorp/hcl/json/token"
 )
 
 const (
@@ -46,10 +41,10 @@ func parseRules(text string) (rules []Rule, err error) {
 	if len(text) > maxRulesText {
 		return nil, fmt.Errorf("it has more than %d bytes", maxRulesText)
 	}
-	if nestsDeeper([]byte(text), maxRulesDepth) {
+	if HCLNestsDeeper([]byte(text), maxRulesDepth) {
 		return nil, fmt.Errorf("it nests deeper than %d levels", maxRulesDepth)
 	}
-	if isHCLJSON([]byte(text)) && !json.Valid([]byte(text)) { // the library takes a half object for an empty one
+	if IsHCLJSON([]byte(text)) && !json.Valid([]byte(text)) { // the library takes a half object for an empty one
 		return nil, errors.New("it is no JSON")
 	}
 	// Into a target of this type, Decode puts the syntax tree itself. Parse would refuse what older versions took.
@@ -63,40 +58,6 @@ func parseRules(text string) (rules []Rule, err error) {
 	}
 	return r.rules, nil
 }
-
-// nestsDeeper guards the stack: the library's parser recurses without a limit, and a Go program cannot recover from a full
-// stack. The scanners are the library's, so that strings, comments and heredocs end where the parser thinks they end.
-func nestsDeeper(text []byte, most int) bool {
-	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) <= most {
-		return false
-	}
-	depth, deepest := 0, 0
-	step := func(opens, closes bool) {
-		if opens {
-			depth++
-			deepest = max(deepest, depth)
-		} else if closes {
-			depth--
-		}
-	}
-	if isHCLJSON(text) {
-		s := jsonscanner.New(text)
-		s.Error = func(jsontoken.Pos, string) {}
-		for t := s.Scan(); t.Type != jsontoken.EOF && deepest <= most; t = s.Scan() {
-			step(t.Type == jsontoken.LBRACE || t.Type == jsontoken.LBRACK, t.Type == jsontoken.RBRACE || t.Type == jsontoken.RBRACK)
-		}
-		return deepest > most
-	}
-	s := scanner.New(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")))
-	s.Error = func(token.Pos, string) {}
-	for t := s.Scan(); t.Type != token.EOF && deepest <= most; t = s.Scan() {
-		step(t.Type == token.LBRACE || t.Type == token.LBRACK, t.Type == token.RBRACE || t.Type == token.RBRACK)
-	}
-	return deepest > most
-}
-
-// isHCLJSON tells what the library takes for JSON.
-func isHCLJSON(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) }
 
 // ruleReader walks a syntax tree. Labels and nested objects read alike: the path to a value is what counts, so that
 // service "web" { policy = "write" } and {"service": {"web": {"policy": "write"}}} are one.

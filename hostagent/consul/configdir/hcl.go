@@ -3,7 +3,6 @@
 package configdir
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,10 +14,9 @@ import (
 	"github.com/hashicorp/hcl"
 	"github.com/hashicorp/hcl/hcl/ast"
 	"github.com/hashicorp/hcl/hcl/parser"
-	"github.com/hashicorp/hcl/hcl/scanner"
 	"github.com/hashicorp/hcl/hcl/token"
-	jsonscanner "github.com/hashicorp/hcl/json/scanner"
-	jsontoken "github.com/hashicorp/hcl/json/token"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 // maxHCLWork bounds what decoding a file may cost, in bytes of the key paths that the library builds, in items that it
@@ -38,7 +36,7 @@ func parseHCL(text []byte) (raw map[string]any, places *place, err error) {
 			raw, places, err = nil, nil, &syntaxError{reason: "is not valid HCL: Consul's parser crashes on it"}
 		}
 	}()
-	if tooDeep(text) {
+	if consul.HCLNestsDeeper(text, maxDepth) {
 		return nil, nil, &syntaxError{reason: fmt.Sprintf("nests deeper than %d levels", maxDepth)}
 	}
 	// Into a target of this type, Decode puts the syntax tree itself. Parse would refuse duplicate keys, which Consul takes.
@@ -57,48 +55,12 @@ func parseHCL(text []byte) (raw map[string]any, places *place, err error) {
 	if err := hcl.DecodeObject(&raw, list); err != nil {
 		return nil, nil, decodeError(list, err)
 	}
-	if isJSON(text) && json.Valid(text) {
+	if consul.IsHCLJSON(text) && json.Valid(text) {
 		if places, ok := jsonPlaces(text); ok { // the library knows no lines of what stands in lists
 			return raw, places, nil
 		}
 	}
 	return raw, objectPlace(list, 0), nil
-}
-
-// tooDeep guards the stack: the library's parser recurses without a limit, and a Go program cannot recover from a full
-// stack. The scanners are the library's, so that strings, comments and heredocs end where the parser thinks they end.
-func tooDeep(text []byte) bool {
-	if bytes.Count(text, []byte("{"))+bytes.Count(text, []byte("[")) <= maxDepth {
-		return false
-	}
-	depth, deepest := 0, 0
-	step := func(opens, closes bool) {
-		if opens {
-			depth++
-			deepest = max(deepest, depth)
-		} else if closes {
-			depth--
-		}
-	}
-	if isJSON(text) {
-		s := jsonscanner.New(text)
-		s.Error = func(jsontoken.Pos, string) {}
-		for t := s.Scan(); t.Type != jsontoken.EOF && deepest <= maxDepth; t = s.Scan() {
-			step(t.Type == jsontoken.LBRACE || t.Type == jsontoken.LBRACK, t.Type == jsontoken.RBRACE || t.Type == jsontoken.RBRACK)
-		}
-		return deepest > maxDepth
-	}
-	s := scanner.New(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")))
-	s.Error = func(token.Pos, string) {}
-	for t := s.Scan(); t.Type != token.EOF && deepest <= maxDepth; t = s.Scan() {
-		step(t.Type == token.LBRACE || t.Type == token.LBRACK, t.Type == token.RBRACE || t.Type == token.RBRACK)
-	}
-	return deepest > maxDepth
-}
-
-// isJSON tells what the library takes for JSON.
-func isJSON(text []byte) bool {
-	return bytes.HasPrefix(bytes.TrimSpace(text), []byte("{"))
 }
 
 // hclWork adds up what decoding a tree would cost.
@@ -231,7 +193,7 @@ func hclError(text []byte, err error) error {
 	if inner := positions.FindAllStringSubmatch(message, -1); len(inner) > 0 {
 		e.line, _ = strconv.Atoi(inner[len(inner)-1][1])
 	}
-	if isJSON(text) {
+	if consul.IsHCLJSON(text) {
 		e.reason = `is not valid JSON, for which Consul takes HCL that begins with "{"`
 		return e
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 // problemCases are texts that Consul 1.21 refuses, and what is said of them. The real Consul's verdict on texts like these
@@ -357,7 +359,7 @@ func TestNoSecretInProblems(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				lenient := file == "a.hcl" && isJSON([]byte(text)) // the library's own JSON
+				lenient := file == "a.hcl" && consul.IsHCLJSON([]byte(text)) // the library's own JSON
 				if len(c.Problems) == 0 && !lenient {
 					t.Errorf("%s: taken as %s", text, file)
 				}

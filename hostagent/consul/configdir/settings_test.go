@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
 func TestSettings(t *testing.T) {
@@ -54,7 +56,7 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ending := ".hcl"
-			if isJSON([]byte(tt.first)) {
+			if consul.IsHCLJSON([]byte(tt.first)) {
 				ending = ".json"
 			}
 			folder := folderOf(t, map[string]string{"1" + ending: tt.first, "2" + ending: tt.second})
