@@ -29,8 +29,6 @@ func aclJudges() []judge {
 
 const (
 	anonymousAccessor = "00000000-0000-0000-0000-000000000002" // the same in each datacenter
-
-	needsACLRead = `acl:read: rule acl = "read" in the token's policy`
 )
 
 // aclsEnabled asks what the agent tells of itself, then how it answers, then its files.
@@ -141,13 +139,11 @@ func judgeAnonymous(in *Input) Row {
 	case ruled && policy.known && policy.value == "deny":
 		return Row{Status: Pass, Found: []string{noRule, policy.found}}
 	case in.Anonymous.Known:
-		return Row{Status: Unknown, Needs: needsACLRead, Found: []string{
+		return Row{Status: Unknown, Needs: needsACL, Found: []string{
 			"what is allowed without a token: the agent did not answer all that was asked",
 		}}
 	}
-	row := in.Anonymous.unknown("what is allowed without a token")
-	row.Needs = cmp.Or(row.Needs, needsACLRead)
-	return row
+	return in.Anonymous.unknown("what is allowed without a token").needing(needsACL)
 }
 
 // allowedToAnybody tells what of the rights that were asked about is allowed, and on how many names neither services nor
@@ -239,7 +235,7 @@ func judgeTokenPersistence(in *Input) Row {
 	case persistence.value:
 		return Row{Status: Pass, Found: []string{persistence.found}}
 	case !in.Disk.Known:
-		return Row{Status: Warn, Needs: tokensNeedFiles, Found: []string{
+		return Row{Status: Warn, Needs: giveConfig, Found: []string{
 			persistence.found, "whether the agent's token stands in its files instead was not seen",
 		}}
 	}

@@ -170,7 +170,7 @@ var aclCases = []struct {
 		Row{Status: Fail, Found: []string{"the anonymous token is a management token"}}},
 	{"unseen", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous, in.Tokens = Unseen[Rights]("the agent did not answer", ""), Seen[consul.Tokens]{}
-	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: needsACLRead}},
+	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: needsACL}},
 	{"rules unread", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous, in.Tokens.Value.Tokens[0].Unread = Unseen[Rights]("the agent did not answer", "x"), []string{"policy p"}
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
@@ -179,13 +179,13 @@ var aclCases = []struct {
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
 	{"half an answer", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous.Value.Allowed, in.Tokens = in.Anonymous.Value.Allowed[:1], Seen[consul.Tokens]{}
-	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer all that was asked"}, Needs: needsACLRead}},
+	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer all that was asked"}, Needs: needsACL}},
 
 	{"", catalog.ACLPersistence, nil, Row{Status: Pass, Found: []string{"the agent runs with acl.enable_token_persistence = true"}}},
 	{"off, files unread", catalog.ACLPersistence, func(_ *testing.T, in *Input) {
 		in.Running.Value.ACLTokenPersistence, in.Disk = new(false), Seen[*configdir.Config]{}
 	}, Row{Status: Warn, Found: []string{"the agent runs with acl.enable_token_persistence = false",
-		"whether the agent's token stands in its files instead was not seen"}, Needs: tokensNeedFiles}},
+		"whether the agent's token stands in its files instead was not seen"}, Needs: giveConfig}},
 	{"off, and not in files", catalog.ACLPersistence, func(t *testing.T, in *Input) {
 		in.Running.Value.ACLTokenPersistence, in.Disk = new(false), asConfigured(t, `acl { tokens { default = "x" } }`)
 	}, Row{Status: Warn, Found: []string{"the agent runs with acl.enable_token_persistence = false",
@@ -220,7 +220,7 @@ var aclCases = []struct {
 	}, Row{Status: Unknown, Found: []string{"/d/4 is no registration: tokens in it are not known"}, Needs: needsTokenFiles}},
 	{"no files", catalog.InstanceTokens, func(_ *testing.T, in *Input) { in.Disk = Seen[*configdir.Config]{} },
 		Row{Status: Unknown, Found: []string{"3 registrations with a token: " +
-			"whether one is the agent's default token, kept with what came without one, was not seen"}, Needs: tokensNeedFiles}},
+			"whether one is the agent's default token, kept with what came without one, was not seen"}, Needs: giveConfig}},
 	{"unseen", catalog.InstanceTokens, func(_ *testing.T, in *Input) { in.InstanceTokens = unseenTokens },
 		Row{Status: Unknown, Found: []string{"with which tokens registrations were made: only root may read them"}, Needs: "run hostagent audit as root"}},
 	{"not asked for", catalog.InstanceTokens, func(_ *testing.T, in *Input) { in.InstanceTokens = Seen[[]InstanceToken]{} },
@@ -318,7 +318,7 @@ var aclCases = []struct {
 		Row{Status: Unknown, Found: []string{
 			`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + " has rules that are not known: policy p (it is no HCL)"}, Needs: "policies that this version of hostagent can read"}},
 	{"without acl:read", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens = Unseen[consul.Tokens]("the token may not list them", "") },
-		Row{Status: Unknown, Found: []string{"what the tokens of registrations allow: the token may not list them"}, Needs: needsACLRead}},
+		Row{Status: Unknown, Found: []string{"what the tokens of registrations allow: the token may not list them"}, Needs: needsACL}},
 	{"by name", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens.Value.SecretsSeen = false }, Row{Status: Pass, Found: []string{
 		`"db": 1 token with service:write on it by exact name, and on nothing else`,
 		`"web": 1 token with service:write on it by exact name, and on nothing else`}}},

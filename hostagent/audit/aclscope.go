@@ -3,7 +3,6 @@
 package audit
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,9 +18,7 @@ const needsSecrets = `acl:write: rule acl = "write" in the token's policy, which
 
 func judgeTokenScope(in *Input) Row {
 	if !in.Tokens.Known {
-		row := in.Tokens.unknown("what the tokens of registrations allow")
-		row.Needs = cmp.Or(row.Needs, needsACLRead)
-		return row
+		return in.Tokens.unknown("what the tokens of registrations allow").needing(needsACL)
 	}
 	if secretsSeen(in) && in.InstanceTokens.Known {
 		return ofTokens(in, func(tokens []InstanceToken) []aclFinding { return scopesOf(in, tokens) })

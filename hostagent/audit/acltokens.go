@@ -56,11 +56,7 @@ const needsTokenFiles = "run hostagent audit as root, with --consul-config DIR f
 // ofTokens judges registrations by their tokens, of which those without one are passed over: they are another item's.
 func ofTokens(in *Input, judge func(tokens []InstanceToken) []aclFinding) Row {
 	if !in.InstanceTokens.Known {
-		row := in.InstanceTokens.unknown("with which tokens registrations were made")
-		if row.Needs == "" {
-			row.Needs = tokensNeedRoot
-		}
-		return row
+		return in.InstanceTokens.unknown("with which tokens registrations were made").needing(asAuditor)
 	}
 	all, findings := registeredTokens(in)
 	tokens := slices.DeleteFunc(slices.Clone(all), InstanceToken.isNone)
@@ -96,7 +92,7 @@ func judgeInstanceTokens(in *Input) Row {
 	case len(tokens) == 0:
 		return Row{Status: NotApplicable, Found: []string{"no service is registered on this host"}}
 	case !in.Disk.Known:
-		return Row{Status: Unknown, Needs: tokensNeedFiles, Found: []string{plural(len(tokens), "registration") +
+		return Row{Status: Unknown, Needs: giveConfig, Found: []string{plural(len(tokens), "registration") +
 			" with a token: whether one is the agent's default token, kept with what came without one, was not seen"}}
 	}
 	return Row{Status: Pass, Found: []string{"a token came with " + plural(len(tokens), "registration")}}

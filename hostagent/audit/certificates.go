@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,7 +103,7 @@ func (n *named) read(most int) []Certificate {
 	case n.folder:
 		var err error
 		if paths, err = certificateFiles(n.path); err != nil {
-			return []Certificate{n.problem(n.path, reasonOf(err))}
+			return []Certificate{n.problem(n.path, bare(err).Error())}
 		}
 	}
 	var all []Certificate
@@ -112,7 +111,7 @@ func (n *named) read(most int) []Certificate {
 		chain, err := readPEM(path, most-len(all))
 		switch {
 		case err != nil:
-			all = append(all, n.problem(path, reasonOf(err)))
+			all = append(all, n.problem(path, bare(err).Error()))
 		case len(chain) == 0 && !n.folder:
 			all = append(all, n.problem(path, noCertificateInside))
 		case n.ca:
@@ -217,12 +216,4 @@ func readPEM(path string, most int) ([]*x509.Certificate, error) {
 		chain = append(chain, certificate)
 	}
 	return chain, nil
-}
-
-// reasonOf is an error as part of a sentence that names the file already.
-func reasonOf(err error) string {
-	if failed, ok := errors.AsType[*fs.PathError](err); ok {
-		err = failed.Err
-	}
-	return err.Error()
 }

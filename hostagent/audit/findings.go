@@ -113,8 +113,6 @@ func (h *Host) verdictsOn(item catalog.ID) []verdict {
 	return verdicts
 }
 
-const needsRoot = "run as root"
-
 // hostJudge is a judge of what was found on the host. nothing is its row where no finding bears on the item.
 func hostJudge(item catalog.ID, nothing func(*Input, *Host) Row) judge {
 	return judge{item, func(in *Input) Row {
@@ -147,7 +145,7 @@ func (h *Host) without(owners bool) (Row, bool) {
 		}, true
 	}
 	if owners && h.NoOwners != "" {
-		return Row{Status: Unknown, Found: []string{"not every process was seen: " + h.NoOwners}, Needs: needsRoot}, true
+		return Row{Status: Unknown, Found: []string{"not every process was seen: " + h.NoOwners}, Needs: asRoot}, true
 	}
 	return Row{}, false
 }

@@ -25,11 +25,8 @@ type gossip struct {
 	needs            string
 }
 
-// What would show settings.
-const (
-	byFiles = "--consul-config with the agent's configuration"
-	byAgent = "the running agent: hostagent's token with agent:read on this node"
-)
+// byAgent is what would show settings that files do not tell.
+const byAgent = "the running agent: hostagent's token with agent:read on this node"
 
 const gossipOff = "gossip is not encrypted: see gossip-encryption"
 
@@ -40,7 +37,7 @@ func gossipOf(in *Input) gossip {
 	if in.Disk.Known {
 		return writtenGossip(in)
 	}
-	g := gossip{found: []string{"the agent does not tell whether gossip is encrypted"}, needs: byFiles}
+	g := gossip{found: []string{"the agent does not tell whether gossip is encrypted"}, needs: giveConfig}
 	if !in.Running.Known {
 		row := in.Running.unknown("what the agent runs with")
 		g.found, g.needs = row.Found, row.Needs

@@ -21,7 +21,7 @@ func gossipKey(in *Input) Row {
 		return writtenKey(in)
 	}
 	if len(in.Keyrings.Value) == 0 {
-		return Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: `keyring = "read"` + " in the token's policy"}
+		return Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring}
 	}
 	j := keyringJudge{row: Row{Status: Pass}}
 	for _, ring := range in.Keyrings.Value {
@@ -34,10 +34,7 @@ func gossipKey(in *Input) Row {
 // writtenKey judges the key of the agent's files, of which only its length is looked at; whether others use the same is not
 // to be seen there.
 func writtenKey(in *Input) Row {
-	row := in.Keyrings.unknown("the keys of the datacenter's nodes")
-	if row.Needs == "" {
-		row.Needs = `keyring = "read" in the token's policy`
-	}
+	row := in.Keyrings.unknown("the keys of the datacenter's nodes").needing(needsKeyring)
 	if !in.Disk.Known {
 		return row
 	}

@@ -146,11 +146,7 @@ func restartPending(in *Input) Row {
 		return Row{Status: NotApplicable, Found: []string{"the agent was started without configuration files"}}
 	}
 	if !in.Disk.Known {
-		row := in.Disk.unknown("what the agent's files say")
-		if row.Needs == "" {
-			row.Needs = byFiles
-		}
-		return row
+		return in.Disk.unknown("what the agent's files say").needing(giveConfig)
 	}
 	p := pending{in: in, same: map[string][]string{}}
 	p.encryption()

@@ -27,7 +27,7 @@ func settingOf[T any](in *Input, running *T, byDefault T, keys ...string) settin
 	if s, ok := onDisk[T](in, byDefault, keys...); ok {
 		return s
 	}
-	s := setting[T]{found: name + ": the agent does not tell, and its files were not read", needs: "--consul-config with the agent's configuration"}
+	s := setting[T]{found: name + ": the agent does not tell, and its files were not read", needs: giveConfig}
 	if !in.Running.Known {
 		s.found, s.needs = name+": "+in.Running.Reason, in.Running.Needs
 	}

@@ -188,11 +188,7 @@ func serverCertificates(in *Input) Row {
 		return row
 	}
 	if !in.ServerCertificates.Known {
-		row := in.ServerCertificates.unknown("the servers' certificates")
-		if row.Needs == "" {
-			row.Needs = "run hostagent audit: the service asks no server"
-		}
-		return row
+		return in.ServerCertificates.unknown("the servers' certificates").needing("run hostagent audit: the service asks no server")
 	}
 	servers := in.ServerCertificates.Value
 	if shared := sharedCertificates(servers); len(shared) > 0 {

@@ -294,7 +294,7 @@ func keyFiles(in *Input) Row {
 
 func judgeKeyFile(in *Input, f *File) Row {
 	if f.Problem != "" {
-		return notSeen("run as root", f.Path+": "+f.Problem)
+		return notSeen(asRoot, f.Path+": "+f.Problem)
 	}
 	mode := f.Mode.Perm()
 	_, group, _ := strings.Cut(f.Owner, ":")
