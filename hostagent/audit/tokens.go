@@ -18,9 +18,6 @@ import (
 const (
 	sidecarNameSuffix = "-sidecar-proxy" // that Consul gives to a sidecar's id, and to its name where it has none
 
-	tokensNeedRoot  = "run hostagent audit as root"
-	tokensNeedFiles = "--consul-config with the agent's configuration"
-
 	tokenInitial   = "acl.tokens.initial_management"
 	tokenDefault   = "acl.tokens.default"
 	tokenFromFiles = "acl.tokens.config_file_service_registration"
@@ -36,19 +33,12 @@ func agentTokens() []string {
 }
 
 // readInstanceTokens reads with which tokens registrations were made: those that came through the API out of the agent's
-// data directory, those of definitions out of its files. Only root may call it, and never for the service. dataDir is what
-// the agent tells; "" where it does not, and then its files count.
+// data directory, those of definitions out of its files. Only root may call it, and never for the service. Without the data
+// directory nothing is known: a registration through the API stands over a definition, and the agent keeps its own tokens there.
 //
 // Where both hold an id, the data directory counts: an agent that loads its files throws away what it kept for their ids,
 // so what is there was registered since (seen with Consul 1.21).
 func readInstanceTokens(dataDir string, disk Seen[*configdir.Config]) Seen[[]InstanceToken] {
-	if dataDir == "" && disk.Known {
-		setting, _ := disk.Value.Settings.Lookup("data_dir")
-		dataDir, _ = setting.Value.(string)
-	}
-	if dataDir == "" && !disk.Known {
-		return Unseen[[]InstanceToken]("neither the agent's data directory nor its files are known", tokensNeedFiles)
-	}
 	own := map[string]consul.TokenHash{tokenAnonymous: consul.HashSecret(tokenAnonymous)}
 	byID := map[string]InstanceToken{}
 	var problems []InstanceToken
@@ -60,27 +50,25 @@ func readInstanceTokens(dataDir string, disk Seen[*configdir.Config]) Seen[[]Ins
 			byID[token.ID] = token
 		}
 	}
-	if dataDir != "" {
-		kept, err := datadir.Read(dataDir)
-		if errors.Is(err, fs.ErrPermission) {
-			return Unseen[[]InstanceToken](err.Error(), tokensNeedRoot)
+	kept, err := datadir.Read(dataDir)
+	if errors.Is(err, fs.ErrPermission) {
+		return Unseen[[]InstanceToken](err.Error(), asAuditor)
+	}
+	if err != nil {
+		kept = &datadir.Data{Problems: []string{err.Error()}}
+	}
+	for _, problem := range kept.Problems {
+		problems = append(problems, InstanceToken{Problem: problem})
+	}
+	maps.Copy(own, kept.Tokens)
+	for _, s := range kept.Services {
+		if s.Problem != "" {
+			problems = append(problems, InstanceToken{Where: s.File, Problem: s.Problem})
+			continue
 		}
-		if err != nil {
-			kept = &datadir.Data{Problems: []string{err.Error()}}
-		}
-		for _, problem := range kept.Problems {
-			problems = append(problems, InstanceToken{Problem: problem})
-		}
-		maps.Copy(own, kept.Tokens)
-		for _, s := range kept.Services {
-			if s.Problem != "" {
-				problems = append(problems, InstanceToken{Where: s.File, Problem: s.Problem})
-				continue
-			}
-			byID[s.ID] = InstanceToken{
-				ID: s.ID, Name: s.Name, Sidecar: s.Kind == consul.KindConnectProxy,
-				DestinationID: s.DestinationID, DestinationName: s.DestinationName, Hash: s.TokenHash, Where: s.File,
-			}
+		byID[s.ID] = InstanceToken{
+			ID: s.ID, Name: s.Name, Sidecar: s.Kind == consul.KindConnectProxy,
+			DestinationID: s.DestinationID, DestinationName: s.DestinationName, Hash: s.TokenHash, Where: s.File,
 		}
 	}
 	return Known(append(problems, instanceTokens(byID, own)...))

@@ -94,12 +94,9 @@ func TestReadInstanceTokensOf(t *testing.T) {
 		disk Seen[*configdir.Config]
 		want Seen[[]InstanceToken]
 	}{
-		"both":             {folder, file, Known([]InstanceToken{damaged, at("bare", "bare", ""), at("db-1", "db", "t"), kept})},
-		"data alone":       {folder, Seen[*configdir.Config]{}, Known([]InstanceToken{damaged, kept})},
-		"files alone":      {"", file, Known([]InstanceToken{at("bare", "bare", ""), at("db-1", "db", "t"), at("web", "web", "old")})},
-		"data as in files": {"", asConfigured(t, fmt.Sprintf("data_dir = %q", folder)), Known([]InstanceToken{damaged, kept})},
-		"neither": {"", Seen[*configdir.Config]{},
-			Unseen[[]InstanceToken]("neither the agent's data directory nor its files are known", tokensNeedFiles)},
+		"both":            {folder, file, Known([]InstanceToken{damaged, at("bare", "bare", ""), at("db-1", "db", "t"), kept})},
+		"data alone":      {folder, Seen[*configdir.Config]{}, Known([]InstanceToken{damaged, kept})},
+		"an empty folder": {t.TempDir(), file, Known([]InstanceToken{at("bare", "bare", ""), at("db-1", "db", "t"), at("web", "web", "old")})},
 		"missing": {missing, Seen[*configdir.Config]{},
 			Known([]InstanceToken{{Problem: fmt.Sprintf("cannot read %q: no such file or directory", missing)}})},
 	} {
@@ -126,7 +123,7 @@ func TestReadInstanceTokensUnprivileged(t *testing.T) {
 		asked <- readInstanceTokens(folder, Known(&configdir.Config{}))
 	}()
 	want := Unseen[[]InstanceToken](
-		fmt.Sprintf("cannot read %q: permission denied; run as root, or as the user that Consul runs as", folder), tokensNeedRoot)
+		fmt.Sprintf("cannot read %q: permission denied; run as root, or as the user that Consul runs as", folder), asAuditor)
 	if diff := gocmp.Diff(want, <-asked); diff != "" {
 		t.Error("(-want +got)\n" + diff)
 	}
