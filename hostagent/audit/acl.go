@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -181,18 +180,13 @@ func namesText(names []string) string {
 	if slices.Contains(names, unheardName) {
 		return "a name that nobody has, so on any that no rule denies"
 	}
-	texts := make([]string, 0, most+1)
-	for _, name := range names[:min(len(names), most)] {
-		if name == "*" {
-			texts = append(texts, "all services")
-		} else {
-			texts = append(texts, strconv.Quote(name))
+	texts := make([]string, len(names))
+	for i, name := range names {
+		if texts[i] = strconv.Quote(name); name == "*" {
+			texts[i] = "all services"
 		}
 	}
-	if more := len(names) - most; more > 0 {
-		texts = append(texts, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(texts, ", ")
+	return few(texts, most)
 }
 
 func anonymousToken(in *Input) (consul.Token, bool) {

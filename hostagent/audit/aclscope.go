@@ -181,10 +181,7 @@ func scopeByName(tokens []consul.Token, name string, family map[string]bool) acl
 		}
 	}
 	slices.Sort(wide)
-	some := strings.Join(wide[:min(len(wide), 2)], ", ")
-	if len(wide) > 2 {
-		some += fmt.Sprintf(", and %d more", len(wide)-2)
-	}
+	some := few(wide, 2)
 	switch {
 	case len(wide) > 0 && exact > 0:
 		return aclFinding{status: Warn, text: fmt.Sprintf("%q: beside %s for it alone, %s", name, plural(exact, "token"), some)}

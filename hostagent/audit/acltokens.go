@@ -172,16 +172,11 @@ func owners(tokens []InstanceToken) []owner {
 
 // listed names registrations, the first few of many.
 func listed(tokens []InstanceToken) string {
-	const most = 3
-	texts := make([]string, 0, most)
-	for _, token := range tokens[:min(len(tokens), most)] {
-		texts = append(texts, token.text())
+	texts := make([]string, len(tokens))
+	for i, token := range tokens {
+		texts[i] = token.text()
 	}
-	text := strings.Join(texts, ", ")
-	if more := len(tokens) - most; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return text
+	return few(texts, 3)
 }
 
 func judgeManagementTokens(in *Input) Row {

@@ -9,6 +9,7 @@
 package audit
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
@@ -74,8 +75,7 @@ func (r *Report) Worst() Status {
 	return worst
 }
 
-// judges decide the items of one step each. A file of this package holds the judges of some items, and lists them in a
-// function of its own.
+// judge decides one item. A file of this package holds the judges of some items, and lists them in a function of its own.
 type judge struct {
 	id    catalog.ID
 	judge func(*Input) Row // without ID; an empty Remedy of one that is to be mended becomes the catalog's
@@ -111,7 +111,7 @@ const (
 // finished makes a row's texts safe and its remedy whole.
 func (r Row) finished(item catalog.Item) Row {
 	if more := len(r.Found) - mostFound; more > 0 {
-		r.Found = append(slices.Clone(r.Found[:mostFound]), "and "+plural(more, "more of this kind"))
+		r.Found = append(slices.Clone(r.Found[:mostFound]), fmt.Sprintf("and %d more of this kind", more))
 	}
 	found := make([]string, len(r.Found))
 	for i, text := range r.Found {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 )
@@ -120,12 +119,7 @@ func (e *evidence) owned(in *Input, f *File) {
 
 // group says what members of a file's group can do, as far as they are not the agent's user.
 func (e *evidence) group(in *Input, f *File, to *[]string, can string) {
-	const most = 5
-	names := strings.Join(f.GroupMembers[:min(len(f.GroupMembers), most)], ", ")
-	if more := len(f.GroupMembers) - most; more > 0 {
-		names += fmt.Sprintf(" and %d more", more)
-	}
-	text := fmt.Sprintf("the group of %s can %s it: %s", f.shown(), can, names)
+	text := fmt.Sprintf("the group of %s can %s it: %s", f.shown(), can, few(f.GroupMembers, 5))
 	if !in.Process.Known {
 		e.unseen(text+"; whether that is the agent's user is not known", in.Process.Needs)
 		return

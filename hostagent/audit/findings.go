@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 )
@@ -165,9 +164,5 @@ func spans(ports []uint16) string {
 		texts = append(texts, text)
 		i = last + 1
 	}
-	const most = 40
-	if more := len(texts) - most; more > 0 {
-		texts = append(texts[:most], fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(texts, ", ")
+	return few(texts, 40)
 }

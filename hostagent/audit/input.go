@@ -218,9 +218,18 @@ type Service struct {
 	Upstreams []string // upstream listeners of its sidecars: "db on 127.0.0.1:9191"
 }
 
+// few joins the first most of some texts, and says how many more there are.
+func few(texts []string, most int) string {
+	text := strings.Join(texts[:min(len(texts), most)], ", ")
+	if more := len(texts) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
 func plural(n int, noun string) string {
-	if n == 1 || strings.HasPrefix(noun, "more") {
-		return fmt.Sprintf("%d %s", n, noun)
+	if n == 1 {
+		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }

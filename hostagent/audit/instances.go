@@ -111,7 +111,6 @@ func loopbackTenancy(_ *Input, h *Host) Row {
 
 // sharing says what each process of a network namespace can call.
 func sharing(byName map[string][]*Service) (found []string) {
-	const most = 8 // names of a sentence
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		var at []string
@@ -129,12 +128,8 @@ func sharing(byName map[string][]*Service) (found []string) {
 		}
 		names = append(names, text)
 	}
-	text := strings.Join(names[:min(len(names), most)], ", ")
-	if more := len(names) - most; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
 	// A blank sorts before letters, so that who shares stands before what follows from it.
-	return append(found, "a process of any of these can call the others over loopback: "+text)
+	return append(found, "a process of any of these can call the others over loopback: "+few(names, 8))
 }
 
 const anything = "*"

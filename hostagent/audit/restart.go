@@ -308,7 +308,7 @@ func (p *pending) agreed() Row {
 		}
 		switch p.in.age(file) {
 		case newer:
-			row.Found = append(row.Found, fmt.Sprintf("%s was changed after the agent was started, and sets %s", file, someOf(keys)))
+			row.Found = append(row.Found, fmt.Sprintf("%s was changed after the agent was started, and sets %s", file, few(slices.Compact(slices.Sorted(slices.Values(keys))), 5)))
 			row.Needs = "a restart of the agent"
 		case ageUnknown:
 			unseen = append(unseen, fmt.Sprintf("whether %s was changed after the agent was started is not known", file))
@@ -324,14 +324,4 @@ func (p *pending) agreed() Row {
 			"and the files when they were changed"
 	}
 	return row
-}
-
-const mostKeys = 5 // of a sentence
-
-func someOf(keys []string) string {
-	keys = slices.Compact(slices.Sorted(slices.Values(keys)))
-	if more := len(keys) - mostKeys; more > 0 {
-		keys = append(keys[:mostKeys], fmt.Sprintf("%d more", more))
-	}
-	return strings.Join(keys, ", ")
 }

@@ -45,10 +45,8 @@ func rpcOf(in *Input) rpcTLS {
 		incoming: flag(running.VerifyIncoming, "verify_incoming"),
 		hostname: flag(running.VerifyServerHostname, "verify_server_hostname"),
 		tlsPaths: pathsOf(in, "internal_rpc"),
+		server:   isServer(in),
 		running:  in.Running.Known && running.VerifyOutgoing != nil,
-	}
-	if r.server = in.Running.Value.Server; !in.Running.Known {
-		r.server = on(nil, "server")
 	}
 	r.autoEncrypt = !r.server && on(in.Running.Value.AutoEncrypt, "auto_encrypt.tls")
 	r.autoConfig = !r.server && on(in.Running.Value.AutoConfig, "auto_config.enabled")
