@@ -270,7 +270,9 @@ func (v *sight) consulPorts(others *otherFirewalls) (exposed, peers audit.Seen[[
 	}
 	needless, needed := []audit.ConsulPort{}, []audit.ConsulPort{}
 	for _, p := range v.needless() {
-		needless = append(needless, audit.ConsulPort{Name: p.name, Listener: address(p.listener), Closed: others.holds(p.protocol, p.port) != ""})
+		needless = append(needless, audit.ConsulPort{
+			Name: p.name, Listener: address(p.listener), Closed: others.holds(p.protocol, p.port) != "",
+		})
 	}
 	for _, p := range consulServices(&v.agent, v.listeners) {
 		needed = append(needed, audit.ConsulPort{Name: p.name, Listener: p.protocol.String() + " port " + strconv.Itoa(int(p.port))})

@@ -164,7 +164,8 @@ func judgeDataFiles(in *Input) Row {
 	switch {
 	case top.Problem != "" || len(e.fail) > 0:
 	case perm&0o005 != 0:
-		e.warn = append(e.warn, fmt.Sprintf("others can enter or list %s; what was found to hold secrets in it is private by itself", top.shown()))
+		e.warn = append(e.warn, fmt.Sprintf("others can enter or list %s; what was found to hold secrets in it is private by itself",
+			top.shown()))
 	case perm&0o050 != 0 && len(top.GroupMembers) > 0:
 		e.group(in, top, &e.warn, "enter or list")
 	}
@@ -225,7 +226,8 @@ func judgeHardening(in *Input) Row {
 		"it can gain rights through setuid programs: NoNewPrivileges is off")
 	set(p.Effective, "CapEff", "capabilities that it has", "it has no capabilities beyond CAP_NET_BIND_SERVICE")
 	set(p.Bounding, "CapBnd", "capabilities that it can come to have", "it cannot come to have capabilities beyond CAP_NET_BIND_SERVICE")
-	yes(p.CoreLimited, "the limit of core dumps", "core dumps are off", "core dumps are on, and would hold its tokens and keys: LimitCORE is not 0")
+	yes(p.CoreLimited, "the limit of core dumps", "core dumps are off",
+		"core dumps are on, and would hold its tokens and keys: LimitCORE is not 0")
 	yes(p.ReadOnly, "whether /usr is read-only to it", "/usr is read-only to it",
 		"/usr is mounted for it to write to: ProtectSystem is off")
 	row := e.row()

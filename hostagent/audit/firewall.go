@@ -26,7 +26,8 @@ func firewallJudges() []judge {
 func (h *Host) noRange() (Row, bool) {
 	switch {
 	case h.RangeOff:
-		return Row{Status: NotApplicable, Found: []string{"the agent hands out no sidecar ports (sidecar_min_port and sidecar_max_port are off): each sidecar has an explicit one"}}, true
+		return notApplicable("the agent hands out no sidecar ports (sidecar_min_port and sidecar_max_port are off): " +
+			"each sidecar has an explicit one"), true
 	case h.First == 0:
 		return Row{
 			Status: Unknown, Found: []string{"the agent does not tell its sidecar range"},
@@ -98,7 +99,7 @@ func rangeFree(_ *Input, h *Host) Row {
 	if r, unseen := h.without(false); unseen {
 		return r
 	}
-	return Row{Status: Pass, Found: []string{fmt.Sprintf("nothing but registered sidecars, and what they explain, listens on %d-%d", h.First, h.Last)}}
+	return passed(fmt.Sprintf("nothing but registered sidecars, and what they explain, listens on %d-%d", h.First, h.Last))
 }
 
 func rangeReserved(_ *Input, h *Host) Row {
@@ -108,8 +109,8 @@ func rangeReserved(_ *Input, h *Host) Row {
 	if !h.Ephemeral.Known {
 		return h.Ephemeral.unknown("net.ipv4.ip_local_port_range")
 	}
-	return Row{Status: Pass, Found: []string{fmt.Sprintf(
-		"the kernel takes source ports from %s without reserved ones, and no other allocator was found for %d-%d", h.Ephemeral.Value, h.First, h.Last)}}
+	return passed(fmt.Sprintf("the kernel takes source ports from %s without reserved ones, and no other allocator was found for %d-%d",
+		h.Ephemeral.Value, h.First, h.Last))
 }
 
 // sidecarPorts is about firewalls: that a sidecar listens is told by findings.

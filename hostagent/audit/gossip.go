@@ -90,7 +90,8 @@ func writtenGossip(in *Input) gossip {
 		// What is in a folder that lets nobody else in is nobody's business, and need not have been looked at.
 		shut := file.Mode.IsDir() && file.Mode.Perm()&0o011 == 0 || file.Problem != ""
 		if shut && (i == 0 || strings.HasSuffix(file.Path, "/serf")) {
-			return gossip{found: []string{"no file sets encrypt, and whether " + file.Path + " holds a key (serf/local.keyring) was not looked at"},
+			return gossip{found: []string{
+				"no file sets encrypt, and whether " + file.Path + " holds a key (serf/local.keyring) was not looked at"},
 				needs: byAgent}
 		}
 	}

@@ -308,7 +308,8 @@ func (p *pending) agreed() Row {
 		}
 		switch p.in.age(file) {
 		case newer:
-			row.Found = append(row.Found, fmt.Sprintf("%s was changed after the agent was started, and sets %s", file, few(slices.Compact(slices.Sorted(slices.Values(keys))), 5)))
+			row.Found = append(row.Found, fmt.Sprintf("%s was changed after the agent was started, and sets %s", file,
+				few(slices.Compact(slices.Sorted(slices.Values(keys))), 5)))
 			row.Needs = "a restart of the agent"
 		case ageUnknown:
 			unseen = append(unseen, fmt.Sprintf("whether %s was changed after the agent was started is not known", file))

@@ -45,10 +45,12 @@ func onDisk[T any](in *Input, byDefault T, keys ...string) (setting[T], bool) {
 			continue
 		}
 		if value, ok := found.Value.(T); ok {
-			return setting[T]{value: value, known: true, found: fmt.Sprintf("%s:%d: %s = %s", found.File, found.Line, key, literal(value))}, true
+			text := fmt.Sprintf("%s:%d: %s = %s", found.File, found.Line, key, literal(value))
+			return setting[T]{value: value, known: true, found: text}, true
 		}
 	}
-	return setting[T]{value: byDefault, known: true, found: fmt.Sprintf("no file sets %s; Consul's default is %s", keys[0], literal(byDefault))}, true
+	text := fmt.Sprintf("no file sets %s; Consul's default is %s", keys[0], literal(byDefault))
+	return setting[T]{value: byDefault, known: true, found: text}, true
 }
 
 // unknown is the row of an item that hangs on a setting which is not known.

@@ -114,10 +114,12 @@ func (l *looking) keyFiles(config *configdir.Config) []File {
 		seen[path] = true
 		switch {
 		case !filepath.IsAbs(path):
-			files = append(files, File{Path: path, Holds: "private key", Problem: "its path hangs on the folder in which the agent was started"})
+			files = append(files, File{Path: path, Holds: "private key",
+				Problem: "its path hangs on the folder in which the agent was started"})
 			continue
 		case l.isElsewhere(procDir, path):
-			files = append(files, File{Path: path, Holds: "private key", Problem: "the agent sees another file at this path than this host"})
+			files = append(files, File{Path: path, Holds: "private key",
+				Problem: "the agent sees another file at this path than this host"})
 			continue
 		}
 		resolved, err := filepath.EvalSymlinks(path)
