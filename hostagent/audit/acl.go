@@ -138,11 +138,11 @@ func judgeAnonymous(in *Input) Row {
 	case ruled && policy.known && policy.value == "deny":
 		return Row{Status: Pass, Found: []string{noRule, policy.found}}
 	case in.Anonymous.Known:
-		return Row{Status: Unknown, Needs: needsACL, Found: []string{
+		return Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{
 			"what is allowed without a token: the agent did not answer all that was asked",
 		}}
 	}
-	return in.Anonymous.unknown("what is allowed without a token").needing(needsACL)
+	return in.Anonymous.unknown("what is allowed without a token").needing(needsACL + inPolicy)
 }
 
 // allowedToAnybody tells what of the rights that were asked about is allowed, and on how many names neither services nor

@@ -18,7 +18,7 @@ const needsSecrets = `acl:write: rule acl = "write" in the token's policy, which
 
 func judgeTokenScope(in *Input) Row {
 	if !in.Tokens.Known {
-		return in.Tokens.unknown("what the tokens of registrations allow").needing(needsACL)
+		return in.Tokens.unknown("what the tokens of registrations allow").needing(needsACL + inPolicy)
 	}
 	if secretsSeen(in) && in.InstanceTokens.Known {
 		return ofTokens(in, func(tokens []InstanceToken) []aclFinding { return scopesOf(in, tokens) })

@@ -51,6 +51,7 @@ const (
 	needsOperator   = `operator = "write"` // Consul asks for it to tell the CA's configuration: seen in 1.10 to 1.21; 1.8 for read
 	needsIntentions = `service_prefix "" { policy = "read" }`
 	needsNodes      = `node_prefix "" { policy = "read" }`
+	inPolicy        = " in the token's policy"
 	needsAgent      = `agent "NODE" { policy = "read" }`
 )
 

@@ -21,7 +21,7 @@ func gossipKey(in *Input) Row {
 		return writtenKey(in)
 	}
 	if len(in.Keyrings.Value) == 0 {
-		return Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring}
+		return Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring + inPolicy}
 	}
 	j := keyringJudge{row: Row{Status: Pass}}
 	for _, ring := range in.Keyrings.Value {
@@ -34,7 +34,7 @@ func gossipKey(in *Input) Row {
 // writtenKey judges the key of the agent's files, of which only its length is looked at; whether others use the same is not
 // to be seen there.
 func writtenKey(in *Input) Row {
-	row := in.Keyrings.unknown("the keys of the datacenter's nodes").needing(needsKeyring)
+	row := in.Keyrings.unknown("the keys of the datacenter's nodes").needing(needsKeyring + inPolicy)
 	if !in.Disk.Known {
 		return row
 	}
