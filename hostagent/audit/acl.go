@@ -30,15 +30,16 @@ const (
 	anonymousAccessor = "00000000-0000-0000-0000-000000000002" // the same in each datacenter
 )
 
-// aclsEnabled asks what the agent tells of itself, then how it answers, then its files.
+// aclsEnabled asks how the agent answers, for that no reload changes, then what it tells of itself, then its files.
 func aclsEnabled(in *Input) setting[bool] {
-	if in.Anonymous.Known && (!in.Running.Known || in.Running.Value.ACLsEnabled == nil) {
-		if in.Anonymous.Value.ACLsOff {
-			return setting[bool]{known: true, found: "the agent answers that ACLs are disabled"}
-		}
+	told := in.Running.Value.ACLsEnabled
+	switch {
+	case in.Anonymous.Known && in.Anonymous.Value.ACLsOff && (!in.Running.Known || told == nil || *told):
+		return setting[bool]{known: true, found: "the agent answers that ACLs are disabled"}
+	case in.Anonymous.Known && (!in.Running.Known || told == nil):
 		return setting[bool]{known: true, value: true, found: "the agent answers as one with ACLs enabled"}
 	}
-	return settingOf(in, in.Running.Value.ACLsEnabled, false, "acl.enabled")
+	return settingOf(in, told, false, "acl.enabled")
 }
 
 func judgeACLEnabled(in *Input) Row {
@@ -51,7 +52,15 @@ func judgeACLEnabled(in *Input) Row {
 			enabled.found, "no token is asked for: anybody who reaches the agent registers any service, and edits intentions",
 		}}
 	}
-	return Row{Status: Pass, Found: []string{enabled.found}}
+	return Row{Status: Pass, Found: []string{enabled.found}}.doubtedACLs(in)
+}
+
+// doubtedACLs is doubted for what turns ACLs on, unless the agent shows that they are.
+func (r Row) doubtedACLs(in *Input) Row {
+	if told := &in.Running.Value; told.ACLsEnabledLive || in.Anonymous.Known && !told.ReloadMisleads() {
+		return r
+	}
+	return r.doubted(in, "acl.enabled")
 }
 
 // underACLs spares an item that hangs on ACLs where there are none.
@@ -78,7 +87,15 @@ func judgeDefaultDeny(in *Input) Row {
 			policy.found, "ACLs are enabled, and whoever has no token may do all that no rule forbids",
 		}}
 	}
-	return Row{Status: Pass, Found: []string{policy.found}}
+	return Row{Status: Pass, Found: []string{policy.found}}.doubtedPolicy(in)
+}
+
+// doubtedPolicy is doubted for the default policy, unless the agent told which one it runs with.
+func (r Row) doubtedPolicy(in *Input) Row {
+	if in.Running.Value.ACLDefaultPolicyLive {
+		return r
+	}
+	return r.doubted(in, "acl.default_policy")
 }
 
 // unheardName is asked for beside the host's services: what is allowed on it is allowed by a prefix, or by default.
@@ -136,7 +153,7 @@ func judgeAnonymous(in *Input) Row {
 		}
 		return row
 	case ruled && policy.known && policy.value == "deny":
-		return Row{Status: Pass, Found: []string{noRule, policy.found}}
+		return Row{Status: Pass, Found: []string{noRule, policy.found}}.doubtedPolicy(in)
 	case in.Anonymous.Known:
 		return Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{
 			"what is allowed without a token: the agent did not answer all that was asked",
@@ -227,7 +244,7 @@ func judgeTokenPersistence(in *Input) Row {
 	case !persistence.known:
 		return persistence.unknown()
 	case persistence.value:
-		return Row{Status: Pass, Found: []string{persistence.found}}
+		return Row{Status: Pass, Found: []string{persistence.found}}.doubted(in, "acl.enable_token_persistence")
 	case !in.Disk.Known:
 		return Row{Status: Warn, Needs: giveConfig, Found: []string{
 			persistence.found, "whether the agent's token stands in its files instead was not seen",

@@ -132,7 +132,10 @@ func sharing(byName map[string][]*Service) (found []string) {
 	return append(found, "a process of any of these can call the others over loopback: "+few(names, 8))
 }
 
-const anything = "*"
+const (
+	anything     = "*"
+	intentionKey = "default_intention_policy"
+)
 
 // intentionDefault is what happens without an intention. An intention of * to * decides that before any default.
 func intentionDefault(in *Input) Row {
@@ -141,18 +144,17 @@ func intentionDefault(in *Input) Row {
 	}) {
 		return Row{Status: Pass, Found: []string{"the intention from * to * denies"}}
 	}
-	policy := settingOf(in, in.Running.Value.DefaultIntentionPolicy, "", "default_intention_policy")
+	policy := settingOf(in, in.Running.Value.DefaultIntentionPolicy, "", intentionKey)
 	switch {
 	case policy.known && policy.value == "deny":
-		return Row{Status: Pass, Found: []string{policy.found}}
+		return Row{Status: Pass, Found: []string{policy.found}}.doubted(in, intentionKey)
 	case policy.known && policy.value != "":
 		return Row{Status: Fail, Found: []string{policy.found}}
 	}
 	if !policy.known && !in.Running.Known {
 		return policy.unknown()
 	} // an agent that does not tell the setting does not know it: it came with Consul 1.17
-	enabled := settingOf(in, in.Running.Value.ACLsEnabled, false, "acl.enabled")
-	acls := settingOf(in, in.Running.Value.ACLDefaultPolicy, "allow", "acl.default_policy")
+	enabled, acls := aclsEnabled(in), defaultPolicy(in)
 	switch {
 	case !enabled.known:
 		return enabled.unknown()
@@ -161,7 +163,8 @@ func intentionDefault(in *Input) Row {
 	case !acls.known:
 		return acls.unknown()
 	case acls.value == "deny":
-		return Row{Status: Pass, Found: []string{acls.found + ", which is the default of intentions, too"}}
+		return Row{Status: Pass, Found: []string{acls.found + ", which is the default of intentions, too"}}.
+			doubtedACLs(in).doubtedPolicy(in).doubted(in, intentionKey)
 	}
 	return Row{Status: NotApplicable, Found: []string{"intentions have the default of ACLs: see " + string(catalog.ACLDefaultDeny)}}
 }

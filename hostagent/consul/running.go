@@ -15,9 +15,13 @@ type Running struct {
 	Agent
 	DevMode *bool
 
-	ACLsEnabled             *bool
-	ACLDefaultPolicy        *string
-	ACLTokenPersistence     *bool
+	ACLsEnabled         *bool
+	ACLDefaultPolicy    *string
+	ACLTokenPersistence *bool
+	// ACLsEnabledLive and ACLDefaultPolicyLive tell that these two are what runs, even where a reload made DebugConfig show
+	// what stands in files since.
+	ACLsEnabledLive, ACLDefaultPolicyLive bool
+
 	DefaultIntentionPolicy  *string // "" where none is set: the ACLs' default policy counts
 	AutoEncrypt, AutoConfig *bool   // the agent gets its TLS settings and certificate from the servers
 
@@ -54,8 +58,23 @@ func (c *Client) Running(ctx context.Context) (Running, error) {
 	if err != nil {
 		return Running{}, c.malformed("description of itself", err)
 	}
+	running.headerSays(got.header.Get(headerPolicy))
 	return running, nil
 }
+
+// headerSays takes the default policy from a header that each answer of Consul since 1.9 has. It is what runs, but in the
+// versions from 1.14 to 1.17 of which some put a reloaded configuration in the place of the agent's own.
+func (r *Running) headerSays(policy string) {
+	if policy != "allow" && policy != "deny" {
+		return
+	}
+	r.ACLDefaultPolicy = &policy
+	r.ACLDefaultPolicyLive = !r.ReloadMisleads()
+}
+
+// ReloadMisleads tells that a reload may change even how the agent answers that ACLs are disabled, and what headers say of
+// the default policy, although neither changes before it is started anew.
+func (r *Running) ReloadMisleads() bool { return r.Since("1.14.0") && !r.Since("1.18.0") }
 
 func decodeRunning(body []byte) (Running, error) {
 	agent, err := decodeAgent(body)
@@ -65,6 +84,7 @@ func decodeRunning(body []byte) (Running, error) {
 	var raw struct {
 		DebugConfig settings
 		Stats       settings
+		Member      settings
 	}
 	if err := json.Unmarshal(body, &raw); err != nil {
 		return Running{}, err
@@ -86,6 +106,9 @@ func decodeRunning(body []byte) (Running, error) {
 		HTTPAddrs:              toldAddrs(config, "HTTPAddrs"),
 		HTTPSAddrs:             toldAddrs(config, "HTTPSAddrs"),
 		ConnectEnabled:         valueAt[bool](config, "ConnectEnabled"),
+	}
+	if enabled := taggedACLs(raw.Member); enabled != nil {
+		r.ACLsEnabled, r.ACLsEnabledLive = enabled, true
 	}
 	r.RPC, r.HTTPS, r.GRPC = toldTLS(config)
 	r.GRPCAddrs, r.GRPCTLSAddrs = toldGRPC(config)
@@ -114,6 +137,21 @@ func valueAt[T any](from settings, path ...string) *T {
 // toldDefaultPolicy reads a setting that moved with Consul 1.11.
 func toldDefaultPolicy(config settings) *string {
 	return cmp.Or(valueAt[string](config, "ACLResolverSettings", "ACLDefaultPolicy"), valueAt[string](config, "ACLDefaultPolicy"))
+}
+
+// taggedACLs reads the gossip tag by which an agent says whether its ACLs are enabled: servers, and before Consul 1.11 clients
+// too, which said 2 while the others of the datacenter were too old. It is set at the start.
+func taggedACLs(member settings) *bool {
+	tag := valueAt[string](member, "Tags", "acls")
+	switch {
+	case tag == nil:
+		return nil
+	case *tag == "0":
+		return new(false)
+	case *tag == "1", *tag == "2":
+		return new(true)
+	}
+	return nil
 }
 
 // toldPersistence reads a setting that moved with Consul 1.9.

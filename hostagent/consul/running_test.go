@@ -25,6 +25,7 @@ func TestRunningRecorded(t *testing.T) {
 	server := Running{
 		DevMode:     new(false),
 		ACLsEnabled: new(true), ACLDefaultPolicy: new("deny"), ACLTokenPersistence: new(true),
+		ACLsEnabledLive: true, ACLDefaultPolicyLive: true,
 		AutoEncrypt: new(false), AutoConfig: new(false),
 		GossipEncrypted: new(true), GossipEncryptedWAN: new(true), GossipVerifyIncoming: new(true), GossipVerifyOutgoing: new(true),
 		ConnectEnabled: new(true),
@@ -36,27 +37,30 @@ func TestRunningRecorded(t *testing.T) {
 	newest.HTTPAddrs, newest.HTTPSAddrs = []string{"tcp://127.0.0.1:8500", "unix:///opt/consul/http.sock"}, []string{"tcp://127.0.0.1:8501"}
 	newest.GRPCAddrs, newest.GRPCTLSAddrs = []string{}, []string{"tcp://127.0.0.1:8503"}
 
+	old.ACLDefaultPolicyLive = false
 	old.GossipVerifyIncoming = new(false)
 	old.RPC, old.HTTPS, old.GRPC = with(true, true, true), with(false, false, false), with(false, false, false)
 	old.HTTPAddrs, old.HTTPSAddrs = []string{"tcp://127.0.0.1:8500"}, []string{"tcp://127.0.0.1:8501"}
 	old.GRPCAddrs, old.GRPCTLSAddrs = []string{}, []string{"tcp://127.0.0.1:8503"}
 
 	client.ACLDefaultPolicy, client.ACLTokenPersistence = new("allow"), new(false)
+	client.ACLsEnabledLive = false // clients have no such tag
 	client.DefaultIntentionPolicy, client.GossipEncryptedWAN, client.GossipVerifyIncoming = new(""), nil, new(false)
 	client.RPC, client.HTTPS, client.GRPC = without, without, without
 	client.HTTPAddrs, client.HTTPSAddrs = []string{"tcp://127.0.0.1:9500"}, []string{}
 	client.GRPCAddrs, client.GRPCTLSAddrs = []string{}, []string{}
 
 	for _, tt := range []struct {
-		file string
-		want Running
+		file   string
+		header string
+		want   Running
 	}{
-		{"self-1.21.0-server.json", newest},
-		{"self-1.14.11-server.json", old},
-		{"self-1.21.0-client.json", client},
+		{"self-1.21.0-server.json", deny, newest},
+		{"self-1.14.11-server.json", deny, old},
+		{"self-1.21.0-client.json", allow, client},
 	} {
 		t.Run(tt.file, func(t *testing.T) {
-			srv := httptest.NewServer(reply(200, string(recorded(t, tt.file)), deny))
+			srv := httptest.NewServer(reply(200, string(recorded(t, tt.file)), tt.header))
 			defer srv.Close()
 			c := newClient(t, Config{Address: srv.URL})
 			got, err := c.Running(t.Context())
@@ -125,6 +129,41 @@ func TestRunningDerived(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := decodeRunning(fmt.Appendf(nil, `{"Config": {"NodeName": "n"}, "DebugConfig": {%s}}`, tt.config))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got, cmpopts.IgnoreFields(Running{}, "Agent")); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A reload makes DebugConfig show what the files say since: the tag and the header are what runs.
+func TestACLsThatRun(t *testing.T) {
+	yes, no, denies, allows := new(true), new(false), new("deny"), new("allow")
+	for _, tt := range []struct {
+		name, version, tags string
+		header              string
+		want                Running
+	}{
+		{"off, and on in files", "1.21.0", `{"acls": "0"}`, allow,
+			Running{ACLsEnabled: no, ACLDefaultPolicy: allows, ACLsEnabledLive: true, ACLDefaultPolicyLive: true}},
+		{"as in files", "1.21.0", `{"acls": "1"}`, deny,
+			Running{ACLsEnabled: yes, ACLDefaultPolicy: denies, ACLsEnabledLive: true, ACLDefaultPolicyLive: true}},
+		{"mode of 1.10 among older agents", "1.10.12", `{"acls": "2"}`, deny,
+			Running{ACLsEnabled: yes, ACLDefaultPolicy: denies, ACLsEnabledLive: true, ACLDefaultPolicyLive: true}},
+		{"a client", "1.21.0", `{}`, allow, Running{ACLsEnabled: yes, ACLDefaultPolicy: allows, ACLDefaultPolicyLive: true}},
+		{"a header that a reload changes", "1.17.1", `{"acls": "0"}`, deny,
+			Running{ACLsEnabled: no, ACLDefaultPolicy: denies, ACLsEnabledLive: true}},
+		{"neither", "1.8.19", `{"acls": "3"}`, "X-Else: 1", Running{ACLsEnabled: yes, ACLDefaultPolicy: denies}},
+		{"rubbish", "1.21.0", `7`, headerPolicy + ": maybe", Running{ACLsEnabled: yes, ACLDefaultPolicy: denies}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := httptest.NewServer(reply(200, fmt.Sprintf(`{"Config": {"NodeName": "n", "Version": %q}, "Member": {"Tags": %s},
+				"DebugConfig": {"ACLsEnabled": true, "ACLResolverSettings": {"ACLDefaultPolicy": "deny"}}}`, tt.version, tt.tags), tt.header))
+			defer srv.Close()
+			got, err := newClient(t, Config{Address: srv.URL}).Running(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
