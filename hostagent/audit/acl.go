@@ -101,8 +101,8 @@ func (r Row) doubtedPolicy(in *Input) Row {
 // unheardName is asked for beside the host's services: what is allowed on it is allowed by a prefix, or by default.
 const unheardName = "hostagent-asks-for-a-name-that-nobody-has"
 
-// mostAsked bounds the services that anonymousRights asks about: an agent answers 64 questions at a time.
-const mostAsked = 50
+// mostAsked bounds the services that anonymousRights asks about: an agent answers 64 questions at a time, from memory.
+const mostAsked = 1000
 
 // anonymousRights are what the anonymous token should not have, to be asked with Authorize: to write the host's services and
 // their intentions, those of a name that nobody has, and all intentions. A prefix cannot be asked for. Only words that
@@ -144,10 +144,14 @@ func judgeAnonymous(in *Input) Row {
 			remedy = "" // the catalog's is about rules
 		}
 		return Row{Status: Fail, Found: append(found, why...), Remedy: remedy}
+	case names > 0 && !ruled && !askedOfAll(in):
+		return Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{fmt.Sprintf(
+			"without a token neither service:write nor intentions:write is allowed on %s, but not all services of this host were asked about",
+			plural(names, "name"))}}
 	case names > 0:
 		row := Row{Status: Pass, Found: []string{fmt.Sprintf(
-			"without a token neither service:write nor intentions:write is allowed on %s: those of this host, and one that nobody has",
-			plural(names, "name"))}}
+			"without a token neither service:write nor intentions:write is allowed on %s: %s one that nobody has",
+			plural(names, "name"), map[bool]string{true: "those of this host, and", false: "among them"}[askedOfAll(in)])}}
 		if ruled {
 			row.Found = append(row.Found, noRule)
 		}
@@ -189,6 +193,15 @@ func allowedToAnybody(in *Input) (found []string, denied int) {
 		}
 	}
 	return found, denied
+}
+
+// askedOfAll tells whether the services of this host are known and each was asked about.
+func askedOfAll(in *Input) bool {
+	asked := map[string]bool{}
+	for _, right := range in.Anonymous.Value.Rights {
+		asked[right.Segment] = true
+	}
+	return in.Registrations.Known && !slices.ContainsFunc(in.Registrations.Value, func(r consul.Registration) bool { return !asked[r.Name] })
 }
 
 // namesText shows the first few of some names that were asked about.
