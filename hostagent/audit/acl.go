@@ -82,6 +82,11 @@ func judgeDefaultDeny(in *Input) Row {
 	switch {
 	case !policy.known:
 		return policy.unknown()
+	case policy.value != "deny" && isClient(in):
+		return Row{Status: Fail, Found: []string{
+			policy.found, "ACLs are enabled, and whoever has no token registers what no rule forbids with this agent; " +
+				"it is a client, and what its servers take they decide by a default policy of their own",
+		}}
 	case policy.value != "deny":
 		return Row{Status: Fail, Found: []string{
 			policy.found, "ACLs are enabled, and whoever has no token may do all that no rule forbids",
@@ -89,6 +94,10 @@ func judgeDefaultDeny(in *Input) Row {
 	}
 	return Row{Status: Pass, Found: []string{policy.found}}.doubtedPolicy(in)
 }
+
+// isClient tells that the agent is known to be no server. One judges itself what is asked of it about registrations; what
+// concerns the datacenter, such as intentions, its servers judge, by their own default policy (seen with Consul 1.21).
+func isClient(in *Input) bool { return in.Running.Known && !in.Running.Value.Server }
 
 // doubtedPolicy is doubted for the default policy, unless the agent told which one it runs with.
 func (r Row) doubtedPolicy(in *Input) Row {
@@ -136,8 +145,9 @@ func judgeAnonymous(in *Input) Row {
 	ruled := seen && len(token.Unread) == 0
 	const noRule = "the anonymous token has no rule that writes services or intentions"
 	switch {
-	case len(found) > 0 && !ruleWrites && policy.known && policy.value == "allow": // what no rule denies is allowed
-		return Row{Status: NotApplicable, Found: append(found, policy.found+": see acl-default-deny")}
+	case answered > 0 && !ruleWrites && policy.known && policy.value != "deny" && allowedByDefault(in):
+		return Row{Status: NotApplicable, Found: []string{
+			policy.found + ", so that what no rule denies is allowed to anybody: see " + string(catalog.ACLDefaultDeny)}}
 	case len(found) > 0:
 		why, remedy := whyAnonymous(in, ruled && !ruleWrites)
 		if ruleWrites {
@@ -154,6 +164,9 @@ func judgeAnonymous(in *Input) Row {
 			plural(names, "name"), map[bool]string{true: "those of this host, and", false: "among them"}[askedOfAll(in)])}}
 		if ruled {
 			row.Found = append(row.Found, noRule)
+		}
+		if isClient(in) {
+			row.Found = append(row.Found, "so answers this agent, a client: its servers have a default policy of their own")
 		}
 		return row
 	case ruled && policy.known && policy.value == "deny":
@@ -193,6 +206,17 @@ func allowedToAnybody(in *Input) (found []string, denied int) {
 		}
 	}
 	return found, denied
+}
+
+// allowedByDefault tells whether what nobody has a rule about may be written without a token.
+func allowedByDefault(in *Input) bool {
+	asked := in.Anonymous.Value
+	for i, right := range asked.Rights {
+		if right == (consul.Right{Resource: "service", Segment: unheardName, Access: "write"}) {
+			return asked.Allowed[i]
+		}
+	}
+	return false
 }
 
 // askedOfAll tells whether the services of this host are known and each was asked about.

@@ -38,7 +38,7 @@ func guardedInput() *Input {
 	rights := anonymousRights([]string{"db", "hostagent", "web", "web-sidecar-proxy"})
 	return &Input{
 		Running: Known(consul.Running{
-			ACLsEnabled: new(true), ACLDefaultPolicy: new("deny"), ACLTokenPersistence: new(true),
+			Agent: consul.Agent{Server: true}, ACLsEnabled: new(true), ACLDefaultPolicy: new("deny"), ACLTokenPersistence: new(true),
 		}),
 		Disk:      Known(&configdir.Config{}),
 		Anonymous: Known(Rights{Rights: rights, Allowed: make([]bool, len(rights))}),
@@ -113,6 +113,11 @@ var aclCases = []struct {
 	{"allow", catalog.ACLDefaultDeny, func(_ *testing.T, in *Input) { in.Running.Value.ACLDefaultPolicy = new("allow") },
 		Row{Status: Fail, Found: []string{`the agent runs with acl.default_policy = "allow"`,
 			"ACLs are enabled, and whoever has no token may do all that no rule forbids"}}},
+	{"allow on a client", catalog.ACLDefaultDeny, func(_ *testing.T, in *Input) {
+		in.Running.Value.ACLDefaultPolicy, in.Running.Value.Server = new("allow"), false
+	}, Row{Status: Fail, Found: []string{`the agent runs with acl.default_policy = "allow"`,
+		"ACLs are enabled, and whoever has no token registers what no rule forbids with this agent; " +
+			"it is a client, and what its servers take they decide by a default policy of their own"}}},
 	{"unseen", catalog.ACLDefaultDeny, func(_ *testing.T, in *Input) { *in = Input{Running: Unseen[consul.Running]("no agent", "one")} },
 		Row{Status: Unknown, Found: []string{"acl.default_policy: no agent"}, Needs: "one"}},
 
@@ -160,13 +165,24 @@ var aclCases = []struct {
 	{"default allow", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Running.Value.ACLDefaultPolicy = new("allow")
 		allow(in, "service web", "service db", "service "+unheardName)
-	}, Row{Status: NotApplicable, Found: []string{"without a token service:write is allowed on a name that nobody has, so on any that no rule denies",
-		`the agent runs with acl.default_policy = "allow": see acl-default-deny`}}},
+	}, Row{Status: NotApplicable, Found: []string{
+		`the agent runs with acl.default_policy = "allow", so that what no rule denies is allowed to anybody: see acl-default-deny`}}},
 	{"default allow, and a rule", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Running.Value.ACLDefaultPolicy = new("allow")
-		in.Tokens.Value.Tokens[0].Rules = append(in.Tokens.Value.Tokens[0].Rules, prefixRule("team-", "write"))
-	}, Row{Status: Fail, Found: []string{`the anonymous token has service_prefix "team-" { policy = "write" } (policy p)`,
+		allow(in, "service "+unheardName)
+		in.Tokens.Value.Tokens[0].Rules = []consul.Rule{serviceRule("web", "write")}
+	}, Row{Status: Fail, Found: []string{"without a token service:write is allowed on a name that nobody has, so on any that no rule denies",
+		`the anonymous token has service "web" { policy = "write" } (policy p)`,
 		`the agent runs with acl.default_policy = "allow": what no rule denies is allowed`}}},
+	{"default allow, denied by a rule but for one", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
+		in.Running.Value.ACLDefaultPolicy = new("allow")
+		allow(in, "service web")
+	}, Row{Status: Fail, Found: []string{`without a token service:write is allowed on "web"`,
+		`the agent runs with acl.default_policy = "allow": what no rule denies is allowed`}}},
+	{"a client", catalog.ACLAnonymous, func(_ *testing.T, in *Input) { in.Running.Value.Server = false }, Row{Status: Pass, Found: []string{
+		"without a token neither service:write nor intentions:write is allowed on 5 names: those of this host, and one that nobody has",
+		"the anonymous token has no rule that writes services or intentions",
+		"so answers this agent, a client: its servers have a default policy of their own"}}},
 	{"a prefix that was not asked about", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		token := &in.Tokens.Value.Tokens[0]
 		token.Rules = append(token.Rules, prefixRule("team-", "write"), consul.Rule{Resource: "intentions", Name: "db", Access: "write"})
