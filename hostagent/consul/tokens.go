@@ -48,8 +48,8 @@ type Token struct {
 }
 
 // Tokens reads the datacenter's tokens and what they allow, sorted by accessor id; the token needs acl:read. Secrets become
-// hashes at once. Rules that count in some datacenters only are among those of a token as if they counted here. It takes a
-// request for each policy that a token has: those beyond 500 are told as unread.
+// hashes at once. Rules that count in some datacenters only are among those of a token as if they counted here, but for
+// those that deny. It takes a request for each policy that a token has: those beyond 500 are told as unread.
 func (c *Client) Tokens(ctx context.Context) (Tokens, error) {
 	const needed = `acl = "read"`
 	got, err := c.get(ctx, "/v1/acl/tokens", "")
@@ -259,8 +259,9 @@ func (r *rulebook) readPolicy(ctx context.Context, id string) (policyRules, erro
 		return policyRules{}, err
 	}
 	var raw struct {
-		ID    string
-		Rules *string
+		ID          string
+		Rules       *string
+		Datacenters []string
 	}
 	if err := json.Unmarshal(got.body, &raw); err != nil {
 		return policyRules{}, r.client.malformed("ACL policy", unquoted(err))
@@ -271,6 +272,9 @@ func (r *rulebook) readPolicy(ctx context.Context, id string) (policyRules, erro
 	rules, err := parseRules(*raw.Rules)
 	if err != nil {
 		return policyRules{unread: err.Error()}, nil
+	}
+	if len(raw.Datacenters) > 0 { // what it takes back elsewhere may be allowed here
+		rules = slices.DeleteFunc(rules, func(r Rule) bool { return r.Access == "deny" })
 	}
 	return policyRules{rules: rules}, nil
 }

@@ -271,3 +271,20 @@ func TestOwnTokenIsListed(t *testing.T) {
 		}
 	}
 }
+
+// A policy of some datacenters takes nothing back in the others.
+func TestTokensDeniedElsewhere(t *testing.T) {
+	s := &aclServer{tokens: `[{"AccessorID": "a", "Policies": [{"ID": "1", "Name": "p"}, {"ID": "2", "Name": "q"}]}]`,
+		policies: map[string]json.RawMessage{
+			"1": json.RawMessage(`{"ID": "1", "Rules": "service_prefix \"\" { policy = \"write\" }"}`),
+			"2": json.RawMessage(`{"ID": "2", "Datacenters": ["dc2"], "Rules": "service_prefix \"\" { policy = \"deny\" }\nkey_prefix \"\" { policy = \"write\" }"}`),
+		}}
+	got, err := tokensOf(t, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Rule{{Resource: "service", Prefix: true, Access: "write", Source: "policy p"}, {Resource: "key", Prefix: true, Access: "write", Source: "policy q"}}
+	if diff := cmp.Diff(want, got.Tokens[0].Rules); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
