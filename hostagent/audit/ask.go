@@ -13,8 +13,9 @@ import (
 
 // Reasons that judges know again.
 const (
-	reasonACLsOff = "ACLs are disabled"
-	reasonDenied  = "the token may not read it"
+	reasonACLsOff   = "ACLs are disabled"
+	reasonDenied    = "the token may not read it"
+	reasonGossipOff = "gossip is not encrypted"
 )
 
 // own is a right of the client's own token, by its place in ownRights.
@@ -81,7 +82,7 @@ func (l *looking) ask(ctx context.Context) Seen[[]consul.Server] {
 	if !q.aclsOff {
 		in.Tokens = allowed(q, ownACL, needsACL, func() (consul.Tokens, error) { return agent.Tokens(ctx) })
 	}
-	in.Keyrings = allowed(q, ownKeyring, needsKeyring, func() ([]consul.Keyring, error) { return agent.Keyrings(ctx) })
+	in.Keyrings = q.keyrings()
 	in.Authority = answer(q, "", func() (consul.Authority, error) { return agent.Authority(ctx) })
 	q.caConfig()
 	in.Intentions = whole(q, ownIntentions, needsIntentions, func() ([]consul.Intention, error) { return agent.Intentions(ctx) })
@@ -187,6 +188,15 @@ func (q *questions) anonymous() {
 	if got := q.in.Anonymous; got.Known && len(got.Value.Allowed) != len(got.Value.Rights) {
 		q.in.Anonymous = Unseen[Rights]("what it may do was not told", "")
 	}
+}
+
+// keyrings asks for the gossip keys, of every node: where there are none, each of them would log an error over it.
+func (q *questions) keyrings() Seen[[]consul.Keyring] {
+	r := &q.in.Running.Value
+	if lan, wan := r.GossipEncrypted, r.GossipEncryptedWAN; lan != nil && !*lan && (wan == nil || !*wan) {
+		return Unseen[[]consul.Keyring](reasonGossipOff, "")
+	}
+	return allowed(q, ownKeyring, needsKeyring, func() ([]consul.Keyring, error) { return q.from.Consul.Keyrings(q.ctx) })
 }
 
 // caConfig asks how the CA of the mesh is configured. Consul 1.8 tells who may read the operator's state, later versions who

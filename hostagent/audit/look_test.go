@@ -24,6 +24,7 @@ type fakeAgent struct {
 	errs    map[string]error
 	may     func(consul.Right) bool
 	dataDir string
+	gossip  *bool // encrypted
 	asked   []string
 }
 
@@ -36,7 +37,7 @@ func (f *fakeAgent) ask(what string) error {
 }
 
 func (f *fakeAgent) Running(context.Context) (consul.Running, error) {
-	return consul.Running{Agent: consul.Agent{Node: "n1", DataDir: f.dataDir}}, f.ask("Running")
+	return consul.Running{Agent: consul.Agent{Node: "n1", DataDir: f.dataDir}, GossipEncrypted: f.gossip}, f.ask("Running")
 }
 
 func (f *fakeAgent) Services(context.Context) (consul.Answer, error) {
@@ -130,6 +131,9 @@ func TestLookAsks(t *testing.T) {
 		asked   []string
 	}{
 		{"everything", &fakeAgent{}, false, everything, whole},
+		{"gossip is encrypted", &fakeAgent{gossip: new(true)}, false, everything, whole},
+		{"gossip is not encrypted", &fakeAgent{gossip: new(false)}, false, strings.Replace(everything, "Keyrings\n", "Keyrings: gossip is not encrypted []\n", 1),
+			slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "Keyrings" })},
 		{"the service, with every right", &fakeAgent{}, true, everything, whole[:len(whole)-1]},
 		{"a token without rights", &fakeAgent{may: nothing, errs: map[string]error{"Running": denied(`'agent:read' on "n1"`),
 			"Services": &consul.Error{Kind: consul.KindFiltered, Err: errors.New("it left services out"), Fix: "set a token"}}}, false,
