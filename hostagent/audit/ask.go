@@ -85,7 +85,7 @@ func (l *looking) ask(ctx context.Context) Seen[[]consul.Server] {
 	in.Keyrings = q.keyrings()
 	in.Authority = answer(q, "", func() (consul.Authority, error) { return agent.Authority(ctx) })
 	q.caConfig()
-	in.Intentions = whole(q, ownIntentions, needsIntentions, func() ([]consul.Intention, error) { return agent.Intentions(ctx) })
+	in.Intentions = q.intentions()
 	if l.from.Service {
 		return Unseen[[]consul.Server]("the service asks no server", asAuditor)
 	}
@@ -197,6 +197,23 @@ func (q *questions) keyrings() Seen[[]consul.Keyring] {
 		return Unseen[[]consul.Keyring](reasonGossipOff, "")
 	}
 	return allowed(q, ownKeyring, needsKeyring, func() ([]consul.Keyring, error) { return q.from.Consul.Keyrings(q.ctx) })
+}
+
+// intentions asks for the datacenter's intentions, out of which servers take what the token may not read. What it may do was
+// asked of the local agent: a client that allows by default, or has no ACLs, allows what its servers refuse, which then answer
+// with an empty list and do not say so (seen with Consul 1.21).
+func (q *questions) intentions() Seen[[]consul.Intention] {
+	r := q.in.Running
+	policy := r.Value.ACLDefaultPolicy
+	switch {
+	case q.gone != "":
+	case !r.Known && q.may(ownIntentions):
+		return Unseen[[]consul.Intention]("whether the list is whole is not known: "+r.Reason, r.Needs)
+	case r.Known && !r.Value.Server && (q.aclsOff || policy == nil || *policy != "deny"):
+		return Unseen[[]consul.Intention]("whether the list is whole is not known: this agent is a client that allows by default, "+
+			"and its servers judge what is in it", `acl { enabled = true, default_policy = "deny" } in the agent's configuration, or an audit of a server`)
+	}
+	return whole(q, ownIntentions, needsIntentions, func() ([]consul.Intention, error) { return q.from.Consul.Intentions(q.ctx) })
 }
 
 // caConfig asks how the CA of the mesh is configured. Consul 1.8 tells who may read the operator's state, later versions who

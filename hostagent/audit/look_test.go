@@ -25,6 +25,7 @@ type fakeAgent struct {
 	may     func(consul.Right) bool
 	dataDir string
 	gossip  *bool // encrypted
+	client  *consul.Running
 	asked   []string
 }
 
@@ -37,7 +38,10 @@ func (f *fakeAgent) ask(what string) error {
 }
 
 func (f *fakeAgent) Running(context.Context) (consul.Running, error) {
-	return consul.Running{Agent: consul.Agent{Node: "n1", DataDir: f.dataDir}, GossipEncrypted: f.gossip}, f.ask("Running")
+	if f.client != nil {
+		return *f.client, f.ask("Running")
+	}
+	return consul.Running{Agent: consul.Agent{Node: "n1", DataDir: f.dataDir, Server: true}, GossipEncrypted: f.gossip}, f.ask("Running")
 }
 
 func (f *fakeAgent) Services(context.Context) (consul.Answer, error) {
@@ -113,6 +117,10 @@ const everything = "Running\nAnonymous\nTokens\nKeyrings\nAuthority\nCAConfig\nI
 func TestLookAsks(t *testing.T) {
 	nothing := func(consul.Right) bool { return false }
 	whole := []string{"Running", "Authorize", "Services", "Anonymous", "Tokens", "Keyrings", "Authority", "CAConfig", "Intentions", "Servers"}
+	withoutIntentions := slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "Intentions" })
+	ofClient := strings.Replace(everything, "Intentions\n", "Intentions: whether the list is whole is not known: this agent is a client that "+
+		"allows by default, and its servers judge what is in it [acl { enabled = true, default_policy = \"deny\" } in the agent's "+
+		"configuration, or an audit of a server]\n", 1)
 	gone := func(reason, needs, note string) string {
 		var b strings.Builder
 		for _, name := range strings.Fields(everything) {
@@ -131,6 +139,17 @@ func TestLookAsks(t *testing.T) {
 		asked   []string
 	}{
 		{"everything", &fakeAgent{}, false, everything, whole},
+		{"a client", &fakeAgent{client: &consul.Running{ACLDefaultPolicy: new("deny")}}, false, everything, whole},
+		{"a client that allows by default", &fakeAgent{client: &consul.Running{ACLDefaultPolicy: new("allow")}}, false, ofClient, withoutIntentions},
+		{"a client of which no default is known", &fakeAgent{client: &consul.Running{}}, false, ofClient, withoutIntentions},
+		{"a client without ACLs", &fakeAgent{client: &consul.Running{ACLDefaultPolicy: new("deny")},
+			errs: map[string]error{"Authorize": failing(consul.KindACLsOff, "ACL support disabled")}}, false,
+			strings.Replace(ofClient, "Tokens\n", "Tokens: ACLs are disabled []\n", 1),
+			slices.DeleteFunc(slices.Clone(withoutIntentions), func(s string) bool { return s == "Tokens" || s == "Anonymous" })},
+		{"an agent that tells nothing of itself", &fakeAgent{errs: map[string]error{"Running": denied(`'agent:read' on "n1"`)}}, false,
+			strings.NewReplacer("Running\n", "Running: the token may not read it [agent \"n1\" { policy = \"read\" }]\n", "Intentions\n",
+				"Intentions: whether the list is whole is not known: the token may not read it [agent \"n1\" { policy = \"read\" }]\n").Replace(everything),
+			withoutIntentions},
 		{"gossip is encrypted", &fakeAgent{gossip: new(true)}, false, everything, whole},
 		{"gossip is not encrypted", &fakeAgent{gossip: new(false)}, false, strings.Replace(everything, "Keyrings\n", "Keyrings: gossip is not encrypted []\n", 1),
 			slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "Keyrings" })},
