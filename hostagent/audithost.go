@@ -34,6 +34,7 @@ type sight struct {
 	blocked      func(context.Context, []firewall.Probe) ([]firewall.Block, error)
 	hidden       string // what kept processes out of sight
 	unregistered error  // why registrations are not known
+	unlisted     error  // why listeners are not known now
 }
 
 // Why something was not seen, where nobody could be asked.
@@ -53,10 +54,18 @@ const (
 // AuditHost tells an audit what the scan has found. It asks other firewalls of the host about ports that a scan leaves out,
 // and looks at nothing else again.
 func (s *Scan) AuditHost(ctx context.Context) audit.Seen[audit.Host] {
-	if s.seen.result == nil {
+	return s.seen.forAudit(ctx)
+}
+
+// forAudit is what was seen as an audit takes it.
+func (v *sight) forAudit(ctx context.Context) audit.Seen[audit.Host] {
+	switch {
+	case v.result == nil:
 		return audit.Unseen[audit.Host]("this host was not looked at", needsRoot)
+	case v.unlisted != nil:
+		return audit.Unseen[audit.Host]("its listeners cannot be listed: "+ErrorText(v.unlisted), needsRoot)
 	}
-	return audit.Known(s.seen.auditHost(ctx))
+	return audit.Known(v.auditHost(ctx))
 }
 
 // auditHost makes values of what was seen.

@@ -4,6 +4,7 @@ package hostagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -24,6 +25,9 @@ const (
 	auditEvery     = time.Hour
 	auditAgain     = time.Minute // after one that could not begin, or came to nothing
 	auditDeadline  = 2 * time.Minute
+	// auditLate is how long one is put off while the agent refuses to answer or a step fails. From then on that something
+	// cannot be seen is news.
+	auditLate = 10 * time.Minute
 )
 
 // audits is what the loop knows of audits. They run beside it on a goroutine of their own, one at a time: the loop never
@@ -34,6 +38,8 @@ type audits struct {
 	running bool
 	stop    func()    // waits for the goroutine of the last one; nil: there was none
 	next    time.Time // when the next begins; zero: that is not settled
+	putOff  time.Time // since when one is due and put off; zero: none is, or there is nobody to ask
+	partial bool      // the last one began although not all could be seen
 	report  *audit.Report
 	at      time.Time // of report
 	failing []catalog.ID
@@ -77,35 +83,39 @@ func (u *audits) end() {
 // unless audits are off.
 func (u *audits) replace(on bool) {
 	u.end()
-	u.next = time.Time{}
+	u.next, u.putOff, u.partial = time.Time{}, time.Time{}, false
 	if !on {
 		u.report, u.at, u.failing = nil, time.Time{}, nil
 	}
 }
 
 // startAudit begins an audit when one is due and the agent answers. One that would see half a host, or nothing of the agent,
-// is put off: its report would be full of items that are unknown for a minute.
+// is put off: its report would be full of items that are unknown for a minute. Where that lasts because the agent refuses,
+// or a step of ours fails, the report says so; where nobody answers, there is nobody to tell.
 func (a *Agent) startAudit(ctx context.Context, now time.Time) {
 	u := &a.audits
 	switch {
-	case a.parts.Audit == nil, u.running, a.memory.answers == 0, !a.looked, ctx.Err() != nil:
+	case a.parts.Audit == nil, u.running, a.memory.answers == 0 && !a.refused(), !a.looked, ctx.Err() != nil:
+		return
+	case u.partial && a.sound():
+		u.partial, u.next = false, now.Add(auditAgain)
 		return
 	case u.next.IsZero():
 		u.next = now.Add(auditFirst + rand.N(auditFirstMost-auditFirst))
 		return
 	case now.Before(u.next):
 		return
-	case !a.sound():
+	case !a.sound() && !a.isLate(now):
 		u.next = now.Add(auditAgain)
 		return
 	}
 	u.end() // long done: it makes room
-	u.running = true
+	u.running, u.partial, u.putOff = true, !a.sound(), time.Time{}
 	look, seen, box, wake := a.parts.Audit, a.sight(), u.box, u.wake
 	u.stop = aside(ctx, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, auditDeadline)
 		defer cancel()
-		report := look(ctx, audit.Known(seen.auditHost(ctx)))
+		report := look(ctx, seen.forAudit(ctx))
 		if ctx.Err() != nil {
 			box.put(nil)
 		} else {
@@ -120,11 +130,43 @@ func (a *Agent) sound() bool {
 	return a.consulErr == nil && a.listenErr == nil && a.applyErr == nil && (a.memory.settled || a.parts.Policy.Mode != ModeGuard)
 }
 
+// consulTrouble is why the agent's last answer does not count, nil where it does.
+func (a *Agent) consulTrouble() error { return a.news.standing("consul", a.consulErr) }
+
+// refused tells whether the agent answers, but not what it is asked for: it may take reports all the same.
+func (a *Agent) refused() bool {
+	switch consul.KindOf(a.consulTrouble()) {
+	case consul.KindDenied, consul.KindFiltered, consul.KindTooOld:
+		return true
+	default:
+		return false
+	}
+}
+
+// isLate tells whether an audit that is due now has been put off for long enough.
+func (a *Agent) isLate(now time.Time) bool {
+	u := &a.audits
+	switch {
+	case a.consulErr != nil && !a.refused():
+		u.putOff = time.Time{}
+		return false
+	case u.putOff.IsZero():
+		u.putOff = now
+	}
+	return now.Sub(u.putOff) >= auditLate
+}
+
 // sight is what the last pass has seen. Later passes put others in the place of what it points to, and change none of it.
 func (a *Agent) sight() *sight {
 	seen := &sight{
 		policy: a.parts.Policy, agent: a.facts, result: a.shown, registrations: a.regs, listeners: a.listeners, host: a.host,
-		enforced: a.enforced, blocked: a.parts.Blocked, hidden: a.incomplete,
+		enforced: a.enforced, blocked: a.parts.Blocked, hidden: a.incomplete, firewallErr: a.applyErr, unlisted: a.listenErr,
+	}
+	if trouble := a.consulTrouble(); trouble != nil {
+		seen.agent = consul.Agent{} // what it told before is old
+		if a.factsErr == nil || !errors.Is(trouble, a.factsErr) || !a.facts.RangeKnown {
+			seen.unregistered = trouble
+		}
 	}
 	if a.parts.Policy.Mode == ModeGuard {
 		seen.open = a.holds.open
@@ -138,7 +180,7 @@ func (a *Agent) sight() *sight {
 }
 
 // takeAudit takes an audit over that has ended, and tells whether it says other things than the last. One during which the
-// agent failed does not count.
+// agent failed does not count, unless it failed before.
 func (a *Agent) takeAudit(now time.Time) (changed bool) {
 	u := &a.audits
 	if a.beside.busy {
@@ -149,7 +191,7 @@ func (a *Agent) takeAudit(now time.Time) (changed bool) {
 		return false
 	}
 	u.running = false
-	if report == nil || !a.sound() {
+	if report == nil || !a.sound() && !(u.partial && (a.consulErr == nil || a.refused())) {
 		u.next = now.Add(auditAgain/2 + rand.N(auditAgain/2))
 		return false
 	}

@@ -46,7 +46,7 @@ func failing(id catalog.ID) audit.Report {
 func (h *fakeHost) checklist() string {
 	i := slices.IndexFunc(h.report.Checks, func(c consul.Check) bool { return c.Key == auditKey })
 	switch {
-	case h.report.LifeOnly || slices.Contains(h.report.Keep, auditKey):
+	case i < 0 && (h.report.LifeOnly || slices.Contains(h.report.Keep, auditKey)):
 		return "kept"
 	case i < 0:
 		return "none"
@@ -169,6 +169,90 @@ func TestFailingAgentDelaysAudit(t *testing.T) {
 		pass(5 * time.Minute)
 		want(t, "when it is back", failsRange, h.checklist())
 	})
+}
+
+// TestRefusedAuditIsNews: where the agent refuses for long, or the firewall fails, a check says what is not known, until it is.
+func TestRefusedAuditIsNews(t *testing.T) {
+	denied := &consul.Error{Kind: consul.KindDenied, Err: errors.New("no right")}
+	for name, test := range map[string]struct {
+		breaks, mends func(*fakeHost)
+		want          func(audit.Host) bool // of what is not known
+	}{
+		"agent:read": {
+			func(h *fakeHost) { h.factsFail = denied }, func(h *fakeHost) { h.factsFail = nil },
+			func(host audit.Host) bool {
+				return strings.Contains(host.NoServices, "no right") && host.First == 0 && !host.Peers.Known
+			},
+		},
+		"service:read": {
+			func(h *fakeHost) { h.fails = &consul.Error{Kind: consul.KindFiltered, Err: errors.New("left out")} },
+			func(h *fakeHost) { h.fails = nil },
+			func(host audit.Host) bool { return strings.Contains(host.NoServices, "left out") },
+		},
+		"an old agent": {
+			func(h *fakeHost) { h.fails = &consul.Error{Kind: consul.KindTooOld, Err: errors.New("old")} },
+			func(h *fakeHost) { h.fails = nil },
+			func(host audit.Host) bool { return strings.Contains(host.NoServices, "old") },
+		},
+		"the firewall": {
+			func(h *fakeHost) { h.applyFail = errors.New("no netlink") }, func(h *fakeHost) { h.applyFail = nil },
+			func(host audit.Host) bool {
+				return host.NoServices == "" && !host.Ports.Known && strings.Contains(host.Ports.Reason, "no netlink")
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, f := newFakeHost(), &fakeAudit{report: failing(catalog.RangeClosed)}
+			test.breaks(h)
+			parts := h.auditing(f)
+			h.runAgent(t, parts, func(*Agent, chan<- Parts) {
+				pass(9 * time.Minute)
+				if len(f.asked) != 0 {
+					t.Fatal("audited before there was time to mend it")
+				}
+				pass(5 * time.Minute)
+				if len(f.asked) != 1 || !test.want(f.hosts[0]) {
+					t.Fatalf("%d audits, of %+v", len(f.asked), f.hosts)
+				}
+				want(t, "while it fails", failsRange, h.checklist())
+				pass(30 * time.Minute)
+				if len(f.asked) != 1 {
+					t.Errorf("%d audits within an hour", len(f.asked))
+				}
+				f.report = audit.Report{Rows: failing(catalog.RangeClosed).Rows[:1]}
+				test.mends(h)
+				pass(3 * time.Minute)
+				if len(f.asked) != 2 || test.want(f.hosts[1]) {
+					t.Fatalf("mended, and %d audits", len(f.asked))
+				}
+				want(t, "mended", passesAll, h.checklist())
+			})
+		})
+	}
+}
+
+// TestLostRightsAreNews: what was found with a right does not stand for good once it is lost.
+func TestLostRightsAreNews(t *testing.T) {
+	h, f := newFakeHost(), &fakeAudit{report: failing(catalog.RangeClosed)}
+	h.runAgent(t, h.auditing(f), func(*Agent, chan<- Parts) {
+		pass(2 * time.Minute)
+		h.fails = &consul.Error{Kind: consul.KindDenied, Err: errors.New("no right")}
+		pass(2 * time.Hour)
+		if len(f.asked) < 2 {
+			t.Fatalf("%d audits", len(f.asked))
+		}
+		if last := f.hosts[len(f.hosts)-1]; last.NoServices == "" || last.First != 0 {
+			t.Errorf("what was told before counts still: %+v", last)
+		}
+	})
+}
+
+// TestAuditWithoutListeners: what listened before is no evidence of what listens now.
+func TestAuditWithoutListeners(t *testing.T) {
+	v := &sight{result: &Result{}, unlisted: errors.New("interrupted")}
+	if got := v.forAudit(t.Context()); got.Known || !strings.Contains(got.Reason, "interrupted") {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestReloadOfAudit(t *testing.T) {

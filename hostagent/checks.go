@@ -133,6 +133,9 @@ func (a *Agent) checks(consulErr error) consul.Report {
 	r := consul.Report{Service: a.parts.Policy.OwnService, Life: a.lifeCheck(consulErr)}
 	if a.memory.answers == 0 || !a.looked {
 		r.LifeOnly = true // nothing is known yet, and what an earlier run wrote stands
+		if a.parts.Audit != nil && a.audits.report != nil {
+			r.Checks = []consul.Check{auditCheck(a.audits.report, a.parts.Policy.CountsOnly)} // it says what is not known
+		}
 		return r
 	}
 	told := telling{mode: a.parts.Policy.Mode, counts: a.parts.Policy.CountsOnly, stale: a.listenErr != nil}

@@ -50,7 +50,7 @@ type Report struct {
 	Service string // name and id of hostagent's own service
 	Life    Check  // the TTL check that says that hostagent runs; its Key is not looked at
 	Checks  []Check
-	// LifeOnly leaves every other check as it stands: nothing is known yet.
+	// LifeOnly leaves every check that is neither Life nor among Checks as it stands: nothing is known of them yet.
 	LifeOnly bool
 	// Keep are keys of checks that stand as they are, if they do: nothing new is known of them yet.
 	Keep []string
@@ -89,14 +89,14 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 	if err := w.life(ctx, r.Life); err != nil {
 		return w.written, err // without the service no check can stand
 	}
-	if r.LifeOnly {
-		return w.written, w.failure()
-	}
 	wanted := map[string]bool{w.id(lifeKey): true}
 	for _, check := range r.Checks {
 		id := w.id(check.Key)
 		wanted[id] = true
 		w.place(ctx, id, check)
+	}
+	if r.LifeOnly {
+		return w.written, w.failure()
 	}
 	kept := map[string]bool{}
 	for _, key := range r.Keep {

@@ -330,6 +330,22 @@ func TestHostileKeys(t *testing.T) {
 }
 
 // An agent that ignores the filter shows everybody's checks, some under ids of ours.
+// Where little is known, that little is told, and what else stands is left alone.
+func TestReportOfLittle(t *testing.T) {
+	a, c := newFakeAgent(t)
+	report(t, c, sample())
+	little := sample()
+	little.LifeOnly, little.Checks = true, []Check{{Key: "new", Name: "New", Status: Warning, Output: "unknown", Notes: "n"}}
+	if written := report(t, c, little); written != 1 {
+		t.Errorf("%d written, want 1", written)
+	}
+	want := sampleState()
+	want["hostagent:new"] = "warning|New|n|unknown"
+	if diff := cmp.Diff(want, a.state("hostagent")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestReportLeavesOtherServicesAlone(t *testing.T) {
 	a, c := newFakeAgent(t)
 	a.checks["hostagent:stolen"] = &api.AgentCheck{CheckID: "hostagent:stolen", ServiceID: "web", Status: "passing"}
