@@ -149,6 +149,14 @@ func (h *Host) without(owners bool) (Row, bool) {
 	return Row{}, false
 }
 
+// portsText is "port 21000" or "ports 21000, 21002-21255".
+func portsText(ports []uint16) string {
+	if len(ports) == 1 {
+		return "port " + spans(ports)
+	}
+	return "ports " + spans(ports)
+}
+
 // spans writes ports that ascend as ranges: "21000, 21002-21255".
 func spans(ports []uint16) string {
 	var texts []string

@@ -58,18 +58,22 @@ func rangeClosed(_ *Input, h *Host) Row {
 	}
 	r := Row{Status: Pass}
 	if unseen, ok := h.without(false); ok && len(open) > 0 {
-		unseen.Found = append(unseen.Found, "port "+spans(open)+" is open: who is registered on it is not known")
+		unseen.Found = append(unseen.Found, "nothing closes "+portsText(open)+", and who is registered there is not known")
 		return unseen
 	}
 	if len(open) > 0 {
 		r.Status = Fail
-		r.Found = append(r.Found, fmt.Sprintf("nothing closes port %s to the network, which no sidecar has%s", spans(open), h.whyOpen()))
+		r.Found = append(r.Found, fmt.Sprintf("nothing closes %s to the network, which no sidecar has%s", portsText(open), h.whyOpen()))
 		if h.Mode == "guard" {
 			r.Remedy = "hostagent status says what keeps the guard from holding; hostagent firewall status shows its rules"
 		}
 	}
 	for _, by := range slices.Sorted(maps.Keys(closed)) {
-		r.Found = append(r.Found, fmt.Sprintf("port %s is closed by %s", spans(closed[by]), by))
+		are := "is"
+		if len(closed[by]) > 1 {
+			are = "are"
+		}
+		r.Found = append(r.Found, fmt.Sprintf("%s %s closed by %s", portsText(closed[by]), are, by))
 	}
 	if len(r.Found) == 0 {
 		r.Found = []string{fmt.Sprintf("each port of %d-%d has a sidecar", h.First, h.Last)}
@@ -141,7 +145,7 @@ func sidecarPorts(_ *Input, h *Host) Row {
 	case !h.Firewalls.Known:
 		return h.Firewalls.unknown("other firewalls of this host")
 	}
-	return Row{Status: Pass, Found: []string{"no firewall of this host keeps the network from port " + spans(open)}}
+	return Row{Status: Pass, Found: []string{"no firewall of this host keeps the network from " + portsText(open)}}
 }
 
 func consulReachable(_ *Input, h *Host) Row {

@@ -82,7 +82,7 @@ func ofHost() []catalog.ID {
 
 func TestSoundHost(t *testing.T) {
 	const want = `range-closed pass
-  port 21001-21002 is closed by hostagent's guard
+  ports 21001-21002 are closed by hostagent's guard
 range-free pass
   nothing but registered sidecars, and what they explain, listens on 21000-21002
 range-reserved pass
@@ -168,7 +168,7 @@ func TestHost(t *testing.T) {
   port 21002 is closed by hostagent's guard
   remedy: run hostagent with mode = "guard"`},
 		"range open in guard mode": {func(h *Host) { h.Ports.Value[1].Closed, h.Ports.Value[2].Closed = false, false }, `range-closed fail
-  nothing closes port 21001-21002 to the network, which no sidecar has, although hostagent is configured with mode = "guard", and no rule of nf_tables does; rules of iptables-legacy are not read
+  nothing closes ports 21001-21002 to the network, which no sidecar has, although hostagent is configured with mode = "guard", and no rule of nf_tables does; rules of iptables-legacy are not read
   remedy: hostagent status says what keeps the guard from holding; hostagent firewall status shows its rules`},
 		"sidecar blocked": {func(h *Host) {
 			h.Ports.Value[0].Closed, h.Ports.Value[0].By = true, `chain "input" of table inet "filter" (policy drop)`
@@ -249,7 +249,7 @@ func TestOpenPortOfNobodyKnows(t *testing.T) {
 	h.NoServices, h.Ports.Value[0].Assigned = "the agent is down", false
 	const want = `range-closed unknown
   registered services are not known: the agent is down
-  port 21000 is open: who is registered on it is not known
+  nothing closes port 21000, and who is registered there is not known
   needs: a token with service_prefix "" { policy = "read" }, as hostagent acl-policy prints, and an agent that answers`
 	if diff := cmp.Diff(want, text(Evaluate(Input{Host: Known(h)}), catalog.RangeClosed)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
