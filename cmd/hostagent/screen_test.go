@@ -14,6 +14,7 @@ import (
 
 	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/audit"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/test/schema"
 )
@@ -112,9 +113,12 @@ func statuses() map[string]hostagent.Status {
 		},
 		Configuration: hostagent.StatusStep{Error: "/etc/hostagent.d/own.hcl:1: unknown key \x1b[2J\n/etc/hostagent.d/own.hcl:2: mode: unknown value \"gaurd\"; did you mean \"guard\"?"},
 		Report:        hostagent.StatusStep{Error: "429 for web\n429 for \x1b[2Japi"},
-		Audit:         notAudited,
-		Listeners:     hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
-		SidecarRange:  "21000-21255",
+		Audit: hostagent.StatusAudit{
+			Enabled: true, Last: before(20 * time.Minute), Failing: []catalog.ID{catalog.GossipEncryption, catalog.APIHTTPS, catalog.AgentUser},
+			Score: map[audit.Status]int{audit.Pass: 26, audit.Fail: 3, audit.Warn: 2, audit.Info: 1, audit.NotApplicable: 9, audit.Unknown: 2},
+		},
+		Listeners:    hostagent.StatusListeners{StatusStep: hostagent.StatusStep{Error: "interrupted"}},
+		SidecarRange: "21000-21255",
 		Openings: append(document.Opens, hostagent.DocumentOpening{
 			Port: 21002, Services: []string{}, Registrations: []string{"old-sidecar-proxy"}, Held: true, Kind: hostagent.OpensMesh, From: []string{},
 		}, hostagent.DocumentOpening{
@@ -133,6 +137,7 @@ func statuses() map[string]hostagent.Status {
 	}
 	waiting := observing
 	waiting.Mode = hostagent.ModeGuard
+	waiting.Audit.Enabled = true
 	exempt := observing
 	exempt.Findings = scanOf(nil, exemptBy(exposed("web", "0.0.0.0:8080", nil, hostagent.Exempt), "scraped \x1b[2J\u202e by Prometheus until the migration"),
 		exemptBy(exposed("api", "0.0.0.0:8081", nil, ""), "it has ended")).Document("1").Findings

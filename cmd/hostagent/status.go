@@ -5,12 +5,14 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hostagent/hostagent/hostagent"
+	"github.com/hostagent/hostagent/hostagent/audit"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/status"
 )
@@ -111,6 +113,7 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 		}
 		s.wrapped("  port ", text)
 	}
+	s.audited(&st.Audit, now)
 	for _, text := range st.Degradations {
 		s.wrapped("degraded:   ", clean(text))
 	}
@@ -123,6 +126,34 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 		s.wrapped("", "no findings")
 	}
 	return s.text.String()
+}
+
+// audited writes what the last audit found, in short.
+func (s *screen) audited(a *hostagent.StatusAudit, now time.Time) {
+	switch {
+	case a.Score == nil: // of a hostagent that has no audits
+		return
+	case !a.Enabled:
+		s.wrapped("checklist:  ", "off (audit = false)")
+		return
+	case a.Last == nil:
+		s.wrapped("checklist:  ", "not looked at yet")
+		return
+	}
+	var parts []string
+	for _, status := range slices.Backward(audit.Statuses()) {
+		if n := a.Score[status]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, status))
+		}
+	}
+	s.wrapped("checklist:  ", strings.Join(append(parts, ago(a.Last, now)), ", "))
+	if len(a.Failing) > 0 {
+		failing := make([]string, len(a.Failing))
+		for i, id := range a.Failing {
+			failing[i] = string(id)
+		}
+		s.wrapped("            ", "failing: "+catalog.CleanTo(strings.Join(failing, ", "), 2000))
+	}
 }
 
 // wakeupText says how soon registrations are seen.
