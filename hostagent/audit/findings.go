@@ -112,7 +112,8 @@ func (h *Host) verdictsOn(item catalog.ID) []verdict {
 	return verdicts
 }
 
-// hostJudge is a judge of what was found on the host. nothing is its row where no finding bears on the item.
+// hostJudge is a judge of what was found on the host. nothing is its row where no finding bears on the item; one that is worse
+// than what findings say is told with them.
 func hostJudge(item catalog.ID, nothing func(*Input, *Host) Row) judge {
 	return judge{item, func(in *Input) Row {
 		if !in.Host.Known {
@@ -120,16 +121,14 @@ func hostJudge(item catalog.ID, nothing func(*Input, *Host) Row) judge {
 		}
 		h := &in.Host.Value
 		r, found := row(h.verdictsOn(item))
-		if found && r.Status.Worse(Unknown) {
-			return r
-		}
 		beside := nothing(in, h)
-		if found && (beside.Status == Pass || beside.Status == NotApplicable) {
+		switch {
+		case !found:
+			return beside
+		case beside.Status == Pass, beside.Status == NotApplicable, r.Status.Worse(Unknown) && !beside.Status.Worse(r.Status):
 			return r
 		}
-		if found {
-			beside.Found = append(beside.Found, r.Found...)
-		}
+		beside.Found = append(beside.Found, r.Found...)
 		return beside
 	}}
 }

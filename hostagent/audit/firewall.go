@@ -126,15 +126,23 @@ func sidecarPorts(_ *Input, h *Host) Row {
 		return h.Ports.unknown("what the kernel lets through to sidecars")
 	}
 	var open []uint16
-	var blocked []verdict
+	closed := map[string][]uint16{}
 	for _, p := range h.Ports.Value {
 		switch {
 		case !p.Assigned:
 		case p.Closed:
-			blocked = append(blocked, verdict{Fail, fmt.Sprintf("port %d of a registered sidecar is closed by %s", p.Number, p.By), ""})
+			closed[p.By] = append(closed[p.By], p.Number)
 		default:
 			open = append(open, p.Number)
 		}
+	}
+	var blocked []verdict
+	for by, ports := range closed {
+		text := portsText(ports) + " of registered sidecars are closed by " + by
+		if len(ports) == 1 {
+			text = portsText(ports) + " of a registered sidecar is closed by " + by
+		}
+		blocked = append(blocked, verdict{Fail, text, ""})
 	}
 	if r, found := row(blocked); found {
 		return r

@@ -175,6 +175,28 @@ func TestHost(t *testing.T) {
 		}, `sidecar-ports fail
   port 21000 of a registered sidecar is closed by chain "input" of table inet "filter" (policy drop)
   remedy: hostagent scan says which firewall or registration keeps a port closed`},
+		"sidecars blocked by two": {func(h *Host) {
+			h.Ports.Value = append(h.Ports.Value, Port{Number: 20000, Assigned: true, Closed: true, By: "one"}, Port{Number: 20001, Assigned: true, Closed: true, By: "two"},
+				Port{Number: 20002, Assigned: true, Closed: true, By: "two"})
+		}, `sidecar-ports fail
+  port 20000 of a registered sidecar is closed by one
+  ports 20001-20002 of registered sidecars are closed by two
+  remedy: hostagent scan says which firewall or registration keeps a port closed`},
+		"saved rules, and an open range": {func(h *Host) {
+			found(catalog.SavedRules)(h)
+			h.Ports.Value[1].Closed = false
+		}, `range-closed fail
+  nothing closes port 21001 to the network, which no sidecar has, although hostagent is configured with mode = "guard", and no rule of nf_tables does; rules of iptables-legacy are not read
+  port 21002 is closed by hostagent's guard
+  something is wrong
+  remedy: hostagent status says what keeps the guard from holding; hostagent firewall status shows its rules`},
+		"a sidecar that does not listen, behind a firewall": {func(h *Host) {
+			found(catalog.SidecarNotListening)(h)
+			h.Ports.Value[0].Closed, h.Ports.Value[0].By = true, "policy drop"
+		}, `sidecar-ports fail
+  port 21000 of a registered sidecar is closed by policy drop
+  something is wrong
+  remedy: hostagent scan says which firewall or registration keeps a port closed`},
 		"squatter": {found(catalog.SquattedPort), "range-free fail\n  something is wrong\n  remedy: mend it"},
 		"shared":   {found(catalog.RangeShared), "range-reserved fail\n  something is wrong\n  remedy: mend it"},
 		"full":     {found(catalog.RangeNearlyFull), "sidecar-ports warn\n  something is wrong\n  remedy: mend it"},
