@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hostagent/hostagent/hostagent/consul"
 )
 
@@ -178,20 +180,34 @@ func certificateFiles(folder string) ([]string, error) {
 	return files, nil
 }
 
+// openRegular opens a file to which somebody else gave the name. To open a device can do something by itself, as a watchdog
+// that then reboots the host, so that it is looked at first; what was looked at is what is opened.
+func openRegular(path string) (*os.File, error) {
+	place, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer place.Close()
+	info, err := place.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("it is no regular file")
+	}
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", place.Fd()), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
+
 // readPEM returns the certificates of a file, at most most of them. Other blocks are passed over unread.
 func readPEM(path string, most int) ([]*x509.Certificate, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hang us
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if info, err := f.Stat(); err != nil {
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is no regular file")
-	case info.Size() > maxCertificateFile:
+	} else if info.Size() > maxCertificateFile {
 		return nil, errors.New("it is larger than 1 MiB")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxCertificateFile))
