@@ -191,7 +191,8 @@ func (a *Agent) takeAudit(now time.Time) (changed bool) {
 		return false
 	}
 	u.running = false
-	if report == nil || !a.sound() && !(u.partial && (a.consulErr == nil || a.refused())) {
+	counts := a.sound() || u.partial && (a.consulErr == nil || a.refused())
+	if report == nil || !counts {
 		u.next = now.Add(auditAgain/2 + rand.N(auditAgain/2))
 		return false
 	}
@@ -208,8 +209,8 @@ func (a *Agent) takeAudit(now time.Time) (changed bool) {
 		a.parts.Log.Info("production checklist", "score", scoreText(report), "failing", fmt.Sprint(failing))
 	}
 	u.failing = failing
-	counts := a.parts.Policy.CountsOnly
-	return before == nil || auditCheck(before, counts) != auditCheck(report, counts)
+	brief := a.parts.Policy.CountsOnly
+	return before == nil || auditCheck(before, brief) != auditCheck(report, brief)
 }
 
 // auditKey is the key of the check about the production checklist.
