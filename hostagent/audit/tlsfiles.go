@@ -140,7 +140,9 @@ func judgeNames(in *Input, r *rpcTLS, c *Certificate) Row {
 			datacenter = strings.ToLower(s.value)
 		}
 	}
-	if s, ok := onDisk(in, "consul.", "domain"); ok {
+	if in.Running.Known && in.Running.Value.Domain != "" {
+		domain = in.Running.Value.Domain
+	} else if s, ok := onDisk(in, "consul.", "domain"); ok {
 		domain = strings.TrimSuffix(strings.ToLower(s.value), ".")
 	}
 	if !r.server {

@@ -38,7 +38,16 @@ func TestAgentCertificate(t *testing.T) {
 	domain.Disk = disk(t, `domain = "mesh.example"`).Disk
 	onlyHTTPS := tlsInput(true, func(r *consul.Running) { r.RPC.CertFile, r.HTTPS.CertFile = new(""), new("/web.pem") })
 	onlyHTTPS.AgentCertificates = Known([]Certificate{onFile("https", "/web.pem", false, local)})
+	told := with(true, trusts(ca), rpc(good))
+	told.Running.Value.Domain = "mesh.example"
+	told.Disk = disk(t, `domain = "consul"`).Disk // written since
+	toldClient := with(false, trusts(ca), rpc(issueLeaf(t, ca, days(300), "server.dc2.consul")))
+	toldClient.Running.Value.Domain = "consul"
 	checkRows(t, agentCertificate, []judged{
+		{"server of a domain that the agent tells", told, failed(shown("server.dc1.consul, localhost", "2026-07-02"),
+			certPath+" does not name server.dc1.mesh.example: agents with verify_server_hostname refuse this server")},
+		{"client as a server of another datacenter", toldClient, failed(shown("server.dc2.consul", "2027-03-28"),
+			certPath+" names server.dc2.consul, and this agent is a client: whoever has its key is a server to everybody")},
 		{"server", with(true, trusts(ca), rpc(good)), passed(shown("server.dc1.consul, localhost", "2026-07-02"))},
 		{"expires soon", with(true, trusts(ca), rpc(issueLeaf(t, ca, days(29), "server.dc1.consul"))),
 			warned(shown("server.dc1.consul", "2026-06-30"), certPath+" expires within 30 days, on 2026-06-30")},

@@ -57,7 +57,12 @@ func decodeAgent(body []byte) (Agent, error) {
 		}
 		// DebugConfig is for humans: its keys come and go with versions, so each is read by itself and may be missing.
 		DebugConfig map[string]json.RawMessage
-		Member      struct{ Addr string }
+		Member      struct {
+			Addr string
+			Tags struct {
+				Role string `json:"role"`
+			}
+		}
 	}
 	if err := object(body); err != nil {
 		return Agent{}, err
@@ -72,6 +77,10 @@ func decodeAgent(body []byte) (Agent, error) {
 		Node: raw.Config.NodeName, NodeID: raw.Config.NodeID,
 		Datacenter: raw.Config.Datacenter, Version: raw.Config.Version, Server: raw.Config.Server,
 		Ports: map[string]uint16{},
+	}
+	// Since Consul 1.14 Config shows after a reload what the files say. What it is among the members is what it was started as.
+	if role := raw.Member.Tags.Role; role != "" {
+		a.Server = role == "consul"
 	}
 	if addr, err := netip.ParseAddr(raw.Member.Addr); err == nil {
 		a.Address = addr.Unmap()

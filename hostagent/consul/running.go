@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"strings"
 )
 
 // Running is what the local agent tells of the settings that it runs with. What it does not tell, because its version does
@@ -13,6 +14,7 @@ import (
 // with versions, and Consul 1.8 to 1.21 are read.
 type Running struct {
 	Agent
+	Domain  string // of names, without the dot at its end: "consul"; "" where it is not told
 	DevMode *bool
 
 	ACLsEnabled         *bool
@@ -109,6 +111,9 @@ func decodeRunning(body []byte) (Running, error) {
 	}
 	if enabled := taggedACLs(raw.Member); enabled != nil {
 		r.ACLsEnabled, r.ACLsEnabledLive = enabled, true
+	}
+	if domain := valueAt[string](config, "DNSDomain"); domain != nil {
+		r.Domain = strings.ToLower(strings.TrimSuffix(*domain, "."))
 	}
 	r.RPC, r.HTTPS, r.GRPC = toldTLS(config)
 	r.GRPCAddrs, r.GRPCTLSAddrs = toldGRPC(config)

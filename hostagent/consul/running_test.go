@@ -23,7 +23,7 @@ func TestRunningRecorded(t *testing.T) {
 	}
 	without := TLS{new(false), new(false), new(false), new(""), new(""), new("")}
 	server := Running{
-		DevMode:     new(false),
+		Domain: "consul", DevMode: new(false),
 		ACLsEnabled: new(true), ACLDefaultPolicy: new("deny"), ACLTokenPersistence: new(true),
 		ACLsEnabledLive: true, ACLDefaultPolicyLive: true,
 		AutoEncrypt: new(false), AutoConfig: new(false),
@@ -78,6 +78,36 @@ func TestRunningRecorded(t *testing.T) {
 				t.Errorf("Agent tells %+v, Running %+v", agent, got.Agent)
 			}
 		})
+	}
+}
+
+// TestRunningAfterReload: an agent shows what its files say then, and is what it was started as.
+func TestRunningAfterReload(t *testing.T) {
+	for _, tt := range []struct {
+		file, shown, says string
+		server            bool
+	}{
+		{"self-1.21.0-server.json", `"Server": true,`, `"Server": false,`, true},
+		{"self-1.21.0-client.json", `"Server": false,`, `"Server": true,`, false},
+	} {
+		text := string(recorded(t, tt.file))
+		if !strings.Contains(text, tt.shown) {
+			t.Fatalf("%s does not say %s", tt.file, tt.shown)
+		}
+		got, err := decodeRunning([]byte(strings.Replace(text, tt.shown, tt.says, 1)))
+		if err != nil || got.Server != tt.server {
+			t.Errorf("%s: server %t, %v", tt.file, got.Server, err)
+		}
+	}
+}
+
+// TestRunningDomain: Consul takes a domain in any case, with a dot at its end and without.
+func TestRunningDomain(t *testing.T) {
+	for told, want := range map[string]string{`"Mesh.Example."`: "mesh.example", `"mesh.example"`: "mesh.example", `null`: "", `7`: ""} {
+		got, err := decodeRunning([]byte(`{"Config": {"NodeName": "n"}, "DebugConfig": {"DNSDomain": ` + told + `}}`))
+		if err != nil || got.Domain != want {
+			t.Errorf("%s: %q, %v", told, got.Domain, err)
+		}
 	}
 }
 
