@@ -26,6 +26,8 @@ const (
 	needsCertificates   = "run as root, on the agent's host"
 	notAgentsFolder     = "it is a relative path, and the folder that it is relative to is the agent's"
 	noCertificateInside = "it holds no certificate"
+	notHere             = "the agent sees another file at this path than this host, as in a container"
+	notPublic           = "not everybody may read it, and the service reads no file that may hold a key"
 )
 
 // protocols are those of an agent that use TLS, by their name in tls { }.
@@ -57,9 +59,18 @@ type named struct {
 	uses   []string
 }
 
+// certificateReader reads certificates where the agent says that they are, which is as untrusted as all that it says.
+type certificateReader struct {
+	publicOnly bool // files that not everybody may read stay closed: there may be a key in them
+	elsewhere  func(path string) bool
+}
+
 // readCertificates reads the certificates that the agent's settings name, those of CAs too, and nothing else of these files:
-// a key that stands in one is passed over. What cannot be read is a Certificate with a Problem.
-func readCertificates(in *Input) Seen[[]Certificate] {
+// a key that stands in one is passed over. What cannot be read is a Certificate with a Problem. The service, which reads no
+// file that may hold a secret, reads those that everybody may read.
+func (l *looking) readCertificates() Seen[[]Certificate] {
+	in := l.in
+	r := certificateReader{publicOnly: l.from.Service, elsewhere: func(path string) bool { return l.isElsewhere(procDir, path) }}
 	var files []named
 	add := func(path setting[string], use string, ca, folder bool) bool {
 		if !path.known || path.value == "" {
@@ -89,17 +100,19 @@ func readCertificates(in *Input) Seen[[]Certificate] {
 	}
 	all := []Certificate{}
 	for _, file := range files {
-		all = append(all, file.read(mostCertificates-len(all))...)
+		all = append(all, r.read(&file, mostCertificates-len(all))...)
 	}
 	return Known(all)
 }
 
 // read returns the certificates of a file or folder, at most most of them and at least one that tells why there is none.
-func (n *named) read(most int) []Certificate {
+func (r *certificateReader) read(n *named, most int) []Certificate {
 	paths := []string{n.path}
 	switch {
 	case !filepath.IsAbs(n.path):
 		return []Certificate{n.problem(n.path, notAgentsFolder)}
+	case r.elsewhere(n.path):
+		return []Certificate{n.problem(n.path, notHere)}
 	case most <= 0:
 		return []Certificate{n.problem(n.path, fmt.Sprintf("it is not read: there are %d certificates before it", mostCertificates))}
 	case n.folder:
@@ -110,7 +123,7 @@ func (n *named) read(most int) []Certificate {
 	}
 	var all []Certificate
 	for _, path := range paths {
-		chain, err := readPEM(path, most-len(all))
+		chain, err := r.readPEM(path, most-len(all))
 		switch {
 		case err != nil:
 			all = append(all, n.problem(path, bare(err).Error()))
@@ -180,36 +193,13 @@ func certificateFiles(folder string) ([]string, error) {
 	return files, nil
 }
 
-// openRegular opens a file to which somebody else gave the name. To open a device can do something by itself, as a watchdog
-// that then reboots the host, so that it is looked at first; what was looked at is what is opened.
-func openRegular(path string) (*os.File, error) {
-	place, err := os.OpenFile(path, unix.O_PATH, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer place.Close()
-	info, err := place.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is no regular file")
-	}
-	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", place.Fd()), os.O_RDONLY|syscall.O_NONBLOCK, 0)
-}
-
 // readPEM returns the certificates of a file, at most most of them. Other blocks are passed over unread.
-func readPEM(path string, most int) ([]*x509.Certificate, error) {
-	f, err := openRegular(path)
+func (r *certificateReader) readPEM(path string, most int) ([]*x509.Certificate, error) {
+	f, err := r.open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if info.Size() > maxCertificateFile {
-		return nil, errors.New("it is larger than 1 MiB")
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxCertificateFile))
 	if err != nil {
 		return nil, err
@@ -232,4 +222,40 @@ func readPEM(path string, most int) ([]*x509.Certificate, error) {
 		chain = append(chain, certificate)
 	}
 	return chain, nil
+}
+
+// open opens a regular file on a disk, and touches nothing else: to open a device can set it off, a FIFO waits, and a read of
+// /proc/kmsg takes away what it reads. So what path is counts before it is opened, and that is then opened, whatever stands
+// at path by now.
+func (r *certificateReader) open(path string) (*os.File, error) {
+	at, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer at.Close()
+	info, err := at.Stat()
+	if err != nil {
+		return nil, err
+	}
+	var system unix.Statfs_t
+	if err := unix.Fstatfs(int(at.Fd()), &system); err != nil {
+		return nil, err
+	}
+	switch {
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is no regular file")
+	case slices.Contains(kernelsOwn[:], int64(uint32(system.Type))):
+		return nil, errors.New("it is a file of the kernel's")
+	case info.Size() > maxCertificateFile:
+		return nil, errors.New("it is larger than 1 MiB")
+	case r.publicOnly && info.Mode().Perm()&0o004 == 0:
+		return nil, errors.New(notPublic)
+	}
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", at.Fd()), os.O_RDONLY, 0)
+}
+
+// kernelsOwn are file systems whose regular files are none.
+var kernelsOwn = [...]int64{
+	unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.SELINUX_MAGIC,
+	unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC, unix.EFIVARFS_MAGIC,
 }

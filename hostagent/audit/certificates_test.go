@@ -23,6 +23,89 @@ import (
 
 const brokenPEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
+// readOf reads what the agent of an Input names.
+func readOf(in Input, service bool) Seen[[]Certificate] {
+	l := looking{in: &in, from: Sources{Service: service}}
+	return l.readCertificates()
+}
+
+// TestReadCertificatesHostile: where its certificates are the agent says, and who speaks for it may say anything.
+func TestReadCertificatesHostile(t *testing.T) {
+	ca := issueCA(t, "agents", nil, days(1000), nil)
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for name, mode := range map[string]os.FileMode{"private.pem": 0o640, "public.pem": 0o644} {
+		if err := os.WriteFile(at(name), []byte(ca.pem()), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(at(name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"kcore": "/proc/kcore", "kmsg": "/proc/kmsg", "zero": "/dev/zero", "self": "/proc/self/environ",
+		"loop": at("loop")} {
+		if err := os.Symlink(target, at(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(at("fifo"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(at("huge"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range mostAuthorityFiles + 1 {
+		if err := os.WriteFile(filepath.Join(at("huge"), fmt.Sprint(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const notRegular, kernels = "it is no regular file", "it is a file of the kernel's"
+	for _, test := range []struct {
+		name    string
+		folder  bool
+		service bool
+		want    string // a Problem
+	}{
+		{"private.pem", false, true, notPublic},
+		{"private.pem", false, false, ""},
+		{"public.pem", false, true, ""},
+		{"kmsg", false, false, kernels},
+		{"self", false, false, kernels},
+		{"zero", false, false, notRegular},
+		{"fifo", false, true, notRegular},
+		{"fifo", true, false, "not a directory"},
+		{"zero", true, false, "not a directory"},
+		{"huge", false, false, notRegular},
+		{"huge", true, false, "it holds more than 100 files"},
+		{"loop", false, false, "too many levels of symbolic links"},
+		{"loop", true, false, "too many levels of symbolic links"},
+	} {
+		in := tlsInput(true, func(r *consul.Running) {
+			r.RPC.CAFile, r.RPC.CertFile = new(at(test.name)), new("")
+			if test.folder {
+				r.RPC.CAFile, r.RPC.CAPath = new(""), r.RPC.CAFile
+			}
+		})
+		got := readOf(in, test.service)
+		if len(got.Value) != 1 || got.Value[0].Problem != test.want || (test.want == "") != (got.Value[0].X509 != nil) {
+			t.Errorf("%s, folder %t, service %t: %+v", test.name, test.folder, test.service, got)
+		}
+	}
+	if _, err := os.Lstat("/proc/kcore"); err == nil { // containers hide it
+		in := tlsInput(true, func(r *consul.Running) { r.RPC.CAFile, r.RPC.CertFile = new(at("kcore")), new("") })
+		if got := readOf(in, false).Value[0]; got.X509 != nil || got.Problem == "" {
+			t.Errorf("%+v", got)
+		}
+	}
+	t.Run("of an agent with other files", func(t *testing.T) {
+		r := certificateReader{elsewhere: func(path string) bool { return path == at("public.pem") }}
+		got := r.read(&named{path: at("public.pem"), ca: true}, 1)
+		if len(got) != 1 || got[0].X509 != nil || got[0].Problem != notHere {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
 // TestReadCertificates: of the files that settings name, certificates are read, each once, and nothing else.
 func TestReadCertificates(t *testing.T) {
 	ca := issueCA(t, "agents", nil, days(1000), nil)
@@ -108,7 +191,7 @@ func TestReadCertificates(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			in := tlsInput(true, func(r *consul.Running) { r.RPC, r.HTTPS = test.rpc, test.https })
-			got := readCertificates(&in)
+			got := readOf(in, false)
 			if diff := cmp.Diff(Known(test.want), got, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -119,28 +202,29 @@ func TestReadCertificates(t *testing.T) {
 	}
 	t.Run("no more than so many", func(t *testing.T) {
 		in := tlsInput(true, func(r *consul.Running) { r.RPC, r.HTTPS = https("", many, ""), https(both, "", "") })
-		got := readCertificates(&in).Value
+		got := readOf(in, false).Value
 		if len(got) != 3 || got[2].Problem != "" { // each of many once
 			t.Errorf("%d certificates", len(got))
 		}
-		if chain, err := readPEM(many, mostCertificates); len(chain) != mostCertificates || err != nil {
+		if chain, err := new(certificateReader).readPEM(many, mostCertificates); len(chain) != mostCertificates || err != nil {
 			t.Errorf("%d certificates of a file, %v", len(chain), err)
 		}
 		file := named{path: both, uses: []string{"https"}}
-		if got := file.read(0); len(got) != 1 || got[0].Problem == "" {
+		here := certificateReader{elsewhere: func(string) bool { return false }}
+		if got := here.read(&file, 0); len(got) != 1 || got[0].Problem == "" {
 			t.Errorf("%+v", got)
 		}
 	})
 	t.Run("from files of the agent", func(t *testing.T) {
 		in := disk(t, fmt.Sprintf("cert_file = %q", both))
-		if diff := cmp.Diff(Known([]Certificate{own("internal_rpc, https, grpc")}), readCertificates(&in)); diff != "" {
+		if diff := cmp.Diff(Known([]Certificate{own("internal_rpc, https, grpc")}), readOf(in, false)); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
 	})
 	t.Run("nothing is known", func(t *testing.T) {
 		in := Input{Running: Unseen[consul.Running]("it may not", "agent:read")}
 		want := Unseen[[]Certificate]("tls.internal_rpc.cert_file: it may not", "agent:read")
-		if diff := cmp.Diff(want, readCertificates(&in)); diff != "" {
+		if diff := cmp.Diff(want, readOf(in, false)); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
 	})
@@ -160,7 +244,7 @@ func TestDevicesAreNotOpened(t *testing.T) {
 	if _, err := unix.InotifyAddWatch(watch, fifo, unix.IN_OPEN); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readPEM(fifo, 1); err == nil {
+	if _, err := new(certificateReader).readPEM(fifo, 1); err == nil {
 		t.Error("a FIFO was read")
 	}
 	if n, err := unix.Read(watch, make([]byte, 4096)); !errors.Is(err, unix.EAGAIN) {

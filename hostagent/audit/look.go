@@ -77,7 +77,7 @@ func Look(ctx context.Context, from Sources) Input {
 	l.readConfiguration()
 	servers := l.ask(ctx)
 	l.readData()
-	in.AgentCertificates = readCertificates(&in)
+	in.AgentCertificates = l.readCertificates()
 	if servers.Known {
 		in.ServerCertificates = askServers(ctx, servers.Value)
 	} else {
