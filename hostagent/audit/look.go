@@ -78,11 +78,7 @@ func Look(ctx context.Context, from Sources) Input {
 	servers := l.ask(ctx)
 	l.readData()
 	in.AgentCertificates = l.readCertificates()
-	if servers.Known {
-		in.ServerCertificates = askServers(ctx, servers.Value)
-	} else {
-		in.ServerCertificates = Unseen[[]ServerCertificate](servers.Reason, servers.Needs)
-	}
+	in.ServerCertificates = serversShow(ctx, &in, servers)
 	return in
 }
 

@@ -21,6 +21,18 @@ const (
 	serversAtATime = 8
 )
 
+// serversShow asks servers for their certificates, unless the agent does without TLS: then its row is another's to tell, and
+// servers without a certificate would note an error in their logs.
+func serversShow(ctx context.Context, in *Input, servers Seen[[]consul.Server]) Seen[[]ServerCertificate] {
+	switch r := rpcOf(in); {
+	case !servers.Known:
+		return Unseen[[]ServerCertificate](servers.Reason, servers.Needs)
+	case r.off(), r.server && r.certFile.known && r.certFile.value == "":
+		return Unseen[[]ServerCertificate]("TLS is not configured for RPC here, so that no server was asked", "TLS for RPC")
+	}
+	return askServers(ctx, servers.Value)
+}
+
 // askServers asks servers for the certificates that they show on their RPC ports, several at a time, each for at most 3 s.
 // Answers are sorted by the servers' names. Where TLS is off on a server it notes in its log that it has no certificate to show.
 func askServers(ctx context.Context, servers []consul.Server) Seen[[]ServerCertificate] {

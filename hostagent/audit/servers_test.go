@@ -82,6 +82,30 @@ func TestAskServers(t *testing.T) {
 	}
 }
 
+// TestServersShow: servers of a datacenter without TLS are left in peace, for they note each question as an error.
+func TestServersShow(t *testing.T) {
+	asked := Known([]consul.Server{{Name: "s1", Address: serveRPC(t)}})
+	for _, test := range []struct {
+		name string
+		in   Input
+		want bool
+	}{
+		{"TLS", tlsInput(true, nil), true},
+		{"no TLS", tlsInput(false, noTLS), false},
+		{"auto_encrypt", tlsInput(false, autoEncrypt("")), true},
+		{"a server with a CA and no certificate", tlsInput(true, func(r *consul.Running) { r.RPC.CertFile = new("") }), false},
+		{"a client with a CA and no certificate", tlsInput(false, func(r *consul.Running) { r.RPC.CertFile = new("") }), true},
+	} {
+		if got := serversShow(t.Context(), &test.in, asked); got.Known != test.want || !got.Known && got.Needs == "" {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
+	in := tlsInput(true, nil)
+	if got := serversShow(t.Context(), &in, Unseen[[]consul.Server]("why", "what")); got.Known || got.Reason != "why" || got.Needs != "what" {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestAskServersBounded: gossip names as many servers as it likes.
 func TestAskServersBounded(t *testing.T) {
 	var servers []consul.Server
