@@ -50,7 +50,11 @@ func apiOf(in *Input, name string, running []string) api {
 		return api{name: name, at: running, known: true, found: found}
 	}
 	if in.Disk.Known {
-		return writtenAPI(in.Disk.Value, name)
+		written := writtenAPI(in.Disk.Value, name)
+		if flag := in.flagOver(written.keys()...); flag != "" {
+			return api{name: name, found: "where the agent serves " + title + ": " + startedWith(flag), needs: byAgent}
+		}
+		return written
 	}
 	a := api{name: name, found: "the agent does not tell where it serves " + title, needs: giveConfig}
 	if !in.Running.Known {
@@ -188,17 +192,6 @@ func apiHTTPS(in *Input) Row {
 		}
 	}
 	return row
-}
-
-func isServer(in *Input) bool {
-	if in.Running.Known {
-		return in.Running.Value.Server
-	}
-	if !in.Disk.Known {
-		return false
-	}
-	server, _ := in.Disk.Value.Settings.Lookup("server")
-	return server.Value == true
 }
 
 func apiGRPC(in *Input) Row {

@@ -66,6 +66,15 @@ func isEncrypted(is bool) string {
 // and from then on needs no encrypt (setupBaseKeyrings).
 func writtenGossip(in *Input) gossip {
 	settings := in.Disk.Value.Settings
+	switch flag := in.flagOver("encrypt", "disable_keyring_file"); flag {
+	case "":
+	case flagOf("encrypt"):
+		return gossip{known: true, encrypted: true, found: []string{"the agent was started with -encrypt"}}
+	default:
+		if set, ok := settings.Lookup("encrypt"); !ok || set.Value == "" || flag == flagAny {
+			return gossip{found: []string{"whether gossip is encrypted: " + startedWith(flag)}, needs: byAgent}
+		}
+	}
 	if set, ok := settings.Lookup("encrypt"); ok && set.Value != "" {
 		return gossip{known: true, encrypted: true, found: []string{fmt.Sprintf("%s:%d sets encrypt", set.File, set.Line)}}
 	}

@@ -164,6 +164,9 @@ func (p *pending) compare(c comparison) {
 		if !ok {
 			continue
 		}
+		if flag := p.in.flagOver(key); flag != "" && flag != flagAny {
+			return // what the file says counts for nothing, before a restart and after it
+		}
 		value := written(key, set.Value)
 		says := fmt.Sprintf("%s:%d says %s = %s, the agent ", set.File, set.Line, key, literal(value))
 		switch {
@@ -198,6 +201,9 @@ func (p *pending) addresses() {
 			if !ok || set.Value == "" {
 				continue
 			}
+			if flag := p.in.flagOver(key); flag != "" && flag != flagAny {
+				break
+			}
 			if slices.Equal(file.hosts(), running.hosts()) {
 				p.same[set.File] = append(p.same[set.File], key)
 			} else {
@@ -216,6 +222,9 @@ func (p *pending) encryption() {
 	set, ok := settings.Lookup("encrypt")
 	text, isText := set.Value.(string)
 	if !ok || !isText || text == "" {
+		return
+	}
+	if p.in.flagOver("encrypt") == flagOf("encrypt") {
 		return
 	}
 	where := fmt.Sprintf("%s:%d", set.File, set.Line)
@@ -257,7 +266,7 @@ func (in *Input) keyInUse(text string) bool {
 
 func (p *pending) row() Row {
 	found := slices.Concat(p.restart, once(p.reload), once(p.maybe))
-	if len(found) > 0 {
+	if flags := p.in.Process; len(found) > 0 && (!flags.Known || slices.Contains(flags.Value.Flags, flagAny)) {
 		found = append(found, flagsStandOver)
 	}
 	found = append(found, p.key...)

@@ -79,11 +79,11 @@ func TestRestartPending(t *testing.T) {
 		{
 			name: "gossip", in: restartInput(func(r *consul.Running) { r.GossipVerifyIncoming = new(false) }), disk: "encrypt_verify_incoming = true",
 			want: Row{Status: Fail, Remedy: "catalog", Found: []string{
-				"DIR/a.hcl:1 says encrypt_verify_incoming = true, the agent runs with false", flagsStandOver}},
+				"DIR/a.hcl:1 says encrypt_verify_incoming = true, the agent runs with false"}},
 		},
 		{
 			name: "encryption", in: restartInput(func(r *consul.Running) { r.GossipEncrypted = new(false) }), disk: `encrypt = "` + keyA + `"`,
-			want: Row{Status: Fail, Remedy: "catalog", Found: []string{"DIR/a.hcl:1 sets encrypt, the agent runs without encrypted gossip", flagsStandOver}},
+			want: Row{Status: Fail, Remedy: "catalog", Found: []string{"DIR/a.hcl:1 sets encrypt, the agent runs without encrypted gossip"}},
 		},
 		{
 			name: "all that only a restart takes up", disk: hardenedFile + `
@@ -105,7 +105,6 @@ dns_config {}
 				`DIR/a.hcl:16 says connect.enabled = true, the agent runs with false`,
 				`DIR/a.hcl:13 says default_intention_policy = "", the agent runs with "allow"`,
 				`DIR/a.hcl:6 says encrypt_verify_outgoing = true, the agent runs with false`,
-				flagsStandOver,
 			}},
 		},
 		{
@@ -115,7 +114,6 @@ dns_config {}
 				"DIR/a.hcl:1 says ports.grpc = 8502, the agent runs with -1",
 				"DIR/a.hcl:1 says ports.sidecar_min_port = -1, the agent runs with 21000",
 				"DIR/a.hcl:1 says ports.sidecar_max_port = -1, the agent runs with 21255",
-				flagsStandOver,
 			}},
 		},
 		{
@@ -124,7 +122,6 @@ dns_config {}
 			want: Row{Status: Fail, Remedy: "catalog", Found: []string{
 				`DIR/a.hcl:1 says client_addr = "127.0.0.1", the agent serves the plain HTTP API at tcp://0.0.0.0:8500`,
 				`DIR/a.hcl:2 says addresses.https = "0.0.0.0", the agent serves the HTTPS API at tcp://127.0.0.1:8501`,
-				flagsStandOver,
 			}},
 		},
 		{
@@ -143,7 +140,6 @@ dns_config {}
 				"DIR/a.hcl:5 says tls.internal_rpc.verify_outgoing = false, the agent runs with true: a reload takes it up",
 				"DIR/a.hcl:6 says tls.internal_rpc.verify_server_hostname = true, the agent runs with false: a reload takes it up",
 				`DIR/a.hcl:2 says tls.defaults.cert_file = "cert.pem", the agent runs with "old.pem": a reload takes it up`,
-				flagsStandOver,
 			}},
 		},
 		{
@@ -155,7 +151,6 @@ dns_config {}
 			want: Row{Status: Fail, Remedy: reloadRemedy, Found: []string{
 				"DIR/a.hcl:1 says tls.defaults.verify_incoming = true, the agent runs with false: a reload takes it up",
 				`DIR/a.hcl:1 says tls.defaults.ca_file = "ca.pem", the agent runs with "old.pem": a reload takes it up`,
-				flagsStandOver,
 			}},
 		},
 		{
@@ -169,7 +164,7 @@ dns_config {}
 			}),
 			want: Row{Status: Warn, Remedy: reloadRemedy, Found: []string{
 				"DIR/a.hcl:1 says tls.defaults.verify_incoming = true, the agent was started with false; " +
-					"this version does not tell whether a reload has taken it up since", flagsStandOver}},
+					"this version does not tell whether a reload has taken it up since"}},
 		},
 		{
 			name: "settings from the servers", disk: "encrypt_verify_incoming = false\nverify_incoming = false",
@@ -185,7 +180,7 @@ dns_config {}
 		{
 			name: "another key that counts", in: restartInput(asIs), disk: "disable_keyring_file = true\nencrypt = \"" + keyB + `"`,
 			want: Row{Status: Fail, Remedy: "catalog", Found: []string{
-				"DIR/a.hcl:2 sets an encrypt key that is not the datacenter's, and the agent would take it at its next start", flagsStandOver}},
+				"DIR/a.hcl:2 sets an encrypt key that is not the datacenter's, and the agent would take it at its next start"}},
 		},
 		{
 			name: "the key, with other bits beyond its end", in: restartInput(asIs), disk: `encrypt = "` + keyA[:42] + `V="`,
@@ -227,6 +222,33 @@ dns_config {}
 				"and the files when they were changed", Found: []string{
 				"the agent tells what its files say, as it does after a reload, though that changes neither gossip, ACLs nor ports",
 				"whether DIR/a.hcl was changed after the agent was started is not known"}},
+		},
+		{
+			name: "flags stand over files", disk: `server = true
+client_addr = "10.0.0.1"
+datacenter = "dc9"
+encrypt = "` + keyB + `"
+ports { http = 9500 }
+`, in: func() Input {
+				in := restartInput(func(r *consul.Running) { r.Server, r.GossipEncrypted = false, new(false) })
+				in.Process.Value.Flags = []string{"client", "datacenter", "encrypt", "http-port", "server"}
+				return in
+			}(),
+			want: Row{Status: Pass, Found: []string{"the files set nothing else than the agent tells"}},
+		},
+		{
+			name: "flags that may stand over files", disk: "server = true",
+			in: func() Input {
+				in := restartInput(func(r *consul.Running) { r.Server = false })
+				in.Process.Value.Flags = []string{"hcl"}
+				return in
+			}(),
+			want: Row{Status: Fail, Remedy: "catalog", Found: []string{"DIR/a.hcl:1 says server = true, the agent runs with false", flagsStandOver}},
+		},
+		{
+			name: "a process that was not seen", disk: "server = true",
+			in:   Input{Running: agentRuns(func() consul.Running { r := hardened("1.21.0"); r.Server = false; return r }())},
+			want: Row{Status: Fail, Remedy: "catalog", Found: []string{"DIR/a.hcl:1 says server = true, the agent runs with false", flagsStandOver}},
 		},
 		{
 			name: "no agent", in: Input{Running: noAgent}, disk: "server = true",

@@ -4,6 +4,7 @@ package audit
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -23,6 +24,9 @@ func settingOf[T any](in *Input, running *T, byDefault T, keys ...string) settin
 	name := keys[0]
 	if in.Running.Known && running != nil {
 		return setting[T]{value: *running, known: true, found: fmt.Sprintf("the agent runs with %s = %s", name, literal(*running))}
+	}
+	if flag := in.flagOver(keys...); flag != "" && in.Disk.Known {
+		return setting[T]{found: name + ": " + startedWith(flag), needs: byAgent}
 	}
 	if s, ok := onDisk[T](in, byDefault, keys...); ok {
 		return s
@@ -51,6 +55,80 @@ func onDisk[T any](in *Input, byDefault T, keys ...string) (setting[T], bool) {
 	}
 	text := fmt.Sprintf("no file sets %s; Consul's default is %s", keys[0], literal(byDefault))
 	return setting[T]{value: byDefault, known: true, found: text}, true
+}
+
+// flagOver names a flag of the agent's command line that decides one of keys whatever files say, or -dev where it does and no
+// file sets the key; "" where there is none. Values of flags are not kept.
+func (in *Input) flagOver(keys ...string) string {
+	given := in.Process.Value.Flags
+	if slices.Contains(given, flagAny) {
+		return flagAny
+	}
+	for _, key := range keys {
+		if flag := flagOf(key); flag != "" && slices.Contains(given, flag) {
+			return flag
+		}
+	}
+	if !slices.Contains(given, flagDev) {
+		return ""
+	}
+	for _, key := range keys {
+		if in.Disk.Known {
+			if _, set := in.Disk.Value.Settings.Lookup(key); set {
+				return ""
+			}
+		}
+	}
+	if slices.ContainsFunc(keys, func(key string) bool { return slices.Contains(devSets[:], key) }) {
+		return flagDev
+	}
+	return ""
+}
+
+// startedWith is why a setting that a flag decides is not known.
+func startedWith(flag string) string {
+	if flag == flagDev {
+		return "the agent was started with -dev, and no file says otherwise"
+	}
+	return "the agent was started with -" + flag + ", which stands over its files and is not read"
+}
+
+const (
+	flagAny = "hcl" // takes a piece of configuration, and so decides anything
+	flagDev = "dev"
+)
+
+// devSets are the settings of -dev, which files stand over (DevSource in Consul's agent/config/default.go).
+var devSets = [...]string{"server", "disable_keyring_file", "connect.enabled", "ports.grpc"}
+
+// flagOf is the flag that stands over a setting in files, "" where there is none (agent/config/flags.go).
+func flagOf(key string) string {
+	switch key {
+	case "server", "datacenter", "domain", "encrypt":
+		return key
+	case "client_addr":
+		return "client"
+	case "node_name":
+		return "node"
+	case "data_dir", "disable_keyring_file":
+		return strings.ReplaceAll(key, "_", "-")
+	case "ports.server", "ports.http", "ports.https", "ports.grpc", "ports.grpc_tls", "ports.dns", "ports.serf_lan", "ports.serf_wan":
+		return strings.ReplaceAll(strings.TrimPrefix(key, "ports."), "_", "-") + "-port"
+	}
+	return ""
+}
+
+// isServer tells whether the agent is a server, as far as is known: as it says itself, or by its flags and files.
+func isServer(in *Input) bool {
+	if in.Running.Known {
+		return in.Running.Value.Server
+	}
+	flag := in.flagOver("server")
+	if flag != "" && flag != flagAny {
+		return true
+	}
+	server, _ := onDisk(in, false, "server")
+	return server.value
 }
 
 // unknown is the row of an item that hangs on a setting which is not known.

@@ -251,6 +251,41 @@ func TestHostnameVerified(t *testing.T) {
 	})
 }
 
+// TestByFilesAndFlags: where the agent does not tell, its files are judged, and the flags that stand over them.
+func TestByFilesAndFlags(t *testing.T) {
+	const tls = "ca_file = \"/ca\"\nverify_outgoing = true\n"
+	for _, test := range []struct {
+		name, disk string
+		flags      []string
+		judge      func(*Input) Row
+		want       Row
+	}{
+		{"-server", tls, []string{"server"}, incomingVerified,
+			failed("no file sets tls.internal_rpc.verify_incoming; Consul's default is false", stepOutgoing)},
+		{"-dev", tls, []string{"dev"}, incomingVerified,
+			failed("no file sets tls.internal_rpc.verify_incoming; Consul's default is false", stepOutgoing)},
+		{"files over -dev", tls + "server = false", []string{"dev"}, incomingVerified, notApplicable("this agent is a client, which takes " +
+			"no RPC from the network: verify_incoming counts on servers")},
+		{"-hcl", tls, []string{"hcl"}, incomingVerified, notSeen(byAgent,
+			"tls.internal_rpc.verify_incoming: the agent was started with -hcl, which stands over its files and is not read")},
+		{"-client", `client_addr = "127.0.0.1"`, []string{"client"}, apiHTTP, notSeen(byAgent,
+			"where the agent serves the plain HTTP API: the agent was started with -client, which stands over its files and is not read")},
+		{"-http-port", `client_addr = "127.0.0.1"`, []string{"https-port"}, apiHTTP,
+			passed(`the plain HTTP API, port 8500: a.hcl:1: client_addr = "127.0.0.1"`)},
+		{"-encrypt", "", []string{"encrypt"}, gossipEncryption, passed("the agent was started with -encrypt")},
+		{"-dev without a key", "", []string{"dev"}, gossipEncryption, notSeen(byAgent,
+			"whether gossip is encrypted: the agent was started with -dev, and no file says otherwise")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := disk(t, test.disk)
+			in.Process = Known(Process{Flags: test.flags})
+			if diff := cmp.Diff(test.want, test.judge(&in)); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestTLSOneCauseOneRow: each thing that is not as it should be fails one row of these, and TLS that is off one as well.
 func TestTLSOneCauseOneRow(t *testing.T) {
 	ca := issueCA(t, "agents", nil, days(1000), nil)
