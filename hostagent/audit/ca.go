@@ -60,7 +60,7 @@ func meshEnabled(in *Input) Row {
 		allow, _ := onDisk(in, false, "auto_encrypt.allow_tls")
 		switch {
 		case s.known && s.value:
-			return passed(s.found)
+			return passed(s.found).doubted(in, "connect.enabled")
 		case s.known && allow.value && (!in.Running.Known || in.Running.Value.ConnectEnabled == nil):
 			return passed(allow.found + ", which implies connect { enabled = true }")
 		case s.known:

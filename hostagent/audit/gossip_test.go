@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -351,5 +353,92 @@ func TestGossipKey(t *testing.T) {
 		},
 	} {
 		c.run(t, catalog.GossipKey)
+	}
+}
+
+// TestDoubted: after a reload a newer agent tells what its files say, and what stood in them before is not to be seen.
+func TestDoubted(t *testing.T) {
+	verified := func(version string) Input {
+		return Input{Running: agentRuns(hardened(version)), Keyrings: noKeyring}
+	}
+	changed := filesChanged(verified("1.21.0"), time.Hour)
+	rewritten := verified("1.21.0")
+	rewritten.Rewritten = Known([]string{"/etc/consul.d/a.hcl"})
+	flagged := filesChanged(verified("1.21.0"), time.Hour)
+	flagged.Process.Value.Flags = []string{"client", "http-port"}
+	const service = `service { name = "web" }`
+	for _, test := range []struct {
+		name, disk string
+		in         Input
+		id         catalog.ID
+		want       Status
+		found      string // in the last sentence
+	}{
+		{"taken out of a file", `log_level = "info"`, changed, catalog.GossipVerify, Unknown,
+			"DIR/a.hcl was changed after the agent was started, and may have said something of encrypt_verify_incoming before; "},
+		{"taken out, and nothing left", `# nothing`, changed, catalog.APIHTTP, Unknown, "may have said something of ports.http before; "},
+		{"a file of services", service, changed, catalog.GossipVerify, Pass, "encrypt_verify_outgoing = true"},
+		{"a file of services and settings", service + "\nlog_level = \"info\"", changed, catalog.GossipVerify, Unknown, "may have said"},
+		{"not changed", `log_level = "info"`, filesChanged(verified("1.21.0"), 0), catalog.GossipVerify, Pass, "true"},
+		{"changed, before reloads were shown", `log_level = "info"`, filesChanged(verified("1.13.9"), time.Hour), catalog.GossipVerify, Pass, "true"},
+		{"files are not read", "", rewritten, catalog.GossipVerify, Unknown, "/etc/consul.d/a.hcl was changed after the agent was started, "},
+		{"flags stand over all", `log_level = "info"`, flagged, catalog.APIHTTP, Unknown, "may have said something of addresses.http before; "},
+		{"restart pending", `log_level = "info"`, changed, catalog.RestartPending, Unknown,
+			"DIR/a.hcl was changed after the agent was started, and what it said before is not known"},
+		{"restart pending, services alone", service, changed, catalog.RestartPending, Pass, "the files set nothing else than the agent tells"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in, dir := test.in, ""
+			in.ConfigFiles.Value = slices.Clone(in.ConfigFiles.Value)
+			if test.disk != "" {
+				in.Disk, dir = transportDisk(t, test.disk)
+			}
+			for i := range in.ConfigFiles.Value {
+				in.ConfigFiles.Value[i].Path = strings.Replace(in.ConfigFiles.Value[i].Path, "DIR", dir, 1)
+			}
+			row := transportRow(t, in, test.id)
+			last := row.Found[len(row.Found)-1]
+			if row.Status != test.want || !strings.Contains(last, strings.Replace(test.found, "DIR", dir, 1)) {
+				t.Errorf("%+v", row)
+			}
+		})
+	}
+}
+
+// TestReadRewritten: of files that may hold secrets no more is looked at than when they were changed.
+func TestReadRewritten(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.hcl", "b.json", "notes.txt", "c.hcl"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "fifo.hcl"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	paths := func(names ...string) (all []string) {
+		for _, name := range names {
+			all = append(all, filepath.Join(dir, name))
+		}
+		return all
+	}
+	for _, test := range []struct {
+		name    string
+		paths   []string
+		started time.Time
+		want    []string
+		known   bool
+	}{
+		{"a folder", []string{dir}, time.Now().Add(-time.Hour), paths("a.hcl", "b.json", "c.hcl", "fifo.hcl"), true},
+		{"files", paths("fifo.hcl", "a.hcl"), time.Now().Add(-time.Hour), paths("fifo.hcl", "a.hcl"), true},
+		{"none since", []string{dir}, time.Now().Add(time.Hour), nil, true},
+		{"missing", paths("nothing"), time.Now().Add(-time.Hour), nil, false},
+		{"nobody knows since when", []string{dir}, time.Time{}, nil, false},
+	} {
+		l := looking{in: &Input{Process: Known(Process{Started: test.started})}, started: started{paths: test.paths}}
+		got := l.readRewritten(t.TempDir())
+		if got.Known != test.known || !slices.Equal(got.Value, test.want) {
+			t.Errorf("%s: %+v", test.name, got)
+		}
 	}
 }

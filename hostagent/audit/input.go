@@ -66,9 +66,11 @@ type Input struct {
 	Host Seen[Host]
 
 	ConfigFiles Seen[[]File] // of the agent's configuration, folders first
-	DataFiles   Seen[[]File] // of its data directory: the folder, and what in it holds secrets
-	KeyFiles    Seen[[]File] // private keys that the agent's settings name
-	Process     Seen[Process]
+	// Rewritten are configuration files that were changed after the agent was started; asked for where ConfigFiles are not known.
+	Rewritten Seen[[]string]
+	DataFiles Seen[[]File] // of its data directory: the folder, and what in it holds secrets
+	KeyFiles  Seen[[]File] // private keys that the agent's settings name
+	Process   Seen[Process]
 
 	Notes []string
 }

@@ -75,6 +75,9 @@ func Look(ctx context.Context, from Sources) Input {
 		in.Process = Unseen[Process]("no agent was asked", "run it without --offline on the agent's host")
 	}
 	l.readConfiguration()
+	if !in.ConfigFiles.Known {
+		in.Rewritten = l.readRewritten(procDir)
+	}
 	servers := l.ask(ctx)
 	l.readData()
 	in.AgentCertificates = l.readCertificates()

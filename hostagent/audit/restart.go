@@ -312,14 +312,19 @@ func (p *pending) agreed() Row {
 	var unseen []string
 	for _, file := range p.in.Disk.Value.Files {
 		keys := p.same[file]
-		if len(keys) == 0 {
+		if len(keys) == 0 && (p.in.age(file) != newer || p.in.definesOnly(file)) {
 			continue
 		}
 		switch p.in.age(file) {
 		case newer:
+			if len(keys) == 0 {
+				row.Found = append(row.Found, file+" was changed after the agent was started, and what it said before is not known")
+				row.Needs = restartNeeded
+				continue
+			}
 			row.Found = append(row.Found, fmt.Sprintf("%s was changed after the agent was started, and sets %s", file,
 				few(slices.Compact(slices.Sorted(slices.Values(keys))), 5)))
-			row.Needs = "a restart of the agent"
+			row.Needs = restartNeeded
 		case ageUnknown:
 			unseen = append(unseen, fmt.Sprintf("whether %s was changed after the agent was started is not known", file))
 		case older:
@@ -335,3 +340,5 @@ func (p *pending) agreed() Row {
 	}
 	return row
 }
+
+const restartNeeded = "a restart of the agent"

@@ -32,6 +32,16 @@ func (s Settings) Lookup(key string) (Setting, bool) {
 	return setting, ok
 }
 
+// Files are those that set something, or add to it, which no later file sets; sorted.
+func (s Settings) Files() []string {
+	var files []string
+	for _, setting := range s.values {
+		files = append(files, setting.File)
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
+}
+
 // Hash stands for the secret that a key holds ("acl.tokens.default"), so that it can be compared and nothing else; zero where
 // no file sets it.
 func (s Settings) Hash(key string) consul.TokenHash {
