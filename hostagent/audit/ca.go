@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -111,17 +112,35 @@ func caProvider(in *Input) Row {
 	switch {
 	case provider == providerBuiltIn && own:
 		return Row{
-			Status: Warn, Found: []string{found + ", with a key or root of the operator's: it lies in the servers' Raft state and in " +
-				"snapshots, and besides wherever it was made"},
+			Status: Warn, Found: []string{found + ", with a key or root of the operator's: it lies in the Raft state and the snapshots of " +
+				rootServers(in) + ", and besides wherever it was made"},
 			Remedy: "destroy or lock away the copy that was made outside of Consul, protect snapshots, or move to an external provider: " +
 				"consul connect ca set-config",
 		}
 	case provider == providerBuiltIn:
-		return warned(found + ", the built-in one: the root's key lies in the servers' Raft state and in snapshots")
+		return warned(found + ", the built-in one: the root's key lies in the Raft state and the snapshots of " + rootServers(in))
+	case (provider == providerVault || provider == providerAWS) && rootIsBuiltIn(in):
+		return warned(found+", an external one, which signs with an intermediate here",
+			"the active root is of the built-in provider: its key lies in the Raft state and the snapshots of "+rootServers(in))
 	case provider == providerVault, provider == providerAWS:
 		return passed(found + ", an external one")
 	}
 	return notSeen(needsCAConfig, found+", which says nothing of where the key is")
+}
+
+// rootIsBuiltIn tells whether the active root betrays itself as one of the built-in provider, whatever provider signs leaves
+// in this datacenter: each has its own configuration, and all have the primary's root.
+func rootIsBuiltIn(in *Input) bool {
+	root, _, _ := activeRoot(in)
+	return in.Authority.Known && root != nil && strings.HasPrefix(root.Name, "Consul CA ")
+}
+
+// rootServers are the servers that have the root: those of the primary datacenter, which signs what others sign with.
+func rootServers(in *Input) string {
+	if r := &in.Running.Value; r.PrimaryDatacenter != "" && !strings.EqualFold(r.PrimaryDatacenter, r.Datacenter) {
+		return fmt.Sprintf("the servers of the primary datacenter %q", r.PrimaryDatacenter)
+	}
+	return "the servers"
 }
 
 // withBootstrap adds what the files say of the CA's first configuration to a row that is not known.
@@ -224,13 +243,22 @@ func caIntermediate(in *Input) Row {
 	}
 	// Consul renews it at half its life, and tries again every hour.
 	life := signing.NotAfter.Sub(signing.NotBefore)
-	row := lasting(in.Now, fmt.Sprintf("the intermediate certificate %q", signing.Subject.CommonName), signing,
+	row := lasting(in.Now, "the intermediate certificate "+certificateName(signing), signing,
 		signing.NotAfter.Add(-life/4))
 	if row.Status == Warn {
 		row.Found = append(row.Found,
 			"Consul renews it at half its life, which was on "+date(signing.NotBefore.Add(life/2))+", and has not")
 	}
 	return row
+}
+
+// certificateName is a certificate's name, or where it has none, as the intermediate of a secondary datacenter has, what tells
+// it from others.
+func certificateName(certificate *x509.Certificate) string {
+	if name := certificate.Subject.CommonName; name != "" {
+		return strconv.Quote(name)
+	}
+	return fmt.Sprintf("with serial number %s, issued by %q", certificate.SerialNumber, certificate.Issuer.CommonName)
 }
 
 func caRotation(in *Input) Row {

@@ -80,17 +80,24 @@ func TestMeshOff(t *testing.T) {
 
 func TestCAProvider(t *testing.T) {
 	named := func(name string) Input { return mesh(consul.Root{Name: name, Active: true}) }
-	const raft = ", the built-in one: the root's key lies in the servers' Raft state and in snapshots"
+	const raft = ", the built-in one: the root's key lies in the Raft state and the snapshots of the servers"
 	unknown := "the CA's configuration: it was not asked for"
+	secondary := configured(consul.CAConfig{Provider: "vault"})
+	secondary.Authority = named("Consul CA Primary Cert").Authority
+	secondary.Running = Known(consul.Running{Agent: consul.Agent{Datacenter: "dc2"}, PrimaryDatacenter: "dc1"})
 	checkRows(t, caProvider, []judged{
 		{"built in", configured(consul.CAConfig{Provider: "consul"}), warned(`the CA's provider is "consul"` + raft)},
 		{"built in with a key of the operator's", configured(consul.CAConfig{Provider: "consul", OwnKey: true}),
 			Row{Status: Warn, Found: []string{
-				`the CA's provider is "consul", with a key or root of the operator's: it lies in the servers' Raft state and in ` +
-					`snapshots, and besides wherever it was made`},
+				`the CA's provider is "consul", with a key or root of the operator's: it lies in the Raft state and the snapshots of ` +
+					`the servers, and besides wherever it was made`},
 				Remedy: "destroy or lock away the copy that was made outside of Consul, protect snapshots, or move to an external provider: " +
 					"consul connect ca set-config"}},
 		{"Vault", configured(consul.CAConfig{Provider: "vault"}), passed(`the CA's provider is "vault", an external one`)},
+		{"Vault below a root that is built in", secondary, warned(
+			`the CA's provider is "vault", an external one, which signs with an intermediate here`,
+			`the active root is of the built-in provider: its key lies in the Raft state and the snapshots of the servers of the `+
+				`primary datacenter "dc1"`)},
 		{"AWS", configured(consul.CAConfig{Provider: "aws-pca"}), passed(`the CA's provider is "aws-pca", an external one`)},
 		{"another", configured(consul.CAConfig{Provider: "x"}), notSeen(needsCAConfig,
 			`the CA's provider is "x", which says nothing of where the key is`)},
@@ -130,6 +137,9 @@ func TestCAIntermediate(t *testing.T) {
 	top, old := issueCA(t, "root", nil, days(3000), nil), issueCA(t, "old", nil, days(3000), nil)
 	crossed := issueCA(t, "root", old, days(-1), top.key)
 	until := func(n int) Input { return mesh(root(top, crossed, issueCA(t, "signer", top, days(n), nil))) }
+	nameless := issue(t, "", top, days(300), nil, func(c *x509.Certificate) {
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage, c.ExtKeyUsage = true, true, x509.KeyUsageCertSign, nil
+	})
 	broken := root(top)
 	broken.Intermediates = []string{"x"}
 	const name = `the intermediate certificate "signer"`
@@ -138,6 +148,8 @@ func TestCAIntermediate(t *testing.T) {
 		{"the root signs", mesh(root(top)), bySelf},
 		{"the root signs, and was signed by the one before", mesh(root(top, crossed)), bySelf},
 		{"lasts", until(122), passed(name + " lasts until 2026-10-01")},
+		{"of a secondary datacenter", mesh(root(top, nameless)), passed(
+			`the intermediate certificate with serial number 0, issued by "root" lasts until 2027-03-28`)},
 		{"not renewed", until(121), warned(name+" expires on 2026-09-30",
 			"Consul renews it at half its life, which was on 2026-01-30, and has not")},
 		{"expired", until(-1), failed(name + " has expired on 2026-05-31")},

@@ -13,7 +13,8 @@ import (
 // CAConfig is how the certificate authority of the mesh is configured.
 type CAConfig struct {
 	Provider string // "consul", "vault", "aws-pca", …
-	LeafTTL  string // a duration as Consul writes it: "72h"; "" where it is not told
+	// LeafTTL is a duration as Consul writes it: "72h"; "" where it is not told, and no duration where it cannot be read.
+	LeafTTL string
 	// OwnKey and OwnRoot tell that the operator gave the built-in provider its key or root certificate.
 	OwnKey, OwnRoot bool
 }
@@ -64,12 +65,15 @@ func decodeCAConfig(body []byte) (CAConfig, error) {
 	return config, nil
 }
 
-// durationText reads a duration, which may also stand as nanoseconds; "" where it is neither.
+// noDuration stands for a duration that is set and cannot be read: it is no default of Consul's.
+const noDuration = "unreadable"
+
+// durationText reads a duration, which may also stand as nanoseconds; "" where none is set.
 func durationText(raw json.RawMessage) string {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
-		if _, err := time.ParseDuration(text); err != nil {
-			return ""
+		if _, err := time.ParseDuration(text); err != nil && text != "" {
+			return noDuration
 		}
 		return text
 	}
@@ -77,7 +81,7 @@ func durationText(raw json.RawMessage) string {
 	if json.Unmarshal(raw, &nanoseconds) == nil && nanoseconds > 0 {
 		return time.Duration(nanoseconds).String()
 	}
-	return ""
+	return noDuration
 }
 
 // isGiven tells whether a value is there and not empty, whatever it is.

@@ -89,7 +89,7 @@ func TestCAConfig(t *testing.T) {
 		{name: "as written through the API", answer: reply(200, `{"Provider":"consul","Config":{"leaf_cert_ttl":3600000000000,"private_key":"x","root_cert":"y"}}`),
 			want: CAConfig{Provider: "consul", LeafTTL: "1h0m0s", OwnKey: true, OwnRoot: true}},
 		{name: "another provider", answer: reply(200, `{"Provider":"vault","Config":{"Token":"s.x","PrivateKey":"x","LeafCertTTL":"a while"}}`),
-			want: CAConfig{Provider: "vault"}},
+			want: CAConfig{Provider: "vault", LeafTTL: noDuration}},
 		{name: "no config", answer: reply(200, `{"Provider":"aws-pca","Config":null}`), want: CAConfig{Provider: "aws-pca"}},
 		{name: "off", answer: reply(500, meshIsOff), kind: KindMeshOff, text: "Connect must be enabled"},
 		{name: "denied", answer: reply(403, "Permission denied: token with AccessorID 'x' lacks permission 'operator:write'"), kind: KindDenied, text: `operator = "write"`},

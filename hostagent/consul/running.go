@@ -14,6 +14,7 @@ import (
 // with versions, and Consul 1.8 to 1.21 are read.
 type Running struct {
 	Agent
+	PrimaryDatacenter string
 	Domain  string // of names, without the dot at its end: "consul"; "" where it is not told
 	DevMode *bool
 
@@ -83,11 +84,7 @@ func decodeRunning(body []byte) (Running, error) {
 	if err != nil {
 		return Running{}, err
 	}
-	var raw struct {
-		DebugConfig settings
-		Stats       settings
-		Member      settings
-	}
+	var raw struct{ Config, DebugConfig, Stats, Member settings }
 	if err := json.Unmarshal(body, &raw); err != nil {
 		return Running{}, err
 	}
@@ -111,6 +108,10 @@ func decodeRunning(body []byte) (Running, error) {
 	}
 	if enabled := taggedACLs(raw.Member); enabled != nil {
 		r.ACLsEnabled, r.ACLsEnabledLive = enabled, true
+	}
+	// Config has it since 1.10.
+	if primary := cmp.Or(valueAt[string](raw.Config, "PrimaryDatacenter"), valueAt[string](config, "PrimaryDatacenter")); primary != nil {
+		r.PrimaryDatacenter = *primary
 	}
 	if domain := valueAt[string](config, "DNSDomain"); domain != nil {
 		r.Domain = strings.ToLower(strings.TrimSuffix(*domain, "."))
