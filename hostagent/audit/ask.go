@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/hostagent/hostagent/hostagent/catalog"
 	"github.com/hostagent/hostagent/hostagent/consul"
@@ -83,9 +84,7 @@ func (l *looking) ask(ctx context.Context) Seen[[]consul.Server] {
 		in.Tokens = allowed(q, ownACL, needsACL, func() (consul.Tokens, error) { return agent.Tokens(ctx) })
 	}
 	in.Keyrings = q.keyrings()
-	in.Authority = answer(q, "", func() (consul.Authority, error) { return agent.Authority(ctx) })
-	q.caConfig()
-	in.Intentions = q.intentions()
+	q.mesh()
 	if l.from.Service {
 		return Unseen[[]consul.Server]("the service asks no server", asAuditor)
 	}
@@ -216,6 +215,18 @@ func (q *questions) intentions() Seen[[]consul.Intention] {
 	return whole(q, ownIntentions, needsIntentions, func() ([]consul.Intention, error) { return q.from.Consul.Intentions(q.ctx) })
 }
 
+// mesh asks about the CA and intentions. Without the mesh each question is an error in the agent's log, so one has to do.
+func (q *questions) mesh() {
+	in, agent := q.in, q.from.Consul
+	in.Authority = answer(q, "", func() (consul.Authority, error) { return agent.Authority(q.ctx) })
+	if in.Authority.Reason == reasonMeshOff {
+		in.CAConfig, in.Intentions = Unseen[consul.CAConfig](reasonMeshOff, ""), Unseen[[]consul.Intention](reasonMeshOff, "")
+		return
+	}
+	q.caConfig()
+	in.Intentions = q.intentions()
+}
+
 // caConfig asks how the CA of the mesh is configured. Consul 1.8 tells who may read the operator's state, later versions who
 // may write it, so that the service, which is to leave no refusals in the log, waits for the latter.
 func (q *questions) caConfig() {
@@ -235,7 +246,7 @@ func (q *questions) because(err error, needs string) (reason, mend string) {
 	switch {
 	case reason == "":
 		q.answered = true
-		return catalog.CleanTo(err.Error(), maxFound), ""
+		return catalog.CleanTo(strings.Join(strings.Fields(err.Error()), " "), maxFound), "" // some have a line for each node
 	case kind == consul.KindDenied:
 		if rule := consul.MissingRule(err); rule != "" {
 			needs = rule

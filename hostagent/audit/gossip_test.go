@@ -344,6 +344,12 @@ func TestGossipKey(t *testing.T) {
 				Found: []string{"DIR/a.hcl:1: encrypt is a key of 32 bytes", "the keys of the datacenter's nodes: the token may not read it"}},
 		},
 		{
+			name: "nodes that do not answer", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(true)}),
+				Keyrings: Unseen[[]consul.Keyring]("status 500: 0/1 nodes reported success", "")},
+			want: Row{Status: Unknown, Needs: needsEveryNode,
+				Found: []string{"the keys of the datacenter's nodes: status 500: 0/1 nodes reported success"}},
+		},
+		{
 			name: "short one written", in: Input{Running: noAgent, Keyrings: noKeyring}, disk: `encrypt = "` + keyShort + `"`,
 			want: Row{Status: Fail, Found: []string{"DIR/a.hcl:1: encrypt is a key of 16 bytes"}, Remedy: weakKeyRemedy},
 		},

@@ -13,6 +13,8 @@ import (
 // gossipKeyBytes is the length of the keys that consul keygen makes; Consul takes 16 and 24 as well.
 const gossipKeyBytes = 32
 
+const needsEveryNode = "an answer of every node: consul keyring -list tells which of them fail"
+
 func gossipKey(in *Input) Row {
 	if g := gossipOf(in); g.known && !g.encrypted {
 		return Row{Status: NotApplicable, Found: []string{gossipOff}}
@@ -34,7 +36,14 @@ func gossipKey(in *Input) Row {
 // writtenKey judges the key of the agent's files, of which only its length is looked at; whether others use the same is not
 // to be seen there.
 func writtenKey(in *Input) Row {
-	row := in.Keyrings.unknown("the keys of the datacenter's nodes").needing(needsKeyring + inPolicy)
+	row := in.Keyrings.unknown("the keys of the datacenter's nodes")
+	switch {
+	case row.Needs != "":
+	case in.Keyrings.Reason == "":
+		row.Needs = needsKeyring + inPolicy
+	default:
+		row.Needs = needsEveryNode
+	}
 	if !in.Disk.Known {
 		return row
 	}
@@ -95,7 +104,7 @@ func (j *keyringJudge) ring(ring consul.Keyring) {
 		j.add(Unknown, "", "%s: no node told a key", name)
 	}
 	if ring.Problem != "" || len(ring.Keys) == 0 {
-		j.row.Needs = "an answer of every node: consul keyring -list tells which of them fail"
+		j.row.Needs = needsEveryNode
 	}
 	if len(ring.Keys) == 0 {
 		return

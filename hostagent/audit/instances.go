@@ -170,7 +170,7 @@ func intentionDefault(in *Input) Row {
 }
 
 func intentionWildcards(in *Input) Row {
-	if in.Authority.Reason == reasonMeshOff {
+	if in.Authority.Reason == reasonMeshOff || in.Intentions.Reason == reasonMeshOff {
 		return Row{Status: NotApplicable, Found: []string{reasonMeshOff + ", and with it intentions: see ca-enabled"}}
 	}
 	if !in.Intentions.Known {

@@ -187,9 +187,10 @@ Registrations
 		{"ACLs are disabled", &fakeAgent{errs: map[string]error{"Authorize": failing(consul.KindACLsOff, "ACL support disabled")}}, false,
 			strings.Replace(everything, "Tokens\n", "Tokens: ACLs are disabled []\n", 1),
 			slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "Anonymous" || s == "Tokens" })},
-		{"the mesh is off", &fakeAgent{errs: map[string]error{"Authority": failing(consul.KindMeshOff, "Connect must be enabled"),
-			"CAConfig": failing(consul.KindMeshOff, "Connect must be enabled")}}, false,
-			strings.NewReplacer("Authority\n", "Authority: the service mesh is off []\n", "CAConfig\n", "CAConfig: the service mesh is off []\n").Replace(everything), whole},
+		{"the mesh is off", &fakeAgent{errs: map[string]error{"Authority": failing(consul.KindMeshOff, "Connect must be enabled")}}, false,
+			strings.NewReplacer("Authority\n", "Authority: the service mesh is off []\n", "CAConfig\n", "CAConfig: the service mesh is off []\n",
+				"Intentions\n", "Intentions: the service mesh is off []\n").Replace(everything),
+			slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "CAConfig" || s == "Intentions" })},
 		{"a token that Consul does not know", &fakeAgent{errs: map[string]error{"all": failing(consul.KindDenied, "status 403: ACL not found")}}, true,
 			`Running: the token may not read it [agent "NODE" { policy = "read" }]
 Anonymous: Consul refuses the token [a token that Consul knows]

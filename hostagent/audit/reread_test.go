@@ -53,17 +53,21 @@ func TestReloadedACLs(t *testing.T) {
 	}
 }
 
-// With no policy for intentions, that of ACLs counts, which must be what runs.
+// With no policy for intentions, that of ACLs counts, which must be what runs; and what a changed file said of intentions before
+// is not known.
 func TestReloadedIntentionDefault(t *testing.T) {
-	for _, live := range []bool{true, false} {
+	for _, tt := range []struct {
+		live    bool
+		changed time.Duration // after the agent's start
+		want    Status
+	}{{true, -time.Hour, Pass}, {true, time.Hour, Unknown}, {false, time.Hour, Unknown}} {
 		r := hardened("1.21.0")
-		r.ACLsEnabledLive, r.ACLDefaultPolicyLive = true, live
-		in := filesChanged(Input{Running: Known(r)}, time.Hour)
+		r.ACLsEnabledLive, r.ACLDefaultPolicyLive = true, tt.live
+		in := filesChanged(Input{Running: Known(r)}, tt.changed)
 		in.Disk, in.ConfigFiles.Value[1].Path = transportDisk(t, `acl { enabled = true, default_policy = "deny" }`)
 		in.ConfigFiles.Value[1].Path += "/a.hcl"
-		want := map[bool]Status{true: Pass, false: Unknown}[live]
-		if got := transportRow(t, in, catalog.IntentionDefault); got.Status != want {
-			t.Errorf("live %v: got %s %q, want %s", live, got.Status, got.Found, want)
+		if got := transportRow(t, in, catalog.IntentionDefault); got.Status != tt.want {
+			t.Errorf("%+v: got %s %q", tt, got.Status, got.Found)
 		}
 	}
 }

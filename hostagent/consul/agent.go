@@ -59,9 +59,7 @@ func decodeAgent(body []byte) (Agent, error) {
 		DebugConfig map[string]json.RawMessage
 		Member      struct {
 			Addr string
-			Tags struct {
-				Role string `json:"role"`
-			}
+			Tags json.RawMessage
 		}
 	}
 	if err := object(body); err != nil {
@@ -79,8 +77,11 @@ func decodeAgent(body []byte) (Agent, error) {
 		Ports: map[string]uint16{},
 	}
 	// Since Consul 1.14 Config shows after a reload what the files say. What it is among the members is what it was started as.
-	if role := raw.Member.Tags.Role; role != "" {
-		a.Server = role == "consul"
+	var tags struct {
+		Role string `json:"role"`
+	}
+	if err := json.Unmarshal(raw.Member.Tags, &tags); err == nil && tags.Role != "" {
+		a.Server = tags.Role == "consul"
 	}
 	if addr, err := netip.ParseAddr(raw.Member.Addr); err == nil {
 		a.Address = addr.Unmap()

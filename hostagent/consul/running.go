@@ -15,8 +15,8 @@ import (
 type Running struct {
 	Agent
 	PrimaryDatacenter string
-	Domain  string // of names, without the dot at its end: "consul"; "" where it is not told
-	DevMode *bool
+	Domain            string // of names, without the dot at its end: "consul"; "" where it is not told
+	DevMode           *bool
 
 	ACLsEnabled         *bool
 	ACLDefaultPolicy    *string

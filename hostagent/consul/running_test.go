@@ -23,7 +23,7 @@ func TestRunningRecorded(t *testing.T) {
 	}
 	without := TLS{new(false), new(false), new(false), new(""), new(""), new("")}
 	server := Running{
-		Domain: "consul", DevMode: new(false),
+		PrimaryDatacenter: "dc1", Domain: "consul", DevMode: new(false),
 		ACLsEnabled: new(true), ACLDefaultPolicy: new("deny"), ACLTokenPersistence: new(true),
 		ACLsEnabledLive: true, ACLDefaultPolicyLive: true,
 		AutoEncrypt: new(false), AutoConfig: new(false),
