@@ -59,7 +59,7 @@ func apiOf(in *Input, name string, running []string) api {
 	a := api{name: name, found: "the agent does not tell where it serves " + title, needs: giveConfig}
 	if !in.Running.Known {
 		row := in.Running.unknown("where the agent serves " + title)
-		a.found, a.needs = row.Found[0], row.Needs
+		a.found, a.needs = row.Found[0], row.needing(giveConfig).Needs
 	}
 	return a
 }
