@@ -372,6 +372,8 @@ func TestDoubted(t *testing.T) {
 	rewritten.Rewritten = Known([]string{"/etc/consul.d/a.hcl"})
 	flagged := filesChanged(verified("1.21.0"), time.Hour)
 	flagged.Process.Value.Flags = []string{"client", "http-port"}
+	denying := filesChanged(verified("1.21.0"), time.Hour)
+	denying.Running.Value.DefaultIntentionPolicy = new("deny")
 	const service = `service { name = "web" }`
 	for _, test := range []struct {
 		name, disk string
@@ -387,6 +389,9 @@ func TestDoubted(t *testing.T) {
 		{"a file of services and settings", service + "\nlog_level = \"info\"", changed, catalog.GossipVerify, Unknown, "may have said"},
 		{"not changed", `log_level = "info"`, filesChanged(verified("1.21.0"), 0), catalog.GossipVerify, Pass, "true"},
 		{"changed, before reloads were shown", `log_level = "info"`, filesChanged(verified("1.13.9"), time.Hour), catalog.GossipVerify, Pass, "true"},
+		{"the mesh, of which servers say nothing", "connect { enabled = true }", changed, catalog.CAEnabled, Unknown, "DIR/a.hcl sets connect.enabled and was changed"},
+		{"intentions by ACLs", `acl { default_policy = "deny" }`, changed, catalog.IntentionDefault, Unknown, "DIR/a.hcl sets acl.default_policy and was"},
+		{"intentions", `default_intention_policy = "deny"`, denying, catalog.IntentionDefault, Unknown, "DIR/a.hcl sets default_intention_policy and was"},
 		{"files are not read", "", rewritten, catalog.GossipVerify, Unknown, "/etc/consul.d/a.hcl was changed after the agent was started, "},
 		{"flags stand over all", `log_level = "info"`, flagged, catalog.APIHTTP, Unknown, "may have said something of addresses.http before; "},
 		{"restart pending", `log_level = "info"`, changed, catalog.RestartPending, Unknown,
