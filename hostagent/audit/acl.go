@@ -155,7 +155,7 @@ func judgeAnonymous(in *Input) Row {
 		}
 		return Row{Status: Fail, Found: append(found, why...), Remedy: remedy}
 	case names > 0 && !ruled && !askedOfAll(in):
-		return Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{fmt.Sprintf(
+		return Row{Status: Unknown, Needs: needsACL, Found: []string{fmt.Sprintf(
 			"without a token neither service:write nor intentions:write is allowed on %s, but not all services of this host were asked about",
 			plural(names, "name"))}}
 	case names > 0:
@@ -172,11 +172,11 @@ func judgeAnonymous(in *Input) Row {
 	case ruled && policy.known && policy.value == "deny":
 		return Row{Status: Pass, Found: []string{noRule, policy.found}}.doubtedPolicy(in)
 	case in.Anonymous.Known:
-		return Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{
+		return Row{Status: Unknown, Needs: needsACL, Found: []string{
 			"what is allowed without a token: the agent did not answer all that was asked",
 		}}
 	}
-	return in.Anonymous.unknown("what is allowed without a token").needing(needsACL + inPolicy)
+	return in.Anonymous.unknown("what is allowed without a token").needing(needsACL)
 }
 
 // allowedToAnybody tells what of the rights that were asked about is allowed, and on how many names neither services nor

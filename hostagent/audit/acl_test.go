@@ -128,11 +128,11 @@ var aclCases = []struct {
 		"without a token neither service:write nor intentions:write is allowed on 5 names: those of this host, and one that nobody has"}}},
 	{"asked alone, services unseen", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Tokens, in.Registrations = Seen[consul.Tokens]{}, Unseen[[]consul.Registration]("filtered", "x")
-	}, Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{"without a token neither service:write nor intentions:write is allowed on " +
+	}, Row{Status: Unknown, Needs: needsACL, Found: []string{"without a token neither service:write nor intentions:write is allowed on " +
 		"5 names, but not all services of this host were asked about"}}},
 	{"asked alone, of some", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Tokens, in.Registrations.Value[1].Name = Seen[consul.Tokens]{}, "late"
-	}, Row{Status: Unknown, Needs: needsACL + inPolicy, Found: []string{"without a token neither service:write nor intentions:write is allowed on " +
+	}, Row{Status: Unknown, Needs: needsACL, Found: []string{"without a token neither service:write nor intentions:write is allowed on " +
 		"5 names, but not all services of this host were asked about"}}},
 	{"services unseen", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Registrations = Seen[[]consul.Registration]{}
@@ -198,7 +198,7 @@ var aclCases = []struct {
 		Row{Status: Fail, Found: []string{"the anonymous token is a management token"}}},
 	{"unseen", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous, in.Tokens = Unseen[Rights]("the agent did not answer", ""), Seen[consul.Tokens]{}
-	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: needsACL + inPolicy}},
+	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: needsACL}},
 	{"rules unread", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous, in.Tokens.Value.Tokens[0].Unread = Unseen[Rights]("the agent did not answer", "x"), []string{"policy p"}
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
@@ -207,7 +207,7 @@ var aclCases = []struct {
 	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer"}, Needs: "x"}},
 	{"half an answer", catalog.ACLAnonymous, func(_ *testing.T, in *Input) {
 		in.Anonymous.Value.Allowed, in.Tokens = in.Anonymous.Value.Allowed[:1], Seen[consul.Tokens]{}
-	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer all that was asked"}, Needs: needsACL + inPolicy}},
+	}, Row{Status: Unknown, Found: []string{"what is allowed without a token: the agent did not answer all that was asked"}, Needs: needsACL}},
 
 	{"", catalog.ACLPersistence, nil, Row{Status: Pass, Found: []string{"the agent runs with acl.enable_token_persistence = true"}}},
 	{"off, files unread", catalog.ACLPersistence, func(_ *testing.T, in *Input) {
@@ -346,7 +346,7 @@ var aclCases = []struct {
 		Row{Status: Unknown, Found: []string{
 			`"web-1" (/d/2), "web-1-sidecar-proxy" (/d/3): token ` + accessorWeb + " has rules that are not known: policy p (it is no HCL)"}, Needs: "policies that this version of hostagent can read"}},
 	{"without acl:read", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens = Unseen[consul.Tokens]("the token may not list them", "") },
-		Row{Status: Unknown, Found: []string{"what the tokens of registrations allow: the token may not list them"}, Needs: needsACL + inPolicy}},
+		Row{Status: Unknown, Found: []string{"what the tokens of registrations allow: the token may not list them"}, Needs: needsACL}},
 	{"by name", catalog.ACLTokenScope, func(_ *testing.T, in *Input) { in.Tokens.Value.SecretsSeen = false }, Row{Status: Pass, Found: []string{
 		`"db": 1 token with service:write on it by exact name, and on nothing else`,
 		`"web": 1 token with service:write on it by exact name, and on nothing else`}}},

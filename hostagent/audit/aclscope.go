@@ -13,12 +13,12 @@ import (
 )
 
 // needsSecrets is what tells which of the datacenter's tokens a registration has.
-const needsSecrets = `acl:write: rule acl = "write" in the token's policy, which is a lot to give: ` +
+const needsSecrets = `acl = "write" in the token's policy, which is a lot to give: ` +
 	"use such a token for one run of hostagent audit as root"
 
 func judgeTokenScope(in *Input) Row {
 	if !in.Tokens.Known {
-		return in.Tokens.unknown("what the tokens of registrations allow").needing(needsACL + inPolicy)
+		return in.Tokens.unknown("what the tokens of registrations allow").needing(needsACL)
 	}
 	if secretsSeen(in) && in.InstanceTokens.Known {
 		return ofTokens(in, func(tokens []InstanceToken) []aclFinding { return scopesOf(in, tokens) })

@@ -48,13 +48,13 @@ func ownRights() []consul.Right {
 }
 
 const (
-	needsACL        = `acl = "read"`
-	needsKeyring    = `keyring = "read"`
-	needsOperator   = `operator = "write"` // Consul asks for it to tell the CA's configuration: seen in 1.10 to 1.21; 1.8 for read
-	needsIntentions = `service_prefix "" { policy = "read" }`
-	needsNodes      = `node_prefix "" { policy = "read" }`
+	needsACL        = `acl = "read"` + inPolicy
+	needsKeyring    = `keyring = "read"` + inPolicy
+	needsOperator   = `operator = "write"` + inPolicy // Consul asks for it to tell the CA's configuration: seen in 1.10 to 1.21; 1.8 for read
+	needsIntentions = `service_prefix "" { policy = "read" }` + inPolicy
+	needsNodes      = `node_prefix "" { policy = "read" }` + inPolicy
+	needsAgent      = `agent "NODE" { policy = "read" }` + inPolicy
 	inPolicy        = " in the token's policy"
-	needsAgent      = `agent "NODE" { policy = "read" }`
 )
 
 // questions is the talk with one agent.
@@ -249,7 +249,7 @@ func (q *questions) because(err error, needs string) (reason, mend string) {
 		return catalog.CleanTo(strings.Join(strings.Fields(err.Error()), " "), maxFound), "" // some have a line for each node
 	case kind == consul.KindDenied:
 		if rule := consul.MissingRule(err); rule != "" {
-			needs = rule
+			needs = rule + inPolicy
 		}
 		q.answered = true
 		if needs == "" { // what everybody may ask: Consul does not take the token itself

@@ -328,7 +328,7 @@ func TestGossipKey(t *testing.T) {
 		},
 		{
 			name: "no rings", in: rings(),
-			want: Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring + inPolicy},
+			want: Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring},
 		},
 		{
 			name: "gossip off", in: Input{Running: agentRuns(consul.Running{GossipEncrypted: new(false)}), Keyrings: Known([]consul.Keyring{})},

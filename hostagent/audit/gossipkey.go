@@ -23,7 +23,7 @@ func gossipKey(in *Input) Row {
 		return writtenKey(in)
 	}
 	if len(in.Keyrings.Value) == 0 {
-		return Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring + inPolicy}
+		return Row{Status: Unknown, Found: []string{"the agent tells of no keyring"}, Needs: needsKeyring}
 	}
 	j := keyringJudge{row: Row{Status: Pass}}
 	for _, ring := range in.Keyrings.Value {
@@ -40,7 +40,7 @@ func writtenKey(in *Input) Row {
 	switch {
 	case row.Needs != "":
 	case in.Keyrings.Reason == "":
-		row.Needs = needsKeyring + inPolicy
+		row.Needs = needsKeyring
 	default:
 		row.Needs = needsEveryNode
 	}

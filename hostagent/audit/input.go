@@ -20,7 +20,7 @@ type Seen[T any] struct {
 	Known bool
 	// Reason says why it is not known, as part of a sentence: "the token may not read it".
 	Reason string
-	// Needs says what would show it: `operator = "write"`, which is a line of the token's policy, "run as root".
+	// Needs says what would show it: `keyring = "read" in the token's policy`, "run as root".
 	Needs string
 }
 

@@ -164,7 +164,7 @@ func intentionDefault(in *Input) Row {
 		return acls.unknown()
 	case acls.value == "deny":
 		return Row{Status: Pass, Found: []string{acls.found + ", which is the default of intentions, too"}}.
-			doubtedACLs(in).doubtedPolicy(in).doubted(in, intentionKey)
+			doubtedPolicy(in).doubtedACLs(in).doubted(in, intentionKey)
 	}
 	return Row{Status: NotApplicable, Found: []string{"intentions have the default of ACLs: see " + string(catalog.ACLDefaultDeny)}}
 }

@@ -59,6 +59,7 @@ const (
 	lookWithin = 20 * time.Second // for all of a Look
 	procDir    = "/proc"
 	asRoot     = "run as root"
+	whereItIs  = "run it where the agent runs, while it runs"
 	asAuditor  = "run hostagent audit as root"
 	giveConfig = "--consul-config with the agent's configuration"
 )
@@ -136,7 +137,11 @@ func (l *looking) configPaths() (paths []string, reason, needs string) {
 	}
 	switch {
 	case !l.in.Process.Known:
-		return nil, "where its files are is not known: " + l.in.Process.Reason, giveConfig
+		needs := giveConfig
+		if !l.from.Root {
+			needs = asRoot + ", or " + giveConfig
+		}
+		return nil, "where its files are is not known: " + l.in.Process.Reason, needs
 	case !l.from.Root:
 		return nil, "where its files are was not asked of its process", asRoot + ", or " + giveConfig
 	case l.started.nowhere:

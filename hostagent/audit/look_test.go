@@ -147,8 +147,8 @@ func TestLookAsks(t *testing.T) {
 			strings.Replace(ofClient, "Tokens\n", "Tokens: ACLs are disabled []\n", 1),
 			slices.DeleteFunc(slices.Clone(withoutIntentions), func(s string) bool { return s == "Tokens" || s == "Anonymous" })},
 		{"an agent that tells nothing of itself", &fakeAgent{errs: map[string]error{"Running": denied(`'agent:read' on "n1"`)}}, false,
-			strings.NewReplacer("Running\n", "Running: the token may not read it [agent \"n1\" { policy = \"read\" }]\n", "Intentions\n",
-				"Intentions: whether the list is whole is not known: the token may not read it [agent \"n1\" { policy = \"read\" }]\n").Replace(everything),
+			strings.NewReplacer("Running\n", "Running: the token may not read it [agent \"n1\" { policy = \"read\" } in the token's policy]\n", "Intentions\n",
+				"Intentions: whether the list is whole is not known: the token may not read it [agent \"n1\" { policy = \"read\" } in the token's policy]\n").Replace(everything),
 			withoutIntentions},
 		{"gossip is encrypted", &fakeAgent{gossip: new(true)}, false, everything, whole},
 		{"gossip is not encrypted", &fakeAgent{gossip: new(false)}, false, strings.Replace(everything, "Keyrings\n", "Keyrings: gossip is not encrypted []\n", 1),
@@ -156,32 +156,32 @@ func TestLookAsks(t *testing.T) {
 		{"the service, with every right", &fakeAgent{}, true, everything, whole[:len(whole)-1]},
 		{"a token without rights", &fakeAgent{may: nothing, errs: map[string]error{"Running": denied(`'agent:read' on "n1"`),
 			"Services": &consul.Error{Kind: consul.KindFiltered, Err: errors.New("it left services out"), Fix: "set a token"}}}, false,
-			`Running: the token may not read it [agent "n1" { policy = "read" }]
+			`Running: the token may not read it [agent "n1" { policy = "read" } in the token's policy]
 Anonymous
-Tokens: the token may not read it [acl = "read"]
-Keyrings: the token may not read it [keyring = "read"]
+Tokens: the token may not read it [acl = "read" in the token's policy]
+Keyrings: the token may not read it [keyring = "read" in the token's policy]
 Authority
-CAConfig: the token may not read it [operator = "write"]
-Intentions: the token may not read it [service_prefix "" { policy = "read" }]
+CAConfig: the token may not read it [operator = "write" in the token's policy]
+Intentions: the token may not read it [service_prefix "" { policy = "read" } in the token's policy]
 Registrations: the agent leaves out what the token may not read [set a token]
 `, []string{"Running", "Authorize", "Services", "Anonymous", "Authority"}},
 		{"operator:read alone", &fakeAgent{may: func(r consul.Right) bool { return r.Resource != "operator" || r.Access == "read" },
 			errs: map[string]error{"CAConfig": denied(`'operator:write'`)}}, false,
-			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [operator = \"write\"]\n", 1), whole},
+			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [operator = \"write\" in the token's policy]\n", 1), whole},
 		{"operator:read alone, the service", &fakeAgent{may: func(r consul.Right) bool { return r.Resource != "operator" || r.Access == "read" }}, true,
-			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [operator = \"write\"]\n", 1),
+			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [operator = \"write\" in the token's policy]\n", 1),
 			[]string{"Running", "Authorize", "Services", "Anonymous", "Tokens", "Keyrings", "Authority", "Intentions"}},
 		{"what it may do is not told", &fakeAgent{errs: map[string]error{"Authorize": failing(consul.KindStatus, "status 404: no such thing")}}, false,
-			strings.Replace(everything, "Intentions\n", "Intentions: whether the list is whole is not known: status 404: no such thing [service_prefix \"\" { policy = \"read\" }]\n", 1),
+			strings.Replace(everything, "Intentions\n", "Intentions: whether the list is whole is not known: status 404: no such thing [service_prefix \"\" { policy = \"read\" } in the token's policy]\n", 1),
 			slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "Intentions" || s == "Servers" })},
 		{"what it may do is not told, the service", &fakeAgent{errs: map[string]error{"Authorize": failing(consul.KindStatus, "status 404: no such thing")}}, true,
 			`Running
 Anonymous
-Tokens: status 404: no such thing [acl = "read"]
-Keyrings: status 404: no such thing [keyring = "read"]
+Tokens: status 404: no such thing [acl = "read" in the token's policy]
+Keyrings: status 404: no such thing [keyring = "read" in the token's policy]
 Authority
-CAConfig: status 404: no such thing [operator = "write"]
-Intentions: whether the list is whole is not known: status 404: no such thing [service_prefix "" { policy = "read" }]
+CAConfig: status 404: no such thing [operator = "write" in the token's policy]
+Intentions: whether the list is whole is not known: status 404: no such thing [service_prefix "" { policy = "read" } in the token's policy]
 Registrations
 `, []string{"Running", "Authorize", "Services", "Anonymous", "Authority"}},
 		{"ACLs are disabled", &fakeAgent{errs: map[string]error{"Authorize": failing(consul.KindACLsOff, "ACL support disabled")}}, false,
@@ -192,14 +192,14 @@ Registrations
 				"Intentions\n", "Intentions: the service mesh is off []\n").Replace(everything),
 			slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "CAConfig" || s == "Intentions" })},
 		{"a token that Consul does not know", &fakeAgent{errs: map[string]error{"all": failing(consul.KindDenied, "status 403: ACL not found")}}, true,
-			`Running: the token may not read it [agent "NODE" { policy = "read" }]
+			`Running: the token may not read it [agent "NODE" { policy = "read" } in the token's policy]
 Anonymous: Consul refuses the token [a token that Consul knows]
-Tokens: Consul refuses the token [acl = "read"]
-Keyrings: Consul refuses the token [keyring = "read"]
+Tokens: Consul refuses the token [acl = "read" in the token's policy]
+Keyrings: Consul refuses the token [keyring = "read" in the token's policy]
 Authority: Consul refuses the token [a token that Consul knows]
-CAConfig: Consul refuses the token [operator = "write"]
-Intentions: whether the list is whole is not known: Consul refuses the token [service_prefix "" { policy = "read" }]
-Registrations: the token may not read it [service_prefix "" { policy = "read" }]
+CAConfig: Consul refuses the token [operator = "write" in the token's policy]
+Intentions: whether the list is whole is not known: Consul refuses the token [service_prefix "" { policy = "read" } in the token's policy]
+Registrations: the token may not read it [service_prefix "" { policy = "read" } in the token's policy]
 note: status 403: ACL not found
 `, []string{"Running", "Authorize", "Services", "Anonymous", "Authority"}},
 		{"unreachable", &fakeAgent{errs: map[string]error{"all": failing(consul.KindUnreachable, "connection refused")}}, false,

@@ -30,10 +30,14 @@ type looking struct {
 // long as it lives, and nobody's afterwards: a new process of the same number is not taken for it.
 func (l *looking) readProcess(proc string) Seen[Process] {
 	if l.from.PID <= 0 {
-		if l.from.Address != "" {
-			return Unseen[Process]("no process was found that listens at "+l.from.Address, asRoot)
+		needs := asRoot
+		if l.from.Root {
+			needs = whereItIs
 		}
-		return Unseen[Process]("its process was not found", asRoot)
+		if l.from.Address != "" {
+			return Unseen[Process]("no process was found that listens at "+l.from.Address, needs)
+		}
+		return Unseen[Process]("its process was not found", needs)
 	}
 	dir, err := os.OpenRoot(proc + "/" + strconv.Itoa(l.from.PID))
 	if err != nil {
