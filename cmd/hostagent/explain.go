@@ -102,6 +102,14 @@ func sentence(text string) string {
 	return text + "."
 }
 
+// remedySentence is sentence, but a remedy that begins with a command leaves the command as it is.
+func remedySentence(text string) string {
+	if command, _, _ := strings.Cut(text, " "); slices.Contains([]string{"chown", "hostagent", "sysctl"}, command) {
+		return strings.TrimSuffix(text, ".") + "."
+	}
+	return sentence(text)
+}
+
 // explain writes all of a topic.
 func (s *screen) explain(t *topic) {
 	if s.text.Len() > 0 {
@@ -111,7 +119,7 @@ func (s *screen) explain(t *topic) {
 	s.wrapped("", t.kind)
 	for _, section := range []struct{ heading, text string }{
 		{"WHAT", t.what}, {"WHY", t.why}, {"EVIDENCE", t.Evidence},
-		{"REMEDY", strings.TrimSuffix(t.mend+"\n"+t.Mend, "\n")}, {"RISK", t.Risk},
+		{"REMEDY", strings.TrimSuffix(remedySentence(t.mend)+"\n"+t.Mend, "\n")}, {"RISK", t.Risk},
 	} {
 		if section.text == "" {
 			continue

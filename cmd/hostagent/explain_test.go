@@ -68,7 +68,7 @@ EVIDENCE
   Not seen there.
 
 REMEDY
-  do this
+  Do this.
   Then paste:
     consul keyring -install NEW -token-file A-RATHER-LONG-PATH
 

@@ -66,7 +66,7 @@ with because = "firewall" where another firewall holds it.`,
 		},
 		RouteLocalnet: {
 			Evidence: "net.ipv4.conf.*.route_localnet of the host's network namespace.",
-			Mend:     "Docker with userland-proxy off and kube-proxy set it for themselves. Where nothing needs it:\n  sysctl -w net.ipv4.conf.all.route_localnet=0\nWhere something does, drop what comes from elsewhere:\n  iptables -t raw -I PREROUTING ! -i lo -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+			Mend:     "Docker with userland-proxy off and kube-proxy set it for themselves. Where nothing needs it:\n  sysctl -w net.ipv4.conf.all.route_localnet=0\nWhere something does, drop what comes from elsewhere:\n  iptables -I INPUT ! -i lo -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
 			Risk:     "Published container ports that are called from this host through 127.0.0.1 stop working without it.",
 		},
 		RegistrationsFiltered: {

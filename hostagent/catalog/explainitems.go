@@ -7,29 +7,30 @@ package catalog
 func itemExplanations() map[ID]Explanation {
 	return map[ID]Explanation{
 		ACLEnabled: {
-			Evidence: "What the running agent tells of itself (/v1/agent/self, which needs agent:read on its node), or acl { enabled } in its files; before Consul 1.4 acl_datacenter.",
+			Evidence: "What the running agent tells of itself (/v1/agent/self, which needs agent:read on its node), how it answers when asked for its token's rights, or acl { enabled } in its files; before Consul 1.4 acl_datacenter.",
 			Mend: `On the servers first, one after another:
   acl { enabled = true, default_policy = "allow", enable_token_persistence = true }
 Then bootstrap, once for the datacenter, and keep the token that it prints where only operators find it:
   consul acl bootstrap
 Give each agent a token with a node identity, then set the same acl block on the clients and restart them:
   consul acl token create -node-identity=NODE:DATACENTER
-  consul acl set-agent-token agent TOKEN`,
-			Risk: "A rolling restart of every agent. With default_policy = \"allow\" nothing is refused yet; going to deny at once cuts off every caller that has no token. While some servers have ACLs and others have not, answers depend on which one leads.",
+  acl { tokens { agent = "TOKEN" } }
+The last line belongs into a file of mode 0640; consul reload takes it up. consul acl set-agent-token does the same, but shows the token to every user of the host (ps) while it runs.`,
+			Risk: "A rolling restart of every agent: a reload does not change ACLs. With default_policy = \"allow\" nothing is refused yet; going to deny at once cuts off every caller that has no token. While some servers have ACLs and others have not, answers depend on which one leads.",
 		},
 		ACLDefaultDeny: {
 			Evidence: "What the running agent tells of itself, or acl { default_policy } in its files; Consul's default is allow. With ACLs disabled the row does not apply: then everything is allowed, to everybody, intentions included.",
-			Mend: `Watch for a while what is done without a token or beyond a token's rules:
+			Mend: `Under allow nothing is refused, and so Consul does not log what will be. See who calls the agent at all, by address and path:
   consul monitor -log-level=debug
-Then on every agent, servers first:
+give each of these callers a token, and try deny on one client first. Then on every agent, servers first:
   acl { default_policy = "deny" }
 Services keep talking if allow intentions stand there before; under allow none was needed.`,
-			Risk: "A rolling restart. Whatever worked by default stops at once: DNS and catalog lookups of clients without a token, service registrations, KV reads, calls between services without an intention. default_intention_policy lets calls be decided apart from tokens.",
+			Risk: "A rolling restart: a reload does not change it. Whatever worked by default stops at once: DNS and catalog lookups of clients without a token, service registrations, KV reads, calls between services without an intention. default_intention_policy lets calls be decided apart from tokens.",
 		},
 		ACLAnonymous: {
 			Evidence: "The agent is asked what a caller without a token may do (POST /v1/internal/acl/authorize, which tries nothing); only names that are asked for are answered. With acl:read the anonymous token's own rules are read too.",
 			Mend: `See what the anonymous token has, and take the policy away that writes:
-  consul acl token read -accessor-id 00000000-0000-0000-0000-000000000002
+  consul acl token read -accessor-id anonymous
   consul acl policy read -name POLICY
   consul acl policy update -id POLICY-ID -rules 'node_prefix "" { policy = "read" } service_prefix "" { policy = "read" }'`,
 			Risk: "It counts at once, with no restart. Whoever registers services or writes intentions without a token, a script for example, is refused from then on.",
@@ -66,17 +67,23 @@ The same as a policy:
 			Mend: `  acl { enable_token_persistence = true }
 Restart the agent, then set its tokens once more; they are kept in acl-tokens.json of its data directory:
   consul acl set-agent-token agent TOKEN
-  consul acl set-agent-token default TOKEN`,
-			Risk: "A restart of the agent. Until the tokens are set once more it acts with those of its files, or as anonymous.",
+  consul acl set-agent-token default TOKEN
+Every user of the host can read these tokens (ps) while the commands run. Where that matters, hand them over in files, HEADER with X-Consul-Token: and a token that may do it, BODY with {"Token": "…"}:
+  curl -X PUT -H @HEADER --data @BODY http://127.0.0.1:8500/v1/agent/token/agent`,
+			Risk: "A restart of the agent: a reload does not change it. Until the tokens are set once more it acts with those of its files, or as anonymous.",
 		},
 		GossipEncryption: {
 			Evidence: "What gossip really does, from the running agent (Stats.serf_lan.encrypted); without it, whether a file sets encrypt. Consul takes a key from serf/local.keyring in the data directory before one from its files.",
-			Mend: `Make one key, and bring it to every agent in three rounds, each a rolling restart of all of them:
+			Mend: `Make one key:
   consul keygen
-  encrypt = "KEY", encrypt_verify_incoming = false, encrypt_verify_outgoing = false
+and bring it to every agent in three rounds, each a rolling restart of all of them. The first, in a file of mode 0640:
+  encrypt                 = "KEY"
+  encrypt_verify_incoming = false
+  encrypt_verify_outgoing = false
+The second:
   encrypt_verify_outgoing = true
-  encrypt_verify_incoming = true
-The second line is the first round, the third the second, the fourth the third.`,
+The third:
+  encrypt_verify_incoming = true`,
 			Risk: "An agent that verifies before all others have the key is cut off from them: its services are taken for failed. Finish one round on every agent of every datacenter before the next. A reload does not change gossip.",
 		},
 		GossipVerify: {
@@ -85,17 +92,19 @@ The second line is the first round, the third the second, the fourth the third.`
   encrypt_verify_outgoing = true
 and when every agent has that:
   encrypt_verify_incoming = true`,
-			Risk: "A rolling restart each. Incoming before outgoing is on everywhere refuses the gossip of agents that still send it plain: they fail in the eyes of this one.",
+			Risk: "A rolling restart each: a reload does not change gossip. Incoming before outgoing is on everywhere refuses the gossip of agents that still send it plain: they fail in the eyes of this one.",
 		},
 		GossipKey: {
 			Evidence: "The keyring of all nodes (/v1/operator/keyring, which needs keyring:read). Keys become hashes at once; their length, and on how many nodes each is installed and used, is what is looked at. Without that right the length of encrypt in the agent's files is seen, and no more.",
-			Mend: `A rotation, on one agent for all:
+			Mend: `A rotation, on one server for all agents:
   consul keygen
   consul keyring -install=NEW
-  consul keyring -use=NEW
   consul keyring -list
+  consul keyring -use=NEW
   consul keyring -remove=OLD
-Remove the old one when -list shows the new one on every node of every datacenter.`,
+Use the new key when -list shows it on every node of every datacenter. Then write it into encrypt of every agent's files, for those that start without a keyring.
+Every user of the host can read these keys (ps) while the commands run. Where that matters, hand them over in files, HEADER with X-Consul-Token: and a token that has keyring:write, BODY with {"Key": "…"}; -X PUT uses the key, -X DELETE removes it:
+  curl -X POST -H @HEADER --data @BODY http://127.0.0.1:8500/v1/operator/keyring`,
 			Risk: "No restart. Using a key that some nodes have not installed splits them off; they are away while -install runs. Once removed, a node that comes back with the old key alone cannot join.",
 		},
 		TLSOutgoing: {
@@ -105,19 +114,19 @@ Remove the old one when -list shows the new one on every node of every datacente
   consul tls cert create -server -dc=DATACENTER
 Then on every agent:
   tls { defaults { ca_file = "…/consul-agent-ca.pem" } internal_rpc { verify_outgoing = true, verify_server_hostname = true } }`,
-			Risk: "A rolling restart. An agent with verify_outgoing reaches no server that has no certificate yet: certificates come first, on all servers.",
+			Risk: "consul reload takes it up for connections made from then on, a restart for all. An agent with verify_outgoing reaches no server that has no certificate yet: certificates come first, on all servers.",
 		},
 		TLSIncoming: {
 			Evidence: "What the running agent tells of itself, or tls { internal_rpc { verify_incoming } } and its older forms in its files; Consul's default is false. It counts on servers, which take RPC from the network.",
 			Mend: `When every agent has a certificate and verify_outgoing, on the servers:
   tls { internal_rpc { verify_incoming = true } }`,
-			Risk: "A rolling restart of the servers. Agents without a certificate of the CA are cut off from them at that moment. Set for the API too (tls { https { verify_incoming } }) it demands a client certificate of everybody who uses it: the UI, consul, hostagent.",
+			Risk: "consul reload takes it up for connections made from then on, a restart for all. Agents without a certificate of the CA are cut off from them at that moment. Set for the API too (tls { https { verify_incoming } }) it demands a client certificate of everybody who uses it: the UI, consul, hostagent.",
 		},
 		TLSServerHostname: {
 			Evidence: "What the running agent tells of itself, or tls { internal_rpc { verify_server_hostname } } and the older verify_server_hostname in its files; Consul's default is false.",
 			Mend: `Servers need certificates that name server.DATACENTER.DOMAIN, which consul tls cert create -server makes. Then on every agent:
   tls { internal_rpc { verify_server_hostname = true } }`,
-			Risk: "A rolling restart. An agent that has it reaches no server whose certificate lacks that name.",
+			Risk: "consul reload takes it up for connections made from then on, a restart for all. An agent that has it reaches no server whose certificate lacks that name.",
 		},
 		TLSCertificate: {
 			Evidence: "The certificate files that the agent's settings name, as far as they can be read: whom they name, who signed them, and until when they hold. 30 days before the end it is a warning. A client whose certificate names a server could act as one.",
@@ -132,7 +141,7 @@ Put the files in the old ones' place, with the same owner and mode, and
 			Mend: `Make a new CA, and let every agent trust both for as long as certificates of both are in use:
   consul tls ca create -domain=consul
   cat consul-agent-ca.pem old-ca.pem > bundle.pem
-Set ca_file to the bundle on every agent, then renew all certificates, then drop the old CA.`,
+In a folder of its own, for the command keeps no name of an older CA. Set ca_file to the bundle on every agent and run consul reload, then renew all certificates, then drop the old CA.`,
 			Risk: "Certificates of a CA that some agent does not trust yet cut the two off from each other. Do the three rounds in this order, each on every agent before the next.",
 		},
 		TLSKeyFiles: {
@@ -143,7 +152,7 @@ A key that others could read is to be replaced:
 			Risk: "An agent that cannot read its key does not start, and a reload fails: the owner must be the user that it runs as.",
 		},
 		TLSServers: {
-			Evidence: "Each server of the datacenter is asked for its certificate on its RPC port, with a TLS greeting and nothing else; certificates and their public keys are compared. Only hostagent audit asks, never the long-running service.",
+			Evidence: "Each server of the datacenter is asked for its certificate on its RPC port, with a TLS greeting and nothing else; which servers there are takes node:read on all nodes. Certificates and their public keys are compared. Only hostagent audit asks, never the long-running service.",
 			Mend: `On a safe machine, once for each server:
   consul tls cert create -server -dc=DATACENTER -additional-dnsname=NAME
 Replace them one server after another, with consul reload on each.`,
@@ -172,8 +181,11 @@ or with TLS only:
 			Risk: "A restart of the agent; sidecars reconnect. Envoy has to be started with the new address and the CA: consul connect envoy -grpc-addr=https://127.0.0.1:8503 -grpc-ca-file=….",
 		},
 		RestartPending: {
-			Evidence: "What the agent's files set, held against what it tells that it runs with: gossip, TLS, ACLs, ports and addresses. A setting of its command line stands over its files and looks the same. Both, the agent and its files, are needed.",
+			Evidence: "What the agent's files set, held against what it tells that it runs with: gossip, TLS, ACLs, ports and addresses. A setting of its command line stands over its files and looks the same. Both, the agent and its files, are needed. What only a reload has to take up, settings and certificates of tls, is told apart from what takes a restart.",
 			Mend: `  consul validate /etc/consul.d
+For tls and its certificates
+  consul reload
+and for gossip, ACLs, ports and addresses, which a reload leaves as they are:
   systemctl restart consul`,
 			Risk: "What the files say now takes effect, perhaps after months: read the difference first. On servers, one after another, waiting each time until consul operator raft list-peers shows all voters.",
 		},
@@ -183,8 +195,9 @@ or with TLS only:
 			Risk:     "A rolling restart of the servers. The first leader that has it makes a root certificate: choose the CA provider before.",
 		},
 		CAProvider: {
-			Evidence: "The CA's configuration (/v1/connect/ca/configuration, which needs operator:read); without that right, the name of the root certificate tells the provider.",
-			Mend: `Write the provider's settings into a file and hand it over; Consul makes a new root and signs across where it can:
+			Evidence: "The CA's configuration (/v1/connect/ca/configuration, which needs operator:write, for Consul tells the provider's settings to nobody else); without that right, the name of the root certificate tells the provider.",
+			Mend: `Write the provider's settings into a file and hand it over; Consul makes a new root and signs across where it can. The file may hold a private key or the provider's token:
+  umask 077
   consul connect ca get-config > ca.json
   consul connect ca set-config -config-file=ca.json
 With the built-in provider, at least keep snapshots and the servers' data directories as you would keep the key itself.`,
@@ -192,7 +205,8 @@ With the built-in provider, at least keep snapshots and the servers' data direct
 		},
 		CARoot: {
 			Evidence: "The active root certificate (/v1/agent/connect/ca/roots, which needs no right). 90 days before its end it is a warning.",
-			Mend: `A configuration that asks for another key rotates the root: another PrivateKeyType or PrivateKeyBits, or PrivateKey and RootCert of one's own:
+			Mend: `A configuration that asks for another key rotates the root: another PrivateKeyType or PrivateKeyBits, or PrivateKey and RootCert of one's own. The file may hold the key:
+  umask 077
   consul connect ca get-config > ca.json
   consul connect ca set-config -config-file=ca.json`,
 			Risk: "During the rotation both roots count. Applications that check certificates themselves (native ones) must follow the roots.",
@@ -212,18 +226,19 @@ With Vault or AWS, check that Consul's token or role may still sign.`,
 			Risk: "None in waiting, but that the old key still signs.",
 		},
 		CALeafTTL: {
-			Evidence: "LeafCertTTL of the CA's configuration, which needs operator:read. Consul's default is 72h, its least 1h.",
-			Mend: `  consul connect ca get-config > ca.json
+			Evidence: "LeafCertTTL of the CA's configuration, which needs operator:write: a token for one run of hostagent audit, not for the service. Consul's default is 72h, its least 1h.",
+			Mend: `  umask 077
+  consul connect ca get-config > ca.json
 Set "LeafCertTTL": "72h" in it, and
   consul connect ca set-config -config-file=ca.json`,
 			Risk: "Shorter leaves mean more signing: servers sign at most csr_max_per_second. Leaves that are out keep their old life.",
 		},
 		RangeClosed: {
 			Evidence: "The kernel's rules, hostagent's own and those of others, for every port of the sidecar range: what its configuration says does not count. Firewalls outside of the host are not seen. It takes root, or hostagent's service.",
-			Mend: `Look at what would change, then guard:
+			Mend: `Look at what would change:
   hostagent firewall plan
-  mode = "guard"
-The second line belongs into the configuration; systemctl reload hostagent takes it over.`,
+then write into hostagent's configuration, and systemctl reload hostagent:
+  mode = "guard"`,
 			Risk: "Whatever listens in the range and is no registered sidecar can no longer be reached from the network: the plan names it.",
 		},
 		RangeFree: {

@@ -125,7 +125,7 @@ func Items() []Item {
 			ID: ACLAnonymous, Step: StepACLs, Title: "anonymous token may not write",
 			Asks:   "the anonymous token has no service:write and no intentions:write",
 			Why:    "who may write a service without a token is that service in the mesh, and who may write intentions decides who talks to whom",
-			Remedy: "take these rules from the anonymous token's policies: consul acl token read -id anonymous names them",
+			Remedy: "take these rules from the anonymous token's policies: consul acl token read -accessor-id anonymous names them",
 		},
 		{
 			ID: ACLInstanceTokens, Step: StepACLs, Title: "a token for each service and instance",
@@ -149,7 +149,7 @@ func Items() []Item {
 			ID: ACLPersistence, Step: StepACLs, Title: "agent tokens survive a restart",
 			Asks:   "tokens that are set through the API are kept over a restart of the agent",
 			Why:    "an agent that forgets its tokens comes back as anonymous: its services leave the catalog, or operators put tokens into files that all may read",
-			Remedy: "set acl { enable_token_persistence = true } and set the tokens once more with consul acl set-agent-token",
+			Remedy: "set acl { enable_token_persistence = true }, restart the agent, and set its tokens once more: consul acl set-agent-token",
 		},
 		{
 			ID: GossipEncryption, Step: StepTransport, Title: "gossip encrypted",
@@ -167,25 +167,25 @@ func Items() []Item {
 			ID: GossipKey, Step: StepTransport, Title: "one strong gossip key",
 			Asks:   "all nodes and datacenters use one 32-byte key",
 			Why:    "a second key is an unfinished rotation that may cut nodes off, and a shorter key is weaker than what consul keygen makes",
-			Remedy: "finish the rotation: consul keyring -install NEW, -use NEW, and when -list shows it everywhere -remove OLD",
+			Remedy: "finish the rotation: consul keyring -install NEW, when -list shows it everywhere -use NEW, then -remove OLD",
 		},
 		{
 			ID: TLSOutgoing, Step: StepTransport, Title: "RPC: outgoing verified",
 			Asks:   "verify_outgoing is on for RPC",
 			Why:    "an agent that does not verify sends tokens and secrets to whoever answers in a server's place",
-			Remedy: "give every agent the CA, then set tls { internal_rpc { verify_outgoing = true } } and restart one agent after another",
+			Remedy: "give every agent the CA, then set tls { internal_rpc { verify_outgoing = true } } and run consul reload on one agent after another",
 		},
 		{
 			ID: TLSIncoming, Step: StepTransport, Title: "RPC: incoming verified",
 			Asks:   "verify_incoming is on for RPC",
 			Why:    "a server that does not verify takes plain connections, and RPC from whoever has no certificate of the datacenter",
-			Remedy: "once every agent has a certificate and verify_outgoing, set tls { internal_rpc { verify_incoming = true } } on the servers",
+			Remedy: "once every agent has a certificate and verify_outgoing, set tls { internal_rpc { verify_incoming = true } } on the servers, and run consul reload",
 		},
 		{
 			ID: TLSServerHostname, Step: StepTransport, Title: "RPC: servers verified by name",
 			Asks:   "verify_server_hostname is on",
 			Why:    "without it any client's certificate passes for a server's: a compromised client becomes a server and gets all data",
-			Remedy: "give each server a certificate for server.DATACENTER.DOMAIN, then set tls { internal_rpc { verify_server_hostname = true } } on every agent",
+			Remedy: "give each server a certificate for server.DATACENTER.DOMAIN, then set tls { internal_rpc { verify_server_hostname = true } } on every agent, and run consul reload",
 		},
 		{
 			ID: TLSCertificate, Step: StepTransport, Title: "the agent's certificate",
@@ -232,8 +232,8 @@ func Items() []Item {
 		{
 			ID: RestartPending, Step: StepTransport, Title: "no restart pending",
 			Asks:   "the agent runs what its files say",
-			Why:    "a reload changes neither gossip, ACLs nor ports: what was switched on in the files protects nothing until the restart",
-			Remedy: "restart the agent: systemctl restart consul; servers one after another, the leader last",
+			Why:    "what was switched on in the files protects nothing until the agent has taken it up, and a reload changes neither gossip, ACLs nor ports",
+			Remedy: "restart the agent (systemctl restart consul), servers one after another, the leader last; for settings of tls alone consul reload does",
 		},
 		{
 			ID: CAEnabled, Step: StepCA, Title: "service mesh enabled",
