@@ -23,11 +23,15 @@ func aclPolicyCommand() *cobra.Command {
 with what it is for. It needs no token and sends none; it changes nothing, here or in Consul. Rules name the host's
 node: each host has a policy of its own.
 
+With --audit it prints those for the token of a person who runs hostagent audit instead: what reading shows of the
+checklist, and in comments the two rights to write that show the rest.
+
 The node's name is asked from the local agent, which tells it to anybody; where none answers it is this host's own.
 
 Exit status: 0 printed, 2 not.`,
 		Example: `  hostagent acl-policy | consul acl policy create -name hostagent -rules -
   hostagent acl-policy --node db-1   for another host with this configuration
+  hostagent acl-policy --audit | consul acl policy create -name hostagent-audit -rules -
   hostagent acl-policy | diff - policy.hcl`,
 		Args: noArguments,
 	}
@@ -35,6 +39,7 @@ Exit status: 0 printed, 2 not.`,
 	delete(keys, tokenFileFlag)
 	s := addSettings(cmd, keys)
 	node := cmd.Flags().String("node", "", "`name` of the node, as its agent spells it")
+	auditor := cmd.Flags().Bool("audit", false, "print the policy for the token of a person who runs hostagent audit")
 	completeFlag(cmd, "node") // with nothing: no file is meant
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := s.load()
@@ -42,6 +47,7 @@ Exit status: 0 printed, 2 not.`,
 			return err
 		}
 		needs := needsOf(c)
+		needs.Audit = *auditor
 		if cmd.Flags().Changed("node") {
 			needs.Node, needs.Origin = *node, "The node's name is the one of --node."
 		} else if needs.Node, needs.Origin, err = nodeName(cmd.Context(), c); err != nil {

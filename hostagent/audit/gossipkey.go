@@ -65,8 +65,8 @@ func writtenKey(in *Input) Row {
 }
 
 const (
-	weakKeyRemedy = "make a key of 32 bytes with consul keygen and rotate to it: consul keyring -install NEW, -use NEW, " +
-		"and when consul keyring -list shows it on all nodes -remove OLD; then write it into encrypt of every agent's files"
+	weakKeyRemedy = "make a key of 32 bytes with consul keygen and rotate to it: consul keyring -install NEW, " +
+		"when consul keyring -list shows it on all nodes -use NEW, then -remove OLD; then write it into encrypt of every agent's files"
 	spreadRemedy = "run consul keyring -install once more with the key that is missing on some nodes, and wait for consul keyring -list " +
 		"to show it on all nodes before -use and -remove"
 	useRemedy = "where the key that no node sends with is the new one: consul keyring -use NEW, then -remove OLD; where it is the old one: " +

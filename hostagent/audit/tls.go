@@ -118,7 +118,7 @@ func outgoingVerified(in *Input) Row {
 		return Row{
 			Status: Warn, Found: []string{"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's " +
 				"place is believed, and the CA that it sends is trusted from then on"},
-			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and restart it",
+			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and run consul reload",
 		}
 	case r.autoConfig:
 		return notSeen("the address of the local agent", "auto_config is on: what the servers hand out counts, and it is not known")

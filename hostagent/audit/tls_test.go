@@ -189,7 +189,7 @@ func TestOutgoingVerified(t *testing.T) {
 		{"auto_encrypt without a CA", tlsInput(false, autoEncrypt("")), Row{Status: Warn, Found: []string{
 			"auto_encrypt is on, and no ca_file or ca_path is set: whoever answers first in a server's place is believed, and " +
 				"the CA that it sends is trusted from then on"},
-			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and restart it"}},
+			Remedy: "give this agent the CA of the servers' certificates: set tls { defaults { ca_file } } and run consul reload"}},
 		{"old form", disk(t, "verify_outgoing = true"), passed("a.hcl:1: tls.defaults.verify_outgoing = true")},
 		{"implied", disk(t, "tls { internal_rpc { verify_server_hostname = true } }"),
 			passed("a.hcl:1: tls.internal_rpc.verify_server_hostname = true, which implies verify_outgoing")},

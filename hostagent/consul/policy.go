@@ -22,6 +22,8 @@ type Needs struct {
 	OnServices bool
 	// Members are let in as sources.
 	Members bool
+	// Audit is for the token of who runs hostagent audit, and for nothing that hostagent's service does.
+	Audit bool
 	// Namespace and Partition are those of Consul Enterprise, "" for none.
 	Namespace, Partition string
 }
@@ -35,7 +37,12 @@ func (n Needs) Policy() (string, error) {
 	}
 	var b strings.Builder
 	comment := func(text string) { writeComment(&b, text) }
-	comment(fmt.Sprintf("What hostagent's token must be allowed on node %q, with this configuration, and no more.", n.Node))
+	heading := "What hostagent's token must be allowed on node %q, with this configuration, and no more."
+	if n.Audit {
+		heading = "What shows hostagent audit on node %q all that the right to read shows. It is for the token of a person who audits " +
+			"(CONSUL_HTTP_TOKEN_FILE), not for hostagent's service."
+	}
+	comment(fmt.Sprintf(heading, n.Node))
 	if n.Origin != "" {
 		comment(n.Origin)
 	}
@@ -43,12 +50,18 @@ func (n Needs) Policy() (string, error) {
 		comment(fmt.Sprintf("Consul Enterprise: the configuration names namespace %q and partition %q. Service rules belong there, agent "+
 			"and node rules in the default namespace of that partition: distribute them over policies accordingly.", n.Namespace, n.Partition))
 	}
-	for _, r := range n.rules() {
+	rules := n.rules()
+	if n.Audit {
+		rules = n.auditRules()
+	}
+	for _, r := range rules {
 		b.WriteByte('\n')
 		for _, line := range r.why {
 			comment(line)
 		}
-		b.WriteString(r.text + "\n")
+		if r.text != "" {
+			b.WriteString(r.text + "\n")
+		}
 	}
 	return b.String(), nil
 }
@@ -73,7 +86,26 @@ func writeComment(b *strings.Builder, text string) {
 
 type neededRule struct {
 	why  []string
-	text string
+	text string // "" for words alone
+}
+
+// auditRules are those of an audit. The rights to write show the rest (Consul 1.21), and are not given by what somebody pipes
+// into consul.
+func (n Needs) auditRules() []neededRule {
+	return []neededRule{
+		{[]string{"What the agent says of itself: its settings, and what it runs with."}, rule("agent", n.Node, "read")},
+		{[]string{"The servers of the datacenter, whose certificates are compared."}, rule("node_prefix", "", "read")},
+		{[]string{"The registrations of this host, and the intentions of all services."}, rule("service_prefix", "", "read")},
+		{[]string{"Which tokens there are and what they allow; Consul tells no secrets for it."}, `acl = "read"`},
+		{[]string{"The gossip keys of all nodes. hostagent compares them and shows none, but whoever has the token can read them."}, `keyring = "read"`},
+		{why: []string{
+			"Not given: Consul tells the rest only to who may change it. For one audit, in a policy of its own that is deleted after it: " +
+				"how the mesh's CA is configured (ca-leaf-ttl, and what ca-provider says), and which token each registration has " +
+				"(acl-management-token, acl-token-scope; as root).",
+			`  operator = "write"`,
+			`  acl = "write"`,
+		}},
+	}
 }
 
 func (n Needs) rules() []neededRule {

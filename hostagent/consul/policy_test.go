@@ -41,6 +41,8 @@ func TestPolicy(t *testing.T) {
 		{"another name", Needs{Service: "guard"}, []string{agent, services, `service "guard" { policy = "write" }`}, ""},
 		{"members", Needs{Members: true}, []string{agent, nodes, services}, `"cluster" in allow_from`},
 		{"results on applications", Needs{Service: "hostagent", OnServices: true}, []string{agent, all}, "#  " + own},
+		{"an audit", Needs{Service: "hostagent", OnServices: true, Audit: true},
+			[]string{agent, nodes, services, `acl = "read"`, `keyring = "read"`}, "#  operator = \"write\"\n#  acl = \"write\"\n"},
 		{"Enterprise", Needs{Namespace: "shop", Partition: "east\n" + all}, []string{agent, services}, `namespace "shop" and partition "east\nservice_prefix`},
 		{"origin", Needs{Origin: "told by\nagent \"x\" { policy = \"write\" }\r\u2028" + all + strings.Repeat(" words", 50)}, []string{agent, services}, "# told by agent"},
 	} {
