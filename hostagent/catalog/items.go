@@ -221,7 +221,7 @@ func Items() []Item {
 			ID: APIHTTPS, Step: StepTransport, Title: "HTTPS API on",
 			Asks:   "the API is served with TLS",
 			Why:    "where only the plain API exists, whoever needs it from elsewhere opens it to the network",
-			Remedy: "set ports { https = 8501 } with a certificate in tls { https { … } }, and restart the agent",
+			Remedy: "set ports { https = 8501 } with a certificate in tls { https { } }, and restart the agent",
 		},
 		{
 			ID: APIGRPC, Step: StepTransport, Title: "plain gRPC off or on loopback",

@@ -198,6 +198,13 @@ func TestManualHoldsAll(t *testing.T) {
 			}
 		}
 	}
+	for _, item := range catalog.Items() {
+		for _, want := range []string{"       " + string(item.ID), "Remedy: " + item.Remedy + ".\n"} { // a short id has its text beside it
+			if !strings.Contains(program, want) {
+				t.Errorf("hostagent(1) lacks %q", want)
+			}
+		}
+	}
 	for _, variable := range config.Variables() {
 		if !strings.Contains(program, "       "+variable.Name+"\n") {
 			t.Errorf("hostagent(1) lacks %s", variable.Name)
@@ -207,7 +214,7 @@ func TestManualHoldsAll(t *testing.T) {
 		"   hostagent firewall plan\n", "       hostagent config validate [FILE or FOLDER]... [flag]...\n", "       --fail-on severity\n",
 		"       sudo hostagent scan --all\n", "       hostagent scan --format json | jq '.findings[].message'\n", "       78     ",
 		config.DefaultStateDir, "SIGHUP", "Port <port> is registered by <services>: at most one of them can be listening there.",
-		"cannot be reached from the network: <chain> drops", "Remedy: depends on the case",
+		"   1 Access control\n", "cannot be reached from the network: <chain> drops", "Remedy: depends on the case",
 		"(default /run/hostagent/hostagent.sock)",
 	} {
 		if !strings.Contains(program, want) {

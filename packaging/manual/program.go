@@ -52,6 +52,7 @@ func programPage(source Source) string {
 	p.item(bold("SIGHUP"), prose("reads the configuration again. One that is wrong is shown in the log and by hostagent status, and the old one stays."))
 	p.item(bold("SIGTERM")+", "+bold("SIGINT"), prose("end it in good order. Its rules stay in the kernel. A second one ends it at once."))
 	p.findings()
+	p.checklist()
 	p.section("See also")
 	p.paragraph(prose("hostagent.hcl(5), systemctl(1), journalctl(1), iptables(8), ipset(8), nft(8)"))
 	return p.text.String()
@@ -251,6 +252,20 @@ func (p *page) findings() {
 		}
 		p.item(bold(string(e.ID))+" ("+plain(e.Severity.String())+")", prose(upperFirst(e.Title)+"."),
 			sentence(upperFirst(e.Message)+"."), "Remedy: "+sentence(remedy), prose(e.Why))
+	}
+}
+
+func (p *page) checklist() {
+	p.section("Checklist")
+	p.paragraph(prose("The items of the production checklist that hostagent audit holds a host against, by the guide's steps: what each asks, " +
+		"why, and what mends it. hostagent explain tells more of each, with the settings and commands, and what mending can break."))
+	for _, step := range catalog.Steps() {
+		p.subsection(step.Title())
+		for _, item := range catalog.Items() {
+			if item.Step == step {
+				p.item(bold(string(item.ID)), prose(upperFirst(item.Asks)+"."), "Remedy: "+prose(item.Remedy+"."), prose(upperFirst(item.Why)+"."))
+			}
+		}
 	}
 }
 
