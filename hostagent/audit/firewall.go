@@ -65,7 +65,7 @@ func rangeClosed(_ *Input, h *Host) Row {
 		r.Status = Fail
 		r.Found = append(r.Found, fmt.Sprintf("nothing closes %s to the network, which no sidecar has%s", portsText(open), h.whyOpen()))
 		if h.Mode == "guard" {
-			r.Remedy = "hostagent status says what keeps the guard from holding; hostagent firewall status shows its rules"
+			r.Remedy = "hostagent status says what keeps the guard from holding; hostagent firewall show prints its rules"
 		}
 	}
 	for _, by := range slices.Sorted(maps.Keys(closed)) {

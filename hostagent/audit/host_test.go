@@ -169,7 +169,7 @@ func TestHost(t *testing.T) {
   remedy: run hostagent with mode = "guard"`},
 		"range open in guard mode": {func(h *Host) { h.Ports.Value[1].Closed, h.Ports.Value[2].Closed = false, false }, `range-closed fail
   nothing closes ports 21001-21002 to the network, which no sidecar has, although hostagent is configured with mode = "guard", and no rule of nf_tables does; rules of iptables-legacy are not read
-  remedy: hostagent status says what keeps the guard from holding; hostagent firewall status shows its rules`},
+  remedy: hostagent status says what keeps the guard from holding; hostagent firewall show prints its rules`},
 		"sidecar blocked": {func(h *Host) {
 			h.Ports.Value[0].Closed, h.Ports.Value[0].By = true, `chain "input" of table inet "filter" (policy drop)`
 		}, `sidecar-ports fail
