@@ -15,7 +15,7 @@ Then bootstrap, once for the datacenter, and keep the token that it prints where
 Give each agent a token with a node identity, then set the same acl block on the clients and restart them:
   consul acl token create -node-identity=NODE:DATACENTER
   acl { tokens { agent = "TOKEN" } }
-The last line belongs into a file of mode 0640; consul reload takes it up. consul acl set-agent-token does the same, but shows the token to every user of the host (ps) while it runs.`,
+The last line belongs into a file of mode 0640 of NODE; consul reload takes it up, unless one that was set through the API is kept. consul acl set-agent-token sets one so, but shows the token to every user of the host (ps) while it runs.`,
 			Risk: "A rolling restart of every agent: a reload does not change ACLs. With default_policy = \"allow\" nothing is refused yet; going to deny at once cuts off every caller that has no token. While some servers have ACLs and others have not, answers depend on which one leads.",
 		},
 		ACLDefaultDeny: {
@@ -141,7 +141,7 @@ Put the files in the old ones' place, with the same owner and mode, and
 			Mend: `Make a new CA, and let every agent trust both for as long as certificates of both are in use:
   consul tls ca create -domain=consul
   cat consul-agent-ca.pem old-ca.pem > bundle.pem
-In a folder of its own, for the command keeps no name of an older CA. Set ca_file to the bundle on every agent and run consul reload, then renew all certificates, then drop the old CA.`,
+Do it in a folder of its own: the command writes over no older CA. Set ca_file to the bundle on every agent and run consul reload, then renew all certificates, then drop the old CA.`,
 			Risk: "Certificates of a CA that some agent does not trust yet cut the two off from each other. Do the three rounds in this order, each on every agent before the next.",
 		},
 		TLSKeyFiles: {
