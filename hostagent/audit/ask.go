@@ -22,6 +22,7 @@ const (
 // own is a right of the client's own token, by its place in ownRights.
 type own int
 
+// The rights up to ownOperatorWrite are none to give to a token that stays on the host for the service.
 const (
 	ownACL own = iota
 	ownKeyring
@@ -108,6 +109,9 @@ func answer[T any](q *questions, needs string, ask func() (T, error)) Seen[T] {
 // allowed asks a question that takes a right, unless the token is known to lack it. The service asks only where the token is
 // known to have it.
 func allowed[T any](q *questions, right own, needs string, ask func() (T, error)) Seen[T] {
+	if q.from.Service && right <= ownOperatorWrite {
+		needs = "run hostagent audit with another token than the service's: " + needs
+	}
 	switch may := q.may(right); {
 	case q.gone != "":
 	case q.rights.Known && !may:

@@ -169,7 +169,7 @@ Registrations: the agent leaves out what the token may not read [set a token]
 			errs: map[string]error{"CAConfig": denied(`'operator:write'`)}}, false,
 			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [operator = \"write\" in the token's policy]\n", 1), whole},
 		{"operator:read alone, the service", &fakeAgent{may: func(r consul.Right) bool { return r.Resource != "operator" || r.Access == "read" }}, true,
-			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [operator = \"write\" in the token's policy]\n", 1),
+			strings.Replace(everything, "CAConfig\n", "CAConfig: the token may not read it [run hostagent audit with another token than the service's: operator = \"write\" in the token's policy]\n", 1),
 			[]string{"Running", "Authorize", "Services", "Anonymous", "Tokens", "Keyrings", "Authority", "Intentions"}},
 		{"what it may do is not told", &fakeAgent{errs: map[string]error{"Authorize": failing(consul.KindStatus, "status 404: no such thing")}}, false,
 			strings.Replace(everything, "Intentions\n", "Intentions: whether the list is whole is not known: status 404: no such thing [service_prefix \"\" { policy = \"read\" } in the token's policy]\n", 1),
@@ -177,10 +177,10 @@ Registrations: the agent leaves out what the token may not read [set a token]
 		{"what it may do is not told, the service", &fakeAgent{errs: map[string]error{"Authorize": failing(consul.KindStatus, "status 404: no such thing")}}, true,
 			`Running
 Anonymous
-Tokens: status 404: no such thing [acl = "read" in the token's policy]
-Keyrings: status 404: no such thing [keyring = "read" in the token's policy]
+Tokens: status 404: no such thing [run hostagent audit with another token than the service's: acl = "read" in the token's policy]
+Keyrings: status 404: no such thing [run hostagent audit with another token than the service's: keyring = "read" in the token's policy]
 Authority
-CAConfig: status 404: no such thing [operator = "write" in the token's policy]
+CAConfig: status 404: no such thing [run hostagent audit with another token than the service's: operator = "write" in the token's policy]
 Intentions: whether the list is whole is not known: status 404: no such thing [service_prefix "" { policy = "read" } in the token's policy]
 Registrations
 `, []string{"Running", "Authorize", "Services", "Anonymous", "Authority"}},
@@ -194,10 +194,10 @@ Registrations
 		{"a token that Consul does not know", &fakeAgent{errs: map[string]error{"all": failing(consul.KindDenied, "status 403: ACL not found")}}, true,
 			`Running: the token may not read it [agent "NODE" { policy = "read" } in the token's policy]
 Anonymous: Consul refuses the token [a token that Consul knows]
-Tokens: Consul refuses the token [acl = "read" in the token's policy]
-Keyrings: Consul refuses the token [keyring = "read" in the token's policy]
+Tokens: Consul refuses the token [run hostagent audit with another token than the service's: acl = "read" in the token's policy]
+Keyrings: Consul refuses the token [run hostagent audit with another token than the service's: keyring = "read" in the token's policy]
 Authority: Consul refuses the token [a token that Consul knows]
-CAConfig: Consul refuses the token [operator = "write" in the token's policy]
+CAConfig: Consul refuses the token [run hostagent audit with another token than the service's: operator = "write" in the token's policy]
 Intentions: whether the list is whole is not known: Consul refuses the token [service_prefix "" { policy = "read" } in the token's policy]
 Registrations: the token may not read it [service_prefix "" { policy = "read" } in the token's policy]
 note: status 403: ACL not found
