@@ -189,7 +189,7 @@ func TestHost(t *testing.T) {
   nothing closes port 21001 to the network, which no sidecar has, although hostagent is configured with mode = "guard", and no rule of nf_tables does; rules of iptables-legacy are not read
   port 21002 is closed by hostagent's guard
   something is wrong
-  remedy: hostagent status says what keeps the guard from holding; hostagent firewall status shows its rules`},
+  remedy: hostagent status says what keeps the guard from holding; hostagent firewall show prints its rules`},
 		"a sidecar that does not listen, behind a firewall": {func(h *Host) {
 			found(catalog.SidecarNotListening)(h)
 			h.Ports.Value[0].Closed, h.Ports.Value[0].By = true, "policy drop"
