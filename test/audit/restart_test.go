@@ -35,6 +35,10 @@ func (v broken) setup(b *box) {
 	}
 }
 
+func chmod(name string, mode os.FileMode) func(*box) {
+	return func(b *box) { b.must(os.Chmod(b.path(name), mode)) }
+}
+
 func certificateOf(name string) func(*box) { return func(b *box) { b.copyKey(name) } }
 
 // withoutKeyrings takes away the keys that the agent keeps beside its configuration: they would count before it.
@@ -131,6 +135,7 @@ func brokenFromTheStart() []broken {
 			name: "intentions allow by default", was: `default_intention_policy = "deny"`, is: `default_intention_policy = "allow"`,
 			rows: []string{"intention-default fail"},
 		},
+		{name: "a file with a token that all may read", also: chmod("consul.d/tokens.hcl", 0o644), rows: []string{"config-files fail"}},
 		{name: "an agent that is root", also: ownedByRoot, confinement: confinement{uid: rootUID}, rows: []string{"agent-user fail"}},
 		{
 			name: "an agent that may gain rights", confinement: confinement{uid: consulUID, privilege: true},
