@@ -81,22 +81,21 @@ type judge struct {
 	judge func(*Input) Row // without ID; an empty Remedy of one that is to be mended becomes the catalog's
 }
 
+// judges are those of all items, one each.
+func judges() []judge {
+	return slices.Concat(
+		aclJudges(), gossipJudges(), apiJudges(), tlsJudges(), caJudges(), firewallJudges(), instanceJudges(), fileJudges())
+}
+
 // Evaluate holds the checklist against what is known. It looks at nothing but in, and does not change it.
 func Evaluate(in Input) Report {
 	byID := map[catalog.ID]func(*Input) Row{}
-	for _, judges := range [][]judge{
-		aclJudges(), gossipJudges(), apiJudges(), tlsJudges(), caJudges(), firewallJudges(), instanceJudges(), fileJudges(),
-	} {
-		for _, j := range judges {
-			byID[j.id] = j.judge
-		}
+	for _, j := range judges() {
+		byID[j.id] = j.judge
 	}
 	report := Report{Notes: slices.Clone(in.Notes)}
 	for _, item := range catalog.Items() {
-		row := Row{Status: Unknown, Found: []string{"this version does not look at it"}}
-		if judge := byID[item.ID]; judge != nil {
-			row = judge(&in)
-		}
+		row := byID[item.ID](&in) // a test holds judges to the catalog
 		row.ID = item.ID
 		report.Rows = append(report.Rows, row.finished(item))
 	}

@@ -47,3 +47,19 @@ func TestARowIsBoundedAndSafe(t *testing.T) {
 		t.Errorf("remedies (-want +got)\n%s", diff)
 	}
 }
+
+func TestEachItemHasOneJudge(t *testing.T) {
+	judged := map[catalog.ID]int{}
+	for _, j := range judges() {
+		judged[j.id]++
+	}
+	for _, item := range catalog.Items() {
+		if judged[item.ID] != 1 {
+			t.Errorf("%s has %d judges", item.ID, judged[item.ID])
+		}
+		delete(judged, item.ID)
+	}
+	for id := range judged {
+		t.Errorf("%s is judged, and no item of the checklist", id)
+	}
+}
