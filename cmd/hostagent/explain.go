@@ -93,21 +93,14 @@ func placeholders(text string) string {
 	})
 }
 
-// sentence begins with a capital and ends with a full stop.
+// sentence begins with a capital, unless with a setting or a command, which stay as they are, and ends with a full stop.
 func sentence(text string) string {
-	first, size := utf8.DecodeRuneInString(text)
-	if text = string(unicode.ToUpper(first)) + text[size:]; strings.HasSuffix(text, ".") {
-		return text
+	word, _, _ := strings.Cut(text, " ")
+	if !strings.Contains(word, "_") && !slices.Contains([]string{"chown", "hostagent", "sysctl"}, word) {
+		first, size := utf8.DecodeRuneInString(text)
+		text = string(unicode.ToUpper(first)) + text[size:]
 	}
-	return text + "."
-}
-
-// remedySentence is sentence, but a remedy that begins with a command leaves the command as it is.
-func remedySentence(text string) string {
-	if command, _, _ := strings.Cut(text, " "); slices.Contains([]string{"chown", "hostagent", "sysctl"}, command) {
-		return strings.TrimSuffix(text, ".") + "."
-	}
-	return sentence(text)
+	return strings.TrimSuffix(text, ".") + "."
 }
 
 // explain writes all of a topic.
@@ -119,7 +112,7 @@ func (s *screen) explain(t *topic) {
 	s.wrapped("", t.kind)
 	for _, section := range []struct{ heading, text string }{
 		{"WHAT", t.what}, {"WHY", t.why}, {"EVIDENCE", t.Evidence},
-		{"REMEDY", strings.TrimSuffix(remedySentence(t.mend)+"\n"+t.Mend, "\n")}, {"RISK", t.Risk},
+		{"REMEDY", strings.TrimSuffix(sentence(t.mend)+"\n"+t.Mend, "\n")}, {"RISK", t.Risk},
 	} {
 		if section.text == "" {
 			continue
