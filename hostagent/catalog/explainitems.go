@@ -7,7 +7,7 @@ package catalog
 func itemExplanations() map[ID]Explanation {
 	return map[ID]Explanation{
 		ACLEnabled: {
-			Evidence: "What the running agent tells of itself (/v1/agent/self, which needs agent:read on its node), how it answers when asked for its token's rights, or acl { enabled } in its files; before Consul 1.4 acl_datacenter.",
+			Evidence: "How the agent answers and its tag among the members, or what it tells of itself (/v1/agent/self, which needs agent:read on its node), or acl { enabled } in its files; before Consul 1.4 acl_datacenter. Since 1.14 an agent tells after a reload what its files say and not what it runs with: where nothing else shows that, the row is unknown until the restart.",
 			Mend: `On the servers first, one after another:
   acl { enabled = true, default_policy = "allow", enable_token_persistence = true }
 Then bootstrap, once for the datacenter, and keep the token that it prints where only operators find it:
@@ -19,7 +19,7 @@ The last line belongs into a file of mode 0640 of NODE; consul reload takes it u
 			Risk: "A rolling restart of every agent: a reload does not change ACLs. With default_policy = \"allow\" nothing is refused yet; going to deny at once cuts off every caller that has no token. While some servers have ACLs and others have not, answers depend on which one leads.",
 		},
 		ACLDefaultDeny: {
-			Evidence: "What the running agent tells of itself, or acl { default_policy } in its files; Consul's default is allow. With ACLs disabled the row does not apply: then everything is allowed, to everybody, intentions included.",
+			Evidence: "What the agent sends with its answers (X-Consul-Default-ACL-Policy), or tells of itself, or acl { default_policy } in its files; Consul's default is allow. A client decides by its own policy what is registered with it, and its servers by theirs who gets certificates and intentions: the row is about the agent that was asked. With ACLs disabled it does not apply: then everything is allowed, to everybody, intentions included.",
 			Mend: `Under allow nothing is refused, and so Consul does not log what will be. See who calls the agent at all, by address and path:
   consul monitor -log-level=debug
 give each of these callers a token, and try deny on one client first. Then on every agent, servers first:
@@ -28,7 +28,7 @@ Services keep talking if allow intentions stand there before; under allow none w
 			Risk: "A rolling restart: a reload does not change it. Whatever worked by default stops at once: DNS and catalog lookups of clients without a token, service registrations, KV reads, calls between services without an intention. default_intention_policy lets calls be decided apart from tokens.",
 		},
 		ACLAnonymous: {
-			Evidence: "The agent is asked what a caller without a token may do (POST /v1/internal/acl/authorize, which tries nothing); only names that are asked for are answered. With acl:read the anonymous token's own rules are read too.",
+			Evidence: "The agent is asked what a caller without a token may do (POST /v1/internal/acl/authorize, which tries nothing); only names that are asked for are answered. With acl:read the anonymous token's own rules are read too. A client answers by its own default policy: ask a server, too.",
 			Mend: `See what the anonymous token has, and take the policy away that writes:
   consul acl token read -accessor-id anonymous
   consul acl policy read -name POLICY
