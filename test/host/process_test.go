@@ -26,11 +26,11 @@ func start(t *testing.T, h *Host, script string) *Process {
 
 func TestProcessLogSignalAndWait(t *testing.T) {
 	h := newHost(t)
-	p := start(t, h, `trap 'echo hup' HUP; trap 'echo bye >&2; exit 7' USR1; echo up; while :; do sleep 0.02; done`)
+	p := start(t, h, `trap 'echo usr2' USR2; trap 'echo bye >&2; exit 7' USR1; echo up; while :; do sleep 0.02; done`)
 	for _, step := range []struct {
 		text   string
 		signal syscall.Signal
-	}{{"up\n", syscall.SIGHUP}, {"hup\n", syscall.SIGUSR1}, {"bye\n", 0}} {
+	}{{"up\n", syscall.SIGUSR2}, {"usr2\n", syscall.SIGUSR1}, {"bye\n", 0}} {
 		if err := p.WaitLog(t.Context(), step.text); err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestProcessLogSignalAndWait(t *testing.T) {
 	if err != nil || code != 7 {
 		t.Errorf("exit code %d, %v; want 7", code, err)
 	}
-	if diff := cmp.Diff("up\nhup\nbye\n", p.Log()); diff != "" {
+	if diff := cmp.Diff("up\nusr2\nbye\n", p.Log()); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 	if err := p.Signal(syscall.SIGHUP); err == nil {
