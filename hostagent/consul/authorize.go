@@ -26,8 +26,9 @@ const maxRights = 64
 // Authorize asks the agent which of the rights the client's token has, or nobody's with anonymous: nothing is tried. The
 // answer has the order of the question. No right is needed. With ACLs disabled the error is of KindACLsOff.
 //
-// Nobody's rights are those of a request without a token: the anonymous token's or, where the agent has a default token
-// (acl.tokens.default), that token's, which whoever reaches the agent then uses.
+// Nobody's rights are what whoever reaches the agent may do: by a request without a token, which has the rights of the agent's
+// default token (acl.tokens.default) where there is one, and by one that calls itself anonymous, which has those of the
+// anonymous token (seen with Consul 1.21).
 func (c *Client) Authorize(ctx context.Context, anonymous bool, rights ...Right) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -35,17 +36,28 @@ func (c *Client) Authorize(ctx context.Context, anonymous bool, rights ...Right)
 	for len(rights) > 0 {
 		some := rights[:min(len(rights), maxRights)]
 		rights = rights[len(some):]
-		answers, err := c.authorize(ctx, anonymous, some)
+		answers, err := c.authorize(ctx, some, answer{nobody: anonymous})
 		if err != nil {
 			return nil, err
+		}
+		if anonymous {
+			named, err := c.authorize(ctx, some, answer{nobody: true, as: anonymousSecret})
+			if err != nil && KindOf(err) != KindDenied { // denied where that token was deleted
+				return nil, err
+			}
+			for i, allows := range named {
+				answers[i] = answers[i] || allows
+			}
 		}
 		allowed = append(allowed, answers...)
 	}
 	return allowed, nil
 }
 
-func (c *Client) authorize(ctx context.Context, anonymous bool, rights []Right) ([]bool, error) {
-	got := answer{nobody: anonymous}
+// anonymousSecret is the secret of the anonymous token, the same in each datacenter.
+const anonymousSecret = "anonymous"
+
+func (c *Client) authorize(ctx context.Context, rights []Right, got answer) ([]bool, error) {
 	if err := c.post(ctx, "/v1/internal/acl/authorize", rights, &got); err != nil {
 		return nil, err
 	}

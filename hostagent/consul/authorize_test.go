@@ -58,7 +58,7 @@ func TestAuthorize(t *testing.T) {
 	}{
 		{"the token's", false, []Right{{"acl", "", "read"}, {"intention", "*", "write"}}, []bool{true, false},
 			[]string{`POST /v1/internal/acl/authorize "` + secret + `" 2`}},
-		{"nobody's", true, []Right{{"acl", "", "read"}}, []bool{false}, []string{`POST /v1/internal/acl/authorize "" 1`}},
+		{"nobody's", true, []Right{{"acl", "", "read"}}, []bool{false}, []string{`POST /v1/internal/acl/authorize "" 1`, `POST /v1/internal/acl/authorize "anonymous" 1`}},
 		{"none", false, nil, []bool{}, nil},
 		{"more than an agent takes at once", false, rights, want,
 			[]string{`POST /v1/internal/acl/authorize "` + secret + `" 64`, `POST /v1/internal/acl/authorize "` + secret + `" 1`}},
@@ -97,7 +97,7 @@ func TestAuthorizeWithoutTokenFile(t *testing.T) {
 	}
 	_, err := c.Authorize(t.Context(), false, Right{"acl", "", "read"})
 	checkError(t, err, KindToken, "cannot read the Consul token")
-	if len(requests) != 1 {
+	if len(requests) != 2 { // nobody's
 		t.Errorf("requests: %q", requests)
 	}
 }
@@ -131,6 +131,47 @@ func TestNotAuthorized(t *testing.T) {
 			checkError(t, err, tt.kind, tt.text)
 			if got != nil {
 				t.Errorf("answers beside the error: %v", got)
+			}
+		})
+	}
+}
+
+// An agent with a default token answers with its rights whoever brings none; who calls himself anonymous has others.
+func TestAuthorizeAnonymous(t *testing.T) {
+	rights := []Right{{"service", "web", "write"}, {"service", "anonymous", "write"}, {"service", "db", "write"}}
+	for _, tt := range []struct {
+		name    string
+		without string // what may be written without a token
+		named   string // and by the anonymous token
+		deleted bool
+		want    []bool
+	}{
+		{"both", "web", "db", false, []bool{true, false, true}},
+		{"its own name", "", "anonymous", false, []bool{false, true, false}},
+		{"no anonymous token", "web", "", true, []bool{true, false, false}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				may := map[string]string{"": tt.without, "anonymous": tt.named}[r.Header.Get("X-Consul-Token")]
+				if tt.deleted && r.Header.Get("X-Consul-Token") != "" {
+					http.Error(w, "ACL not found", http.StatusForbidden)
+					return
+				}
+				var asked []map[string]any
+				if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+					t.Error(err)
+				}
+				for _, right := range asked {
+					right["Allow"] = right["Segment"] == may
+				}
+				if err := json.NewEncoder(w).Encode(asked); err != nil {
+					t.Error(err)
+				}
+			}))
+			defer srv.Close()
+			got, err := newClient(t, Config{Address: srv.URL, Token: secret}).Authorize(t.Context(), true, rights...)
+			if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
+				t.Errorf("%v, -want +got\n%s", err, diff)
 			}
 		})
 	}

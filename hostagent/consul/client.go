@@ -187,6 +187,7 @@ type answer struct {
 	expect int       // set by who asks: about how many bytes the body will have
 	shown  int       // set by who asks: bytes that are looked at where the status is not 200, 0 for maxShown
 	nobody bool      // set by who asks: the client's token is not sent
+	as     string    // set by who asks with nobody: what everybody knows and is sent as the token, "" for none
 }
 
 type answerKey struct{}
@@ -214,7 +215,11 @@ func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	req = req.Clone(req.Context())
-	put(req.Header, "X-Consul-Token", token)
+	if wanted && want.nobody {
+		put(req.Header, "X-Consul-Token", want.as)
+	} else {
+		put(req.Header, "X-Consul-Token", token)
+	}
 	put(req.Header, "User-Agent", t.config.UserAgent)
 	query := req.URL.Query()
 	put(query, "ns", t.config.Namespace)
