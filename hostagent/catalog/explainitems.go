@@ -28,7 +28,7 @@ Services keep talking if allow intentions stand there before; under allow none w
 			Risk: "A rolling restart: a reload does not change it. Whatever worked by default stops at once: DNS and catalog lookups of clients without a token, service registrations, KV reads, calls between services without an intention. default_intention_policy lets calls be decided apart from tokens.",
 		},
 		ACLAnonymous: {
-			Evidence: "The agent is asked what a caller without a token may do (POST /v1/internal/acl/authorize, which tries nothing); only names that are asked for are answered. With acl:read the anonymous token's own rules are read too. A client answers by its own default policy: ask a server, too.",
+			Evidence: "The agent is asked what a caller may do who brings no token, and one who calls himself anonymous: an agent with a default token tells them apart (POST /v1/internal/acl/authorize, which tries nothing); only names that are asked for are answered. With acl:read the anonymous token's own rules are read too. A client answers by its own default policy: ask a server, too.",
 			Mend: `See what the anonymous token has, and take the policy away that writes:
   consul acl token read -accessor-id anonymous
   consul acl policy read -name POLICY
