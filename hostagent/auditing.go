@@ -206,7 +206,7 @@ func (a *Agent) takeAudit(now time.Time) (changed bool) {
 		}
 	}
 	if before == nil || !slices.Equal(failing, u.failing) {
-		a.parts.Log.Info("production checklist", "score", scoreText(report), "failing", fmt.Sprint(failing))
+		a.parts.Log.Info("production checklist", "score", report.Score().String(), "failing", fmt.Sprint(failing))
 	}
 	u.failing = failing
 	brief := a.parts.Policy.CountsOnly
@@ -226,24 +226,12 @@ func auditCheck(report *audit.Report, counts bool) consul.Check {
 	if report.Score()[audit.Fail] > 0 {
 		c.Status = consul.Warning
 	}
-	c.Output = wrap("", "production checklist: "+scoreText(report))
+	c.Output = wrap("", "production checklist: "+report.Score().String())
 	if !counts {
 		c.Output += auditText(report, consul.MaxOutput-len(c.Output))
 	}
 	c.Output = strings.TrimSuffix(c.Output, "\n")
 	return c
-}
-
-// scoreText counts items by what was found, the worst first.
-func scoreText(report *audit.Report) string {
-	score := report.Score()
-	var parts []string
-	for _, status := range slices.Backward(audit.Statuses()) {
-		if n := score[status]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, status))
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // auditText shows the items that somebody has to look at, the worst first, as far as they fit into that many bytes.

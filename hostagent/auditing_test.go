@@ -62,8 +62,8 @@ func (h *fakeHost) auditing(f *fakeAudit) Parts {
 }
 
 const (
-	failsRange = `warning: production checklist: 1 fail, 1 unknown, 1 pass||fail range-closed|  nothing closes port 21001|  remedy: guard it||unknown gossip-key|  denied|  needs:  keyring = "read"`
-	passesAll  = "passing: production checklist: 1 pass"
+	failsRange = `warning: production checklist: 1 of 3 pass, 1 fail, 1 unknown||fail range-closed|  nothing closes port 21001|  remedy: guard it||unknown gossip-key|  denied|  needs:  keyring = "read"`
+	passesAll  = "passing: production checklist: 1 of 1 pass"
 )
 
 func TestAuditOnceAnHour(t *testing.T) {
@@ -264,7 +264,7 @@ func TestReloadOfAudit(t *testing.T) {
 		counting.Policy.CountsOnly = true
 		reload <- counting
 		pass(time.Second)
-		want(t, "counts only", "warning: production checklist: 1 fail, 1 unknown, 1 pass", h.checklist())
+		want(t, "counts only", "warning: production checklist: 1 of 3 pass, 1 fail, 1 unknown", h.checklist())
 		pass(2 * time.Minute)
 		if len(f.asked) != 2 {
 			t.Errorf("after the reload there were %d audits in all, want 2", len(f.asked))

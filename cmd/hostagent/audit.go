@@ -311,9 +311,8 @@ func nothingToAudit(scan *hostagent.Scan) error {
 	if why == nil {
 		why = errors.New("no agent answers")
 	}
-	const usual = "/etc/consul.d"
-	if info, err := os.Stat(usual); err == nil && info.IsDir() {
-		return fmt.Errorf("cannot audit without an agent or files: %w\n--consul-config %s judges the configuration there instead", why, usual)
+	if hasUsualConfig() {
+		return fmt.Errorf("cannot audit without an agent or files: %w\n--consul-config %s judges the configuration there instead", why, usualConfig)
 	}
 	return fmt.Errorf("cannot audit without an agent or files: %w\n--consul-config with the folder of its configuration judges that instead", why)
 }

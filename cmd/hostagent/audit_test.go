@@ -176,7 +176,7 @@ func TestScoreText(t *testing.T) {
 		"3 of 4 pass, 1 to be known; 1 does not apply":              {Asked: 4, Pass: 3, Info: 1, NotApplicable: 1},
 		"44 of 44 pass": {Asked: 44, Pass: 44},
 	} {
-		if got := scoreText(score); got != want {
+		if got := score.String(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

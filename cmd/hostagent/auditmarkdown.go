@@ -22,7 +22,7 @@ func auditMarkdown(d audit.Document) string {
 		heading = "node " + markdownCode(d.Node)
 	}
 	fmt.Fprintf(&b, "# Production checklist of %s\n\n", heading)
-	fmt.Fprintf(&b, "**%s**\n\n", markdownText(scoreText(d.Score)))
+	fmt.Fprintf(&b, "**%s**\n\n", markdownText(d.Score.String()))
 	var about []string
 	for _, fact := range [][2]string{{"datacenter", d.Datacenter}, {"Consul", d.ConsulVersion}, {"hostagent", d.Version}} {
 		if fact[1] != "" {

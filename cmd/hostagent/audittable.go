@@ -45,7 +45,7 @@ func (s *screen) audit(seen *audited) string {
 		}
 	}
 	s.gap()
-	s.wrapped("", scoreText(seen.report.Document(seen.subject, "").Score))
+	s.wrapped("", seen.report.Score().String())
 	s.wrapped("", exhaustion+securityModel)
 	for _, note := range seen.report.Notes {
 		s.wrapped("note: ", catalog.CleanTo(note, auditNote))
@@ -133,27 +133,6 @@ func auditHeading(of *audit.Subject) string {
 	}
 	if of.ConsulVersion != "" {
 		text += ", Consul " + catalog.Clean(of.ConsulVersion)
-	}
-	return text
-}
-
-// scoreText is "23 of 38 pass, 2 fail, 12 unknown; 6 do not apply".
-func scoreText(score audit.DocumentScore) string {
-	text := fmt.Sprintf("%d of %d pass", score.Pass, score.Asked)
-	for _, count := range []struct {
-		n    int
-		word string
-	}{{score.Fail, "fail"}, {score.Warn, "warn"}, {score.Unknown, "unknown"}, {score.Info, "to be known"}} {
-		if count.n > 0 {
-			text += fmt.Sprintf(", %d %s", count.n, count.word)
-		}
-	}
-	switch n := score.NotApplicable; n {
-	case 0:
-	case 1:
-		text += "; 1 does not apply"
-	default:
-		text += fmt.Sprintf("; %d do not apply", n)
 	}
 	return text
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -65,12 +64,9 @@ func topicOf(id catalog.ID) (topic, bool) {
 	t := topic{id: id}
 	if entry, known := catalog.Lookup(id); known {
 		t.title, t.kind = entry.Title, "finding, "+entry.Severity.String()
-		t.what, t.why, t.mend = sentence(placeholders(entry.Message)), entry.Why, placeholders(entry.Remedy)
-		if strings.TrimSpace(regexp.MustCompile(placeholderPattern).ReplaceAllString(entry.Remedy, "")) == "" {
-			t.mend = "depends on the case: the finding itself says it"
-		}
+		t.what, t.why, t.mend = sentence(catalog.General(entry.Message)), entry.Why, entry.GeneralRemedy()
 		if entry.Mitigated != "" {
-			t.what += "\nWhere the guard keeps the network from it: " + placeholders(entry.Mitigated) + "."
+			t.what += "\nWhere the guard keeps the network from it: " + catalog.General(entry.Mitigated) + "."
 		}
 	} else if item, known := catalog.LookupItem(id); known {
 		t.title, t.kind = item.Title, "production checklist, "+item.Step.Title()
@@ -80,17 +76,6 @@ func topicOf(id catalog.ID) (topic, bool) {
 	}
 	t.Explanation, _ = catalog.Explain(id)
 	return t, true
-}
-
-// placeholderPattern matches what a finding's sentence has a value for.
-const placeholderPattern = `\{[a-z]+\}`
-
-// placeholders shows them as <words>. One that follows without a blank stands for more words that some cases have.
-func placeholders(text string) string {
-	text = regexp.MustCompile(`([a-z}])`+placeholderPattern).ReplaceAllString(text, "$1")
-	return regexp.MustCompile(placeholderPattern).ReplaceAllStringFunc(text, func(name string) string {
-		return "<" + strings.Trim(name, "{}") + ">"
-	})
 }
 
 // sentence begins with a capital, unless with a setting or a command, which stay as they are, and ends with a full stop.

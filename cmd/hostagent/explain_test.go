@@ -93,16 +93,3 @@ func TestIDs(t *testing.T) {
 		}
 	}
 }
-
-func TestPlaceholders(t *testing.T) {
-	for in, want := range map[string]string{
-		"{service} listens on {listener}":        "<service> listens on <listener>",
-		"cannot be reached{where}: {chain}":      "cannot be reached: <chain>",
-		`set acl { default_policy = "deny" }`:    `set acl { default_policy = "deny" }`,
-		"{a}{b} is more words of what some have": "<a> is more words of what some have",
-	} {
-		if got := placeholders(in); got != want {
-			t.Errorf("%q becomes %q, want %q", in, got, want)
-		}
-	}
-}

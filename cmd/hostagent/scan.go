@@ -207,11 +207,18 @@ func lookPartsOf(c *config.Config, paths []string) (p hostagent.Parts, problems 
 
 // unknownServices is the end of a command that could not see all registrations.
 func unknownServices(scan *hostagent.Scan, err error) error {
-	const usual = "/etc/consul.d"
-	if info, statErr := os.Stat(usual); scan.Source == hostagent.SourceNone && statErr == nil && info.IsDir() {
-		err = fmt.Errorf("%w\n--consul-config %s reads the definitions there instead", err, usual)
+	if scan.Source == hostagent.SourceNone && hasUsualConfig() {
+		err = fmt.Errorf("%w\n--consul-config %s reads the definitions there instead", err, usualConfig)
 	}
 	return &exitError{exitFailure, err}
+}
+
+// usualConfig is where the agent's configuration mostly stands.
+const usualConfig = "/etc/consul.d"
+
+func hasUsualConfig() bool {
+	info, err := os.Stat(usualConfig)
+	return err == nil && info.IsDir()
 }
 
 // unseen stands for a firewall that cannot be looked at. The reason (no root, no iptables) becomes a note of the scan.

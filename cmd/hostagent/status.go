@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -140,13 +139,7 @@ func (s *screen) audited(a *hostagent.StatusAudit, now time.Time) {
 		s.wrapped("checklist:  ", "not looked at yet")
 		return
 	}
-	var parts []string
-	for _, status := range slices.Backward(audit.Statuses()) {
-		if n := a.Score[status]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, status))
-		}
-	}
-	s.wrapped("checklist:  ", strings.Join(append(parts, ago(a.Last, now)), ", "))
+	s.wrapped("checklist:  ", audit.Score(a.Score).String()+", "+ago(a.Last, now))
 	if len(a.Failing) > 0 {
 		failing := make([]string, len(a.Failing))
 		for i, id := range a.Failing {

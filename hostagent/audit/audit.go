@@ -56,8 +56,11 @@ type Report struct {
 }
 
 // Score counts rows by status.
-func (r *Report) Score() map[Status]int {
-	score := map[Status]int{}
+type Score map[Status]int
+
+// Score counts the rows of r.
+func (r *Report) Score() Score {
+	score := Score{}
 	for _, row := range r.Rows {
 		score[row.Status]++
 	}

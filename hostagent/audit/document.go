@@ -2,7 +2,11 @@
 
 package audit
 
-import "github.com/hostagent/hostagent/hostagent/catalog"
+import (
+	"fmt"
+
+	"github.com/hostagent/hostagent/hostagent/catalog"
+)
 
 // Subject is whose audit a report is, as its agent or its files say; what they do not tell is "". Its texts are raw and
 // untrusted.
@@ -48,15 +52,43 @@ type DocumentItem struct {
 	Remedy string     `json:"remedy"`
 }
 
+func (s Score) document() DocumentScore {
+	d := DocumentScore{
+		Pass: s[Pass], Info: s[Info], Unknown: s[Unknown], Warn: s[Warn], Fail: s[Fail], NotApplicable: s[NotApplicable],
+	}
+	d.Asked = d.Pass + d.Info + d.Unknown + d.Warn + d.Fail
+	return d
+}
+
+// String is as that of DocumentScore.
+func (s Score) String() string { return s.document().String() }
+
+// String is "23 of 38 pass, 2 fail, 12 unknown; 6 do not apply".
+func (d DocumentScore) String() string {
+	text := fmt.Sprintf("%d of %d pass", d.Pass, d.Asked)
+	for _, count := range []struct {
+		n    int
+		word string
+	}{{d.Fail, "fail"}, {d.Warn, "warn"}, {d.Unknown, "unknown"}, {d.Info, "to be known"}} {
+		if count.n > 0 {
+			text += fmt.Sprintf(", %d %s", count.n, count.word)
+		}
+	}
+	switch n := d.NotApplicable; n {
+	case 0:
+	case 1:
+		text += "; 1 does not apply"
+	default:
+		text += fmt.Sprintf("; %d do not apply", n)
+	}
+	return text
+}
+
 // Document writes r for programs. No list in it is null.
 func (r *Report) Document(of Subject, version string) Document {
-	count := r.Score()
 	d := Document{
 		SchemaVersion: 1, Version: version, Node: of.Node, Datacenter: of.Datacenter, ConsulVersion: of.ConsulVersion,
-		Score: DocumentScore{
-			Asked: len(r.Rows) - count[NotApplicable], Pass: count[Pass], Info: count[Info], Unknown: count[Unknown],
-			Warn: count[Warn], Fail: count[Fail], NotApplicable: count[NotApplicable],
-		},
+		Score: r.Score().document(),
 		Items: []DocumentItem{}, Notes: append([]string{}, r.Notes...),
 	}
 	for _, row := range r.Rows {

@@ -233,12 +233,8 @@ func blockForm(key string) string {
 	return key
 }
 
-// placeholder matches what a finding's sentence has a value for. One that follows without a blank stands for more words that
-// some cases have.
-var (
-	placeholder = regexp.MustCompile(`\{[a-z]+\}`)
-	further     = regexp.MustCompile(`([a-z}])\{[a-z]+\}`)
-)
+// general matches what stands in a sentence of the catalog for no case in particular.
+var general = regexp.MustCompile(`<[a-z]+>`)
 
 func (p *page) findings() {
 	p.section("Findings")
@@ -246,12 +242,8 @@ func (p *page) findings() {
 		"In the sentences, <words> stand for what differs from case to case. A finding is open, mitigated (the guard keeps the network " +
 		"from the port) or exempt (a block exempt of the configuration says so)."))
 	for _, e := range catalog.Entries() {
-		remedy := "depends on the case; the finding itself says it."
-		if rest := placeholder.ReplaceAllString(e.Remedy, ""); strings.TrimSpace(rest) != "" {
-			remedy = e.Remedy + "."
-		}
 		p.item(bold(string(e.ID))+" ("+plain(e.Severity.String())+")", prose(upperFirst(e.Title)+"."),
-			sentence(upperFirst(e.Message)+"."), "Remedy: "+sentence(remedy), prose(e.Why))
+			sentence(upperFirst(catalog.General(e.Message))+"."), "Remedy: "+sentence(e.GeneralRemedy()+"."), prose(e.Why))
 	}
 }
 
@@ -269,11 +261,9 @@ func (p *page) checklist() {
 	}
 }
 
-// sentence shows placeholders as <words>.
+// sentence sets off what differs from case to case.
 func sentence(text string) roff {
-	return marked(further.ReplaceAllString(text, "$1"), placeholder, func(name string) roff {
-		return italic("<" + strings.Trim(name, "{}") + ">")
-	})
+	return marked(text, general, func(name string) roff { return italic(name) })
 }
 
 // paragraphs returns the paragraphs of a help text, each as one line.
