@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -27,6 +28,9 @@ type Agent struct {
 	ExposeMin, ExposeMax int
 	// DataDir is the folder in which the agent keeps its data, "" where it did not tell.
 	DataDir string
+	// Members is how many hosts the datacenter's gossip pool has, with those that failed or left lately; 0 where the agent did
+	// not tell, or no number up to a million.
+	Members int
 	// Server tells that the agent is one of the datacenter's servers.
 	Server bool
 	// Ports are the TCP and UDP ports that Consul itself listens on, by its name for them.
@@ -61,6 +65,7 @@ func decodeAgent(body []byte) (Agent, error) {
 			Addr string
 			Tags json.RawMessage
 		}
+		Stats json.RawMessage
 	}
 	if err := object(body); err != nil {
 		return Agent{}, err
@@ -107,8 +112,25 @@ func decodeAgent(body []byte) (Agent, error) {
 			a.Ports[name] = uint16(n)
 		}
 	}
-	a.Plain = plainAPIs(raw.DebugConfig)
+	a.Plain, a.Members = plainAPIs(raw.DebugConfig), membersTold(raw.Stats)
 	return a, nil
+}
+
+// membersTold reads the size of the gossip pool out of the agent's statistics, which are for humans: all numbers are texts.
+func membersTold(stats json.RawMessage) int {
+	const most = 1_000_000
+	var raw struct {
+		Pool struct {
+			Members string `json:"members"`
+		} `json:"serf_lan"`
+	}
+	if err := json.Unmarshal(stats, &raw); err != nil {
+		return 0
+	}
+	if n, err := strconv.ParseUint(raw.Pool.Members, 10, 31); err == nil && n <= most {
+		return int(n)
+	}
+	return 0
 }
 
 // plainAPIs reads where the APIs without TLS are. Before Consul 1.14, which knows no GRPCTLSPort, TLS was a matter of the

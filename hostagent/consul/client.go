@@ -73,6 +73,7 @@ type Client struct {
 	roots    cache[Roots]
 	checks   cache[map[string]*api.AgentCheck]
 
+	own           ownMeta                // of hostagent's own service
 	lengths       map[string]int         // of the last answers, by path
 	lifeRefreshed time.Time              // when this client last refreshed the TTL of the life check
 	sent          map[string]*sentOutput // by check id: outputs that the agent has not been seen to store as they are

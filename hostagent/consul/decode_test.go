@@ -182,6 +182,33 @@ func TestDecodeAgent(t *testing.T) {
 	}
 }
 
+// How many members the gossip pool has is a text among others, of whoever answers.
+func TestDecodeAgentMembers(t *testing.T) {
+	stats := func(text string) string { return `{"Config":{"NodeName":"a"},"Stats":` + text + `}` }
+	for _, tt := range []struct {
+		name, body string
+		want       int
+	}{
+		{"recorded, a client", string(recorded(t, "self-1.21.0-client.json")), 2},
+		{"recorded, a server", string(recorded(t, "self-1.21.0-server.json")), 1},
+		{"recorded, 1.14", string(recorded(t, "self-1.14.11-server.json")), 1},
+		{"most", stats(`{"serf_lan":{"members":"1000000"}}`), 1_000_000},
+		{"more", stats(`{"serf_lan":{"members":"1000001"}}`), 0},
+		{"huge", stats(`{"serf_lan":{"members":"18446744073709551617"}}`), 0},
+		{"negative", stats(`{"serf_lan":{"members":"-1"}}`), 0},
+		{"no number", stats(`{"serf_lan":{"members":"many"}}`), 0},
+		{"no text", stats(`{"serf_lan":{"members":7}}`), 0},
+		{"of the WAN", stats(`{"serf_wan":{"members":"7"}}`), 0},
+		{"odd", stats(`[]`), 0},
+		{"null", stats(`null`), 0},
+		{"none", `{"Config":{"NodeName":"a"}}`, 0},
+	} {
+		if a, err := decodeAgent([]byte(tt.body)); err != nil || a.Members != tt.want {
+			t.Errorf("%s: %d, %v; want %d", tt.name, a.Members, err, tt.want)
+		}
+	}
+}
+
 func FuzzDecodeServices(f *testing.F) {
 	f.Add(recorded(f, "services.json"))
 	for _, seed := range []string{
@@ -223,7 +250,7 @@ func FuzzDecodeAgent(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if a.Node == "" || a.Ports == nil {
+		if a.Node == "" || a.Ports == nil || a.Members < 0 || a.Members > 1_000_000 {
 			t.Errorf("got %+v", a)
 		}
 		for name, port := range a.Ports {

@@ -14,6 +14,9 @@ type lack struct{ resource, level, name string }
 
 // rule is the line of a policy that would give it.
 func (l lack) rule() string {
+	if l.resource == "key" && l.level == "list" { // what is listed is what lies below the name
+		return rule("key_prefix", l.name, l.level)
+	}
 	if l.name == "" {
 		return fmt.Sprintf("%s = %q", l.resource, l.level)
 	}
@@ -24,7 +27,7 @@ func (l lack) rule() string {
 // in a rule is not read.
 func lackOf(text string) (l lack, ok bool) {
 	// Consul 1.21: Permission denied: token with AccessorID '…' lacks permission 'agent:read' on "host"
-	found := regexp.MustCompile(`lacks permission '(agent|node|service):(read|write)' on "([^"]*)"`).FindStringSubmatch(text)
+	found := regexp.MustCompile(`lacks permission '(agent|key|node|service):(read|list|write)' on "([^"]*)"`).FindStringSubmatch(text)
 	if found == nil { // some resources have no names
 		if found = regexp.MustCompile(`lacks permission '(acl|keyring|operator):(read|write)'`).FindStringSubmatch(text); found == nil {
 			return lack{}, false

@@ -17,6 +17,8 @@ func TestDenied(t *testing.T) {
 	}{
 		{"agent", lacks + `'agent:read' on "Host_1.x"`, `add this rule to a policy of the token: agent "Host_1.x" { policy = "read" }`},
 		{"service", lacks + `'service:write' on "hostagent"`, `add this rule to a policy of the token: service "hostagent" { policy = "write" }`},
+		{"a key", lacks + `'key:read' on "hostagent/all.hcl"`, `add this rule to a policy of the token: key "hostagent/all.hcl" { policy = "read" }`},
+		{"keys", lacks + `'key:list' on "hostagent/"`, `add this rule to a policy of the token: key_prefix "hostagent/" { policy = "list" }`},
 		{"by a server", `rpc error making call: ` + lacks + `'node:read' on "host"`, `token: node "host" { policy = "read" }`},
 		{"nobody", `Permission denied: anonymous token lacks permission 'agent:read' on "host".` + nobody,
 			`no token was sent: give one in consul { token_file } or CONSUL_HTTP_TOKEN_FILE, with this rule: agent "host" { policy = "read" }`},

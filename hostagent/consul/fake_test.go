@@ -20,6 +20,7 @@ import (
 type fakeAgent struct {
 	mu        sync.Mutex
 	services  map[string]bool
+	meta      map[string]map[string]string // of services, by id
 	foreign   map[string]*api.AgentService // what those of services are that are not as plain as ours
 	checks    map[string]*api.AgentCheck
 	outputMax int                                // check_output_max_size
@@ -32,7 +33,7 @@ type fakeAgent struct {
 // newFakeAgent starts an agent that has the recorded checks of other services.
 func newFakeAgent(t testing.TB) (*fakeAgent, *Client) {
 	t.Helper()
-	a := &fakeAgent{services: map[string]bool{}, foreign: map[string]*api.AgentService{}, outputMax: MaxOutput, refuse: func(string) (int, string) { return 0, "" }}
+	a := &fakeAgent{services: map[string]bool{}, meta: map[string]map[string]string{}, foreign: map[string]*api.AgentService{}, outputMax: MaxOutput, refuse: func(string) (int, string) { return 0, "" }}
 	if err := json.Unmarshal(recorded(t, "checks.json"), &a.checks); err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +45,7 @@ func newFakeAgent(t testing.TB) (*fakeAgent, *Client) {
 // forget drops service with all its checks.
 func (a *fakeAgent) forget(service string) {
 	delete(a.services, service)
+	delete(a.meta, service)
 	maps.DeleteFunc(a.checks, func(_ string, check *api.AgentCheck) bool { return check.ServiceID == service })
 }
 
@@ -92,7 +94,7 @@ func (a *fakeAgent) answer(request string, r *http.Request) (status int, text st
 	case "GET services":
 		services := map[string]*api.AgentService{}
 		for id := range a.services {
-			services[id] = cmp.Or(a.foreign[id], &api.AgentService{ID: id, Service: id})
+			services[id] = cmp.Or(a.foreign[id], &api.AgentService{ID: id, Service: id, Meta: a.meta[id]})
 		}
 		encoded, err := json.Marshal(services)
 		if err != nil {
@@ -102,7 +104,10 @@ func (a *fakeAgent) answer(request string, r *http.Request) (status int, text st
 	case "GET checks":
 		return a.list(r.URL.Query().Get("filter"))
 	case "PUT service/register":
-		a.services[service.ID] = true
+		a.services[service.ID], a.meta[service.ID] = true, service.Meta
+		if service.Check == nil { // checks that stand are left alone
+			break
+		}
 		a.register(service.Check.CheckID, service.ID, service.Check.Name, service.Check)
 	case "PUT service/deregister":
 		if !a.services[id] {
@@ -175,7 +180,7 @@ func (a *fakeAgent) describe(id string) (status int, text string) {
 	}
 	s := a.foreign[id]
 	if s == nil {
-		s = &api.AgentService{ID: id, Service: id}
+		s = &api.AgentService{ID: id, Service: id, Meta: a.meta[id]}
 	}
 	encoded, err := json.Marshal(s)
 	if err != nil {

@@ -15,6 +15,8 @@ func TestMissingRule(t *testing.T) {
 		want string
 	}{
 		{"named", &Error{Kind: KindDenied, Err: denied}, `agent "web-1" { policy = "read" }`},
+		{"a key, as Consul refuses it", &Error{Kind: KindDenied, Err: errors.New(`status 403: rpc error making call: Permission denied: token with AccessorID ` +
+			`'b9bc2ea6-83cb-3981-7665-c2a8fd659178' lacks permission 'key:read' on "hostagent/a.hcl"`)}, `key "hostagent/a.hcl" { policy = "read" }`},
 		{"without a name", &Error{Kind: KindDenied, Err: errors.New("status 403: ACL not found")}, ""},
 		{"of another kind", &Error{Kind: KindStatus, Err: denied}, ""},
 		{"of another package", denied, ""},

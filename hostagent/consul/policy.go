@@ -14,7 +14,7 @@ import (
 // Needs says for what hostagent uses its token on one node. What stands here decides which rules the token's policy has:
 // each of them was seen to be missed when it was left out (Consul 1.21). To wait for changes of the catalog needs none.
 type Needs struct {
-	Node   string // as the agent spells it: rules mind the case
+	Node   string // as the agent spells it: rules mind the case; not needed for Fleet
 	Origin string // where Node comes from, for a comment; may be empty
 	// Service is hostagent's own service, "" where it writes no reports.
 	Service string
@@ -24,35 +24,35 @@ type Needs struct {
 	Members bool
 	// Audit is for the token of who runs hostagent audit, and for nothing that hostagent's service does.
 	Audit bool
+	// Fleet is for the token of who runs hostagent fleet, likewise.
+	Fleet bool
+	// KVPrefix is the prefix of the keys that hold settings, "" for none.
+	KVPrefix string
 	// Namespace and Partition are those of Consul Enterprise, "" for none.
 	Namespace, Partition string
 }
 
 // Policy returns the smallest policy that allows n, in the HCL of Consul's ACL policies, with comments. Each rule has a line
-// of its own. It fails where the node has a name that cannot be written into a rule.
+// of its own. It fails where the node or the prefix of keys has a name that cannot be written into a rule.
 func (n Needs) Policy() (string, error) {
-	if !isRuleName(n.Node) {
+	if !n.Fleet && !isRuleName(n.Node) {
 		return "", fmt.Errorf("cannot write a policy for node %s: Consul's policies hold no such name; give the agent a node_name of letters, digits and dashes",
 			strconv.QuoteToASCII(truncate(n.Node, 80)))
 	}
+	if n.KVPrefix != "" && !isRuleName(n.KVPrefix) {
+		return "", fmt.Errorf("cannot write a policy for kv_prefix %s: Consul's policies hold no such name; use letters, digits, dashes and slashes",
+			strconv.QuoteToASCII(truncate(n.KVPrefix, 80)))
+	}
 	var b strings.Builder
 	comment := func(text string) { writeComment(&b, text) }
-	heading := "What hostagent's token must be allowed on node %q, with this configuration, and no more."
-	if n.Audit {
-		heading = "What shows hostagent audit on node %q all that the right to read shows. It is for the token of a person who audits " +
-			"(CONSUL_HTTP_TOKEN_FILE), not for hostagent's service."
-	}
-	comment(fmt.Sprintf(heading, n.Node))
+	heading, rules := n.content()
+	comment(heading)
 	if n.Origin != "" {
 		comment(n.Origin)
 	}
 	if n.Namespace != "" || n.Partition != "" {
 		comment(fmt.Sprintf("Consul Enterprise: the configuration names namespace %q and partition %q. Service rules belong there, agent "+
 			"and node rules in the default namespace of that partition: distribute them over policies accordingly.", n.Namespace, n.Partition))
-	}
-	rules := n.rules()
-	if n.Audit {
-		rules = n.auditRules()
 	}
 	for _, r := range rules {
 		b.WriteByte('\n')
@@ -64,6 +64,19 @@ func (n Needs) Policy() (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// content is what the policy says it is for, and its rules.
+func (n Needs) content() (heading string, rules []neededRule) {
+	const person = " (CONSUL_HTTP_TOKEN_FILE), not for hostagent's service."
+	switch {
+	case n.Fleet:
+		return "What hostagent fleet needs to tell of all hosts of a datacenter. It is for the token of a person who looks at them" + person, fleetRules()
+	case n.Audit:
+		return fmt.Sprintf("What shows hostagent audit on node %q all that the right to read shows. It is for the token of a person who audits"+
+			person, n.Node), n.auditRules()
+	}
+	return fmt.Sprintf("What hostagent's token must be allowed on node %q, with this configuration, and no more.", n.Node), n.rules()
 }
 
 // writeComment writes text as a comment that no text can end: in lines of bounded width, without control characters.
@@ -108,11 +121,32 @@ func (n Needs) auditRules() []neededRule {
 	}
 }
 
+// fleetRules are those of who looks at all hosts. Without a right on all of them Consul leaves some out, which would read as
+// if they did not run hostagent.
+func fleetRules() []neededRule {
+	return []neededRule{
+		{[]string{"The nodes of the datacenter, and whether gossip reaches them. hostagent uses no part of a list."}, rule("node_prefix", "", "read")},
+		{[]string{"hostagent's own service on each node, with its checks, and the sidecars and instances of services."}, rule("service_prefix", "", "read")},
+	}
+}
+
 func (n Needs) rules() []neededRule {
 	rules := []neededRule{{
 		[]string{"What the agent says of itself: its sidecar range, its own ports and its node id."},
 		rule("agent", n.Node, "read"),
 	}}
+	if n.KVPrefix != "" {
+		rules = append(rules, neededRule{
+			[]string{
+				"The settings of the fleet (kv_prefix).",
+				"WHO HAS key:write BELOW THIS PREFIX DECIDES ON THESE SETTINGS, on every host that reads them: what is exempt, who is let " +
+					"in and what is reported, and with kv_may_enforce the mode too. That right belongs into the policy of operators alone, " +
+					"never into this one, and into no key_prefix that is shorter:",
+				"  " + rule("key_prefix", n.KVPrefix, "write"),
+			},
+			rule("key_prefix", n.KVPrefix, "list"), // read is too little where acl { enable_key_list_policy = true } (Consul 1.21)
+		})
+	}
 	if n.Members {
 		rules = append(rules, neededRule{
 			[]string{`The members of the datacenter, for "cluster" in allow_from or exposed_paths_from. Without a right on all of them ` +

@@ -43,6 +43,10 @@ func TestPolicy(t *testing.T) {
 		{"results on applications", Needs{Service: "hostagent", OnServices: true}, []string{agent, all}, "#  " + own},
 		{"an audit", Needs{Service: "hostagent", OnServices: true, Audit: true},
 			[]string{agent, nodes, services, `acl = "read"`, `keyring = "read"`}, "#  operator = \"write\"\n#  acl = \"write\"\n"},
+		{"a fleet", Needs{Service: "hostagent", OnServices: true, Members: true, KVPrefix: "hostagent/", Fleet: true},
+			[]string{nodes, services}, "# What hostagent fleet needs"},
+		{"settings in KV", Needs{Service: "hostagent", KVPrefix: "hosts/agent"},
+			[]string{agent, `key_prefix "hosts/agent" { policy = "list" }`, services, own}, "#  key_prefix \"hosts/agent\" { policy = \"write\" }\n"},
 		{"Enterprise", Needs{Namespace: "shop", Partition: "east\n" + all}, []string{agent, services}, `namespace "shop" and partition "east\nservice_prefix`},
 		{"origin", Needs{Origin: "told by\nagent \"x\" { policy = \"write\" }\r\u2028" + all + strings.Repeat(" words", 50)}, []string{agent, services}, "# told by agent"},
 	} {
@@ -90,6 +94,18 @@ func TestPolicyNodeNames(t *testing.T) {
 	} {
 		if text, err := (Needs{Node: name}).Policy(); err == nil || text != "" || strings.ContainsAny(err.Error(), "\n\x00") {
 			t.Errorf("%q: %q, %v", name, text, err)
+		}
+	}
+}
+
+// Who looks at a fleet needs no node; what KV's prefix is called must fit into a rule.
+func TestPolicyNames(t *testing.T) {
+	if text, err := (Needs{Fleet: true}).Policy(); err != nil || strings.Contains(text, `agent "`) {
+		t.Errorf("of a fleet: %q, %v", text, err)
+	}
+	for _, prefix := range []string{`a"b`, `a\`, "${a}", "%{a}", "a\nb", "\xff", strings.Repeat("x", 513), "x\" { policy = \"write\" }\nkey \"y"} {
+		if text, err := (Needs{Node: "db-1", KVPrefix: prefix}).Policy(); err == nil || text != "" || strings.ContainsAny(err.Error(), "\n\x00") {
+			t.Errorf("%q: %q, %v", prefix, text, err)
 		}
 	}
 }

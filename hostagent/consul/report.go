@@ -54,6 +54,10 @@ type Report struct {
 	LifeOnly bool
 	// Keep are keys of checks that stand as they are, if they do: nothing new is known of them yet.
 	Keep []string
+	// Meta is the metadata of hostagent's own service; nil leaves what stands. A pair that Consul would refuse is left out.
+	Meta map[string]string
+	// KeepMeta are keys of metadata that stand as they are, if they do: nothing new is known of them yet.
+	KeepMeta []string
 }
 
 const (
@@ -70,7 +74,7 @@ const (
 
 // Report makes the agent's checks of r.Service equal r: it registers what is missing, updates what differs, and takes
 // away what is ours and no longer wanted; everything else stays as it is. A steady host writes nothing to the servers.
-// It returns the number of checks written or taken away.
+// It returns the number of checks written or taken away, and one more where the service got other metadata.
 //
 // A failing check does not keep the others from being written. After writeBudget the rest is left to the next Reports,
 // which is no error: the caller has ports to open in between. A check that an application's service refuses stands on
@@ -82,13 +86,15 @@ func (c *Client) Report(ctx context.Context, r Report) (written int, err error) 
 	if err != nil {
 		return 0, err
 	}
-	w.until = c.now().Add(writeBudget)
+	w.until, w.meta = c.now().Add(writeBudget), cleanMeta(r.Meta)
 	if err := w.ownService(ctx, r.Life.clean()); err != nil {
 		return w.written, err
 	}
+	w.keepMeta(r.KeepMeta)
 	if err := w.life(ctx, r.Life); err != nil {
 		return w.written, err // without the service no check can stand
 	}
+	w.keep(w.tell(ctx))
 	wanted := map[string]bool{w.id(lifeKey): true}
 	for _, check := range r.Checks {
 		id := w.id(check.Key)
@@ -147,8 +153,9 @@ type checkWriter struct {
 	c        *Client
 	service  string
 	standing map[string]*api.AgentCheck
-	filtered bool      // ACLs took checks out of what the agent has, of whatever services
-	until    time.Time // when no further check is begun
+	meta     map[string]string // that our own service shall have, nil for what it has
+	filtered bool              // ACLs took checks out of what the agent has, of whatever services
+	until    time.Time         // when no further check is begun
 	written  int
 	errs     []error
 	unshown  int  // errors beyond maxErrors
@@ -194,9 +201,10 @@ func (w *checkWriter) failure() error {
 	return errors.Join(errs...)
 }
 
-// id makes a check id that is safe in a URL path out of any key. One that had to be changed gets a digest behind a "~",
-// which no unchanged key has: two keys never share an id, even where somebody chooses them to.
-func (w *checkWriter) id(key string) string {
+// CheckID is the id of the check with that key in reports on service. It is safe in a URL path: a key that had to be changed
+// for that gets a digest behind a "~", which no unchanged key has, so that two keys never share an id, even where somebody
+// chooses them to.
+func CheckID(service, key string) string {
 	safe := strings.Map(func(r rune) rune {
 		if r < 0x80 && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:", r)) {
 			return r
@@ -207,8 +215,10 @@ func (w *checkWriter) id(key string) string {
 		sum := sha256.Sum256([]byte(key))
 		safe = safe[:min(len(safe), 60)] + "~" + hex.EncodeToString(sum[:16])
 	}
-	return w.service + ":" + safe
+	return service + ":" + safe
 }
+
+func (w *checkWriter) id(key string) string { return CheckID(w.service, key) }
 
 // is returns the check that stands under id on the service, nil for none.
 func (w *checkWriter) is(id, service string) *api.AgentCheck {
@@ -228,13 +238,10 @@ func (w *checkWriter) life(ctx context.Context, life Check) error {
 		return nil
 	}
 	if !registered {
-		err := w.c.api.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
-			ID: w.service, Name: w.service,
-			Check: &api.AgentServiceCheck{
-				CheckID: id, Name: life.Name, Notes: life.Notes, TTL: lifeTTL.String(), Status: string(life.Status),
-				DeregisterCriticalServiceAfter: reapAfter,
-			},
-		}, api.ServiceRegisterOpts{}.WithContext(ctx))
+		err := w.registerOwn(ctx, &api.AgentServiceCheck{
+			CheckID: id, Name: life.Name, Notes: life.Notes, TTL: lifeTTL.String(), Status: string(life.Status),
+			DeregisterCriticalServiceAfter: reapAfter,
+		})
 		if err != nil {
 			return w.c.failure("register service "+w.service, err)
 		}
@@ -298,9 +305,7 @@ func (w *checkWriter) register(ctx context.Context, id, service string, check Ch
 		// Somebody else's service may hold a check of this id, to keep ours away: registering a check by itself needs
 		// rights on that service. Registered with our service it moves over (seen with Consul 1.21).
 		kind.CheckID, kind.Name, kind.Notes = id, check.Name, check.Notes
-		err = w.c.api.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
-			ID: w.service, Name: w.service, Check: &kind,
-		}, api.ServiceRegisterOpts{}.WithContext(ctx))
+		err = w.registerOwn(ctx, &kind)
 	}
 	if err != nil {
 		return w.failed("register", id, service, err)

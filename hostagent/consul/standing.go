@@ -189,12 +189,17 @@ func (w *checkWriter) leave(ctx context.Context, id string) {
 func (w *checkWriter) ownService(ctx context.Context, life Check) error {
 	known, _ := slices.BinarySearchFunc(w.c.services.value, w.service, func(r Registration, id string) int { return cmp.Compare(r.ID, id) })
 	differs := known < len(w.c.services.value) && w.c.services.value[known].ID == w.service && !w.c.services.value[known].IsOwn(w.service)
-	if is := w.is(w.id(lifeKey), w.service); !differs && is != nil && is.Name == life.Name && is.Notes == life.Notes {
+	is := w.is(w.id(lifeKey), w.service)
+	if !differs && is != nil && is.Name == life.Name && is.Notes == life.Notes && (w.meta == nil || w.c.knowsMeta()) {
 		return nil // it stands and is not registered again: no question at every Report
 	}
 	holder, err := w.c.holder(ctx, w.service)
-	if err != nil || holder == nil || isOwn(holder, w.service) {
+	if err != nil {
 		return err
+	}
+	if holder == nil || isOwn(holder, w.service) {
+		w.c.knowMeta(holder)
+		return nil
 	}
 	w.keep(&Error{Kind: KindTaken, Err: fmt.Errorf(
 		"cannot register service %q at the Consul agent %s: another service has this id (name %q, port %d); deregister that one, or give hostagent another name with report { service_name }",
@@ -208,14 +213,14 @@ func (w *checkWriter) ownService(ctx context.Context, life Check) error {
 }
 
 // IsOwn tells whether r is the service that a hostagent of that name registers for itself: it has no port and does
-// nothing.
+// nothing. Metadata is no sign: another version of hostagent may have other.
 func (r *Registration) IsOwn(name string) bool {
 	return r.ID == name && r.Name == name && r.Kind == "" && r.Port == 0 && r.Address == "" && r.Socket == "" && !r.Native && r.Proxy == nil
 }
 
 func isOwn(s *api.AgentService, name string) bool {
 	r := registration(s)
-	return r.IsOwn(name) && len(s.Tags) == 0 && len(s.Meta) == 0
+	return r.IsOwn(name) && len(s.Tags) == 0
 }
 
 // holder returns the service that has the id, nil for none.
