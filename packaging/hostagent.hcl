@@ -2,8 +2,9 @@
 #
 # hostagent reads every file of /etc/hostagent.d whose name ends in ".hcl", in lexical order. Of a key with one value the
 # later file wins, lists of several files are joined, blocks merge key by key. Consul's client environment
-# (CONSUL_HTTP_ADDR and its like) stands over the files, command-line flags stand over both. Unknown keys and values that
-# make no sense are refused with file and line. Values are plain: no variables, no functions.
+# (CONSUL_HTTP_ADDR and its like) stands over the files, command-line flags stand over both; settings for a fleet, in
+# Consul's KV, stand under the files. Unknown keys and values that make no sense are refused with file and line. Values are
+# plain: no variables, no functions.
 #
 # Every key stands here with its default, but for the example of an exemption. The file that packages install in
 # /etc/hostagent.d is short, and this one lies with their documentation. What you change stands best in a file of your own,
@@ -186,6 +187,46 @@ mode = "observe"
 # state_dir = "/var/lib/hostagent"
 
 
+# ---- Settings for a fleet -------------------------------------------------------------------------------------------
+
+# Settings that many hosts share can lie in Consul's KV: one write there reaches all of them within seconds. They stand under
+# the files. A value that a file of this host sets wins, and a list that a file sets, an empty one too, replaces theirs;
+# exemptions of both count, those of the files first.
+#
+# Each key below kv_prefix whose name ends in ".hcl" is a document in the language of this file. Several are read in the order
+# of their keys and merge as files do: at most 100, of 512 KiB together. Folders without a value may be there, and no other
+# keys.
+#
+# What may stand there: exempt blocks, allow_from, close_delay, and of the block report enabled, detail and spread. Only with
+# kv_may_enforce: mode, enforce, and of the block report on, status, warning_services and critical_services. Nothing else,
+# ever: no ports, ranges, services, gateways, backends, addresses or tokens.
+#
+# Documents count all together or not at all. Where one of them has a mistake, sets what it may not set, or contradicts a file
+# of this host, all are refused, the last good ones stand, and hostagent's own check says why. So try a document before it is
+# written, best with the files of a host that will read it, and write it only if nobody else has changed it meanwhile (the
+# index is that of "consul kv get -detailed", 0 for a key that is not there yet):
+#
+#   "hostagent config validate --kv all.hcl && consul kv put -cas -modify-index=N hostagent/all.hcl @all.hcl"
+#
+# Hosts read and never write: their tokens need key_prefix "hostagent/" { policy = "read" }, which "hostagent acl-policy" adds.
+# Whoever has policy = "write" there decides for every host that reads it: exemptions silence findings, allow_from lets callers
+# in or keeps them out where no file sets it, and report takes results out of sight. That right belongs to those who may change
+# the configuration of every host, and into no token of a host, a service or a deployment. Without ACLs, or with their default
+# policy "allow", everybody who reaches an agent has it: then leave kv_prefix empty. What stands there can be read by whoever
+# may read the prefix.
+
+# Where documents lie, such as "hostagent/": at most 200 bytes, without "/" at its beginning and with one at its end, because
+# "hostagent" would stand for the keys of "hostagent-other/" too. Hosts that need other settings have another prefix. Empty
+# asks for nothing. With allow_from = ["cluster"] in a document the token needs what that needs in a file.
+# kv_prefix = ""
+
+# Whether documents may also say what hostagent does to a host and its services: turn guard mode and quarantine on and off, on
+# quarantine_ports of the files and no others, and let results take services out of discovery. Without it an exemption from
+# there leaves a quarantined port closed; with it the port is left alone, as with one of a file. Where it is false, a document
+# that says any of this is refused, and all others with it.
+# kv_may_enforce = false
+
+
 # ---- Firewall -------------------------------------------------------------------------------------------------------
 
 # firewall {
@@ -303,6 +344,12 @@ mode = "observe"
 # How much the checks tell to whoever may read them in Consul: "full", or "counts" for the number of findings of each kind
 # and of ports, without addresses, processes, other services and errors. Names and ids of checks name their service.
 #   detail = "full"
+
+# How long news may wait before it is written to Consul, 0s to 10m. A change that a whole fleet sees at once would otherwise
+# have all hosts write at once; each waits a random part of this time. "auto" follows the number of members of this Consul
+# datacenter, 500 of them a second: 2s for 1,000 hosts, 20s for 10,000, and nothing for less than 25. Ports open and close
+# without it, and the word that hostagent stops is never late.
+#   spread = "auto"
 # }
 
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package config reads hostagent's configuration: HCL files, Consul's client environment and flags, in that order of
-// growing weight. It is strict: an unknown key, a value out of bounds or a contradiction is refused with file and line.
+// Package config reads hostagent's configuration: settings for a fleet, HCL files, Consul's client environment and flags, in
+// that order of growing weight. It is strict: an unknown key, a value out of bounds or a contradiction is refused with file and line.
 //
-//	c, err := config.Load(paths...)     // files over defaults
+//	c, err := config.Load(paths...)     // files over defaults, or LoadOver, with documents of Consul's KV between them
 //	err = c.ApplyEnv(os.LookupEnv)      // CONSUL_HTTP_ADDR and its like over files
 //	err = c.SetFlag("mode", "guard")    // flags over both
 //	err = c.Validate()                  // what only the whole can tell
@@ -166,14 +166,18 @@ type Config struct {
 	QuarantinePorts    []PortRange
 	QuarantineFindings []string
 	QuarantineServices []string
-	Exemptions         []Exempt
-	CutOnClose         bool // running connections end when a sidecar's port closes
+	Exemptions         []Exempt // of the files, then those of Consul's KV
+	CutOnClose         bool     // running connections end when a sidecar's port closes
 	CloseDelay         time.Duration
 	PollInterval       time.Duration
 	CheckInterval      time.Duration
 	LogLevel           slog.Level
 	LogFormat          LogFormat
 	StateDir           string // where state is kept over a restart of the host; empty keeps none
+	// KVPrefix is where settings for a fleet lie in Consul's KV, with "/" at its end; empty: they are not asked for.
+	KVPrefix string
+	// KVMayEnforce lets these settings decide what is closed and what leaves discovery, too.
+	KVMayEnforce bool
 
 	Firewall Firewall
 	Consul   Consul
@@ -231,6 +235,9 @@ type Report struct {
 	WarningServices  []string
 	CriticalServices []string
 	Detail           ReportDetail
+	// Spread is the longest time that news waits before it is written, so that the hosts of a fleet do not write all at
+	// once; nil: as long as the size of the datacenter asks for.
+	Spread *time.Duration
 }
 
 // Metrics is the block "metrics".

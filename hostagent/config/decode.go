@@ -17,10 +17,16 @@ import (
 // merge puts the values of one file over those of c and returns what is wrong with the file. Good values are kept beside
 // bad ones. parsed is false where the file is not HCL, and nothing of it was read.
 func (c *Config) merge(file string, source []byte) (problems Errors, parsed bool) {
+	d := decoder{config: c, layer: layerFile, file: file, source: source}
+	return d.read()
+}
+
+// read is merge, or mergeUnder.
+func (d *decoder) read() (problems Errors, parsed bool) {
+	file, source := d.file, d.source
 	if problem := checkTokens(file, source); problem != nil {
 		return Errors{problem}, false
 	}
-	d := decoder{config: c, file: file, source: source}
 	tree, diagnostics := hclsyntax.ParseConfig(source, file, hcl.InitialPos)
 	body, isBody := tree.Body.(*hclsyntax.Body)
 	for _, diagnostic := range diagnostics {
@@ -71,6 +77,9 @@ func checkTokens(file string, source []byte) *Error {
 // decoder reads one file into config.
 type decoder struct {
 	config   *Config
+	layer    layer               // layerFile, or layerKV
+	inFiles  map[string][]origin // of layerKV: keys that files have set
+	aside    *Config             // of layerKV: takes values of those, only to be checked
 	file     string
 	source   []byte
 	problems Errors
@@ -141,6 +150,10 @@ func (d *decoder) top(body *hclsyntax.Body) {
 			d.unknownBlock(block, known)
 			continue
 		}
+		if d.layer == layerKV && !kvTakesBlock(block.Type) {
+			d.problem(line, fmt.Sprintf("block %q %s", block.Type, neverInKV))
+			continue
+		}
 		if earlier, twice := first[block.Type]; twice {
 			d.problem(line, fmt.Sprintf("block %q stands twice in this file; first on line %d", block.Type, earlier))
 		} else {
@@ -175,6 +188,10 @@ func (d *decoder) unknownBlock(block *hclsyntax.Block, known map[string]setting)
 func (d *decoder) attributes(prefix string, body *hclsyntax.Body, known map[string]setting) {
 	for _, attribute := range inOrder(body) {
 		if s, ok := known[prefix+attribute.Name]; ok {
+			if why := d.mayNotSet(s); why != "" {
+				d.problem(attribute.NameRange.Start.Line, fmt.Sprintf("key %q %s", s.name, why))
+				continue
+			}
 			d.value(s, attribute.Expr)
 			continue
 		}
@@ -222,13 +239,14 @@ func unknownKey(prefix, name string, known map[string]setting) string {
 
 // value reads the expression of one key.
 func (d *decoder) value(s setting, expression hclsyntax.Expression) {
+	config := d.holder(s.name)
 	expressions := []hclsyntax.Expression{expression}
 	list, isList := expression.(*hclsyntax.TupleConsExpr)
 	switch {
 	case s.isList() && isList:
 		expressions = list.Exprs
 	case s.isList():
-		d.config.setBroken(s.name)
+		config.setBroken(s.name)
 		if _, err := d.literal(s, expression); err != nil {
 			d.problem(expression.Range().Start.Line, s.name+": "+err.Error())
 			return
@@ -240,10 +258,10 @@ func (d *decoder) value(s setting, expression hclsyntax.Expression) {
 	}
 	var texts []text
 	for _, element := range expressions {
-		from := origin{layer: layerFile, file: d.file, line: element.Range().Start.Line}
+		from := origin{layer: d.layer, file: d.file, line: element.Range().Start.Line}
 		value, err := d.literal(s, element)
 		if err != nil {
-			d.config.setBroken(s.name)
+			config.setBroken(s.name)
 			d.problem(from.line, s.name+": "+err.Error())
 			continue
 		}
@@ -253,9 +271,9 @@ func (d *decoder) value(s setting, expression hclsyntax.Expression) {
 		return
 	}
 	// The default list gives way to the first file's; later files append.
-	_, extend := d.config.origins[s.name]
-	for _, wrong := range s.store(d.config, texts, extend) {
-		d.config.setBroken(s.name)
+	_, extend := config.origins[s.name]
+	for _, wrong := range s.store(config, texts, extend) {
+		config.setBroken(s.name)
 		d.problems = append(d.problems, texts[wrong.index].from.problem(s.name, wrong.err.Error()))
 	}
 }

@@ -29,6 +29,8 @@ type Exempt struct {
 	Because string
 	// Expires is midnight in UTC of the last day on which the exemption holds; zero: it holds for good.
 	Expires time.Time
+	// FromKV tells that the block stands in Consul's KV and not in a file of this host.
+	FromKV bool
 }
 
 // BecauseFirewall is the one word that Exempt.Because knows.
@@ -36,7 +38,7 @@ const BecauseFirewall = "firewall"
 
 const (
 	blockExempt = "exempt"
-	maxExempt   = 400 // blocks; a parser of maxMarks brackets takes not many more
+	maxExempt   = 400 // blocks of the files, and as many of Consul's KV; a parser of maxMarks brackets takes not many more
 	maxReason   = 200 // characters
 )
 
@@ -185,8 +187,8 @@ func (x *Exempt) inVain() string {
 
 // exempt reads one block. known holds the keys of all blocks.
 func (d *decoder) exempt(block *hclsyntax.Block, known map[string]setting) {
-	from := origin{layer: layerFile, file: d.file, line: block.TypeRange.Start.Line}
-	if len(d.config.Exemptions) == maxExempt {
+	from := origin{layer: d.layer, file: d.file, line: block.TypeRange.Start.Line}
+	if d.exemptions() == maxExempt {
 		if !d.config.broken[blockExempt] {
 			d.problem(from.line, fmt.Sprintf("more than %d blocks %q", maxExempt, blockExempt))
 			d.config.setBroken(blockExempt)
@@ -194,7 +196,7 @@ func (d *decoder) exempt(block *hclsyntax.Block, known map[string]setting) {
 		return
 	}
 	before := len(d.problems)
-	var x Exempt
+	x := Exempt{FromKV: d.layer == layerKV}
 	for _, attribute := range inOrder(block.Body) {
 		all := exemptSettings()
 		at := slices.IndexFunc(all, func(s exemptSetting) bool { return s.name == attribute.Name })
@@ -219,6 +221,16 @@ func (d *decoder) exempt(block *hclsyntax.Block, known map[string]setting) {
 	// Clipped, so that append never writes into what a copy may hold.
 	d.config.setOrigins(blockExempt, append(slices.Clip(d.config.origins[blockExempt]), from))
 	d.config.Exemptions = append(slices.Clip(d.config.Exemptions), x)
+}
+
+// exemptions counts the blocks of d's layer that were read: those of the files leave their number to those of the KV.
+func (d *decoder) exemptions() (n int) {
+	for i := range d.config.Exemptions {
+		if d.config.Exemptions[i].FromKV == (d.layer == layerKV) {
+			n++
+		}
+	}
+	return n
 }
 
 // inOrder returns the attributes of a body as they stand in the file.

@@ -9,6 +9,7 @@ type layer int
 
 const (
 	layerDefault layer = iota // also what a caller wrote into a field
+	layerKV                   // Consul's KV
 	layerFile
 	layerEnv
 	layerFlag
@@ -17,15 +18,15 @@ const (
 // origin is where a value came from.
 type origin struct {
 	layer layer
-	file  string // layerFile
-	line  int    // layerFile
+	file  string // layerFile; of layerKV the name of the document
+	line  int    // layerFile, layerKV
 	name  string // the variable or "flag --NAME"
 }
 
 // problem makes the error that text describes, in the value of key that came from o.
 func (o origin) problem(key, text string) *Error {
 	switch o.layer {
-	case layerFile:
+	case layerKV, layerFile:
 		return &Error{File: o.file, Line: o.line, Text: key + ": " + text}
 	case layerEnv, layerFlag:
 		return &Error{Text: o.name + ": " + text}
@@ -39,7 +40,7 @@ func (o origin) seenFrom(other origin) string {
 	switch {
 	case o.layer == layerDefault:
 		return ""
-	case o.layer != layerFile:
+	case o.layer != layerKV && o.layer != layerFile:
 		return " (" + o.name + ")"
 	case o.file == other.file:
 		return fmt.Sprintf(" (line %d)", o.line)

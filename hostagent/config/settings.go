@@ -29,6 +29,8 @@ type setting struct {
 	// store parses and checks texts, one for a single value, and puts what is good into c. It appends to what a
 	// list holds where extend is set, without what is there already. Errors belong to the text of the same index.
 	store func(c *Config, texts []text, extend bool) []elementError
+	// kv says whether Consul's KV may set it.
+	kv kvRight
 	// check tells what is wrong with what c holds now: a caller may have set fields by hand.
 	check func(c *Config) []elementError
 }
@@ -54,7 +56,7 @@ func (s setting) takesRanges() bool { return s.kind == kindPorts || s.name == "s
 func settings() []setting {
 	return []setting{
 		one("mode", kindText, func(c *Config) *Mode { return &c.Mode },
-			oneOf(ModeObserve, ModeGuard), unlessZero(checkOneOf(ModeObserve, ModeGuard))),
+			oneOf(ModeObserve, ModeGuard), unlessZero(checkOneOf(ModeObserve, ModeGuard))).inKV(kvEnforcing),
 		one("sidecar_range", kindText, func(c *Config) *PortRange { return &c.SidecarRange },
 			parseSidecarRange, checkSidecarRange),
 		many("extra_ports", kindPorts, func(c *Config) *[]PortRange { return &c.ExtraPorts },
@@ -64,7 +66,7 @@ func settings() []setting {
 		many("guard_ports", kindPorts, func(c *Config) *[]PortRange { return &c.GuardPorts },
 			parsePortRange, checkPortRange),
 		many("allow_from", kindTexts, func(c *Config) *[]Source { return &c.AllowFrom },
-			parseSource, checkSource),
+			parseSource, checkSource).inKV(kvFree),
 		one("allow_local_bridges", kindBool, func(c *Config) *bool { return &c.AllowLocalBridges },
 			parseBool, anything[bool]),
 		many("exposed_paths_from", kindTexts, func(c *Config) *[]Source { return &c.ExposedPathsFrom },
@@ -80,7 +82,7 @@ func settings() []setting {
 		one("audit", kindBool, func(c *Config) *bool { return &c.Audit },
 			parseBool, anything[bool]),
 		one("enforce", kindText, func(c *Config) *Enforce { return &c.Enforce },
-			oneOf(EnforceReport, EnforceQuarantine), checkOneOf(EnforceReport, EnforceQuarantine)),
+			oneOf(EnforceReport, EnforceQuarantine), checkOneOf(EnforceReport, EnforceQuarantine)).inKV(kvEnforcing),
 		many("quarantine_ports", kindPorts, func(c *Config) *[]PortRange { return &c.QuarantinePorts },
 			parsePortRange, checkPortRange),
 		many("quarantine_findings", kindTexts, func(c *Config) *[]string { return &c.QuarantineFindings },
@@ -90,7 +92,7 @@ func settings() []setting {
 		one("cut_on_close", kindBool, func(c *Config) *bool { return &c.CutOnClose },
 			parseBool, anything[bool]),
 		one("close_delay", kindDuration, func(c *Config) *time.Duration { return &c.CloseDelay },
-			parseDuration, between(time.Second, time.Hour)),
+			parseDuration, between(time.Second, time.Hour)).inKV(kvFree),
 		one("poll_interval", kindDuration, func(c *Config) *time.Duration { return &c.PollInterval },
 			parseDuration, between(200*time.Millisecond, 10*time.Second)),
 		one("check_interval", kindDuration, func(c *Config) *time.Duration { return &c.CheckInterval },
@@ -100,6 +102,10 @@ func settings() []setting {
 			oneOf(LogText, LogJSON), checkOneOf(LogText, LogJSON)),
 		one("state_dir", kindText, func(c *Config) *string { return &c.StateDir },
 			asText, checkFolder),
+		one("kv_prefix", kindText, func(c *Config) *string { return &c.KVPrefix },
+			asText, unlessZero(checkKVPrefix)),
+		one("kv_may_enforce", kindBool, func(c *Config) *bool { return &c.KVMayEnforce },
+			parseBool, anything[bool]),
 
 		one("firewall.backend", kindText, func(c *Config) *Backend { return &c.Firewall.Backend },
 			oneOf(BackendAuto, BackendIptables, BackendNFTables), checkOneOf(BackendAuto, BackendIptables, BackendNFTables)),
@@ -132,19 +138,21 @@ func settings() []setting {
 			parseDuration, between(100*time.Millisecond, 20*time.Second)),
 
 		one("report.enabled", kindBool, func(c *Config) *bool { return &c.Report.Enabled },
-			parseBool, anything[bool]),
+			parseBool, anything[bool]).inKV(kvFree),
 		one("report.service_name", kindText, func(c *Config) *string { return &c.Report.ServiceName },
 			asText, checkLabel),
 		one("report.on", kindText, func(c *Config) *ReportOn { return &c.Report.On },
-			oneOf(ReportOnHostagent, ReportOnService), checkOneOf(ReportOnHostagent, ReportOnService)),
+			oneOf(ReportOnHostagent, ReportOnService), checkOneOf(ReportOnHostagent, ReportOnService)).inKV(kvEnforcing),
 		one("report.status", kindText, func(c *Config) *ReportStatus { return &c.Report.Status },
-			oneOf(ReportWarning, ReportCritical), checkOneOf(ReportWarning, ReportCritical)),
+			oneOf(ReportWarning, ReportCritical), checkOneOf(ReportWarning, ReportCritical)).inKV(kvEnforcing),
 		many("report.warning_services", kindTexts, func(c *Config) *[]string { return &c.Report.WarningServices },
-			asText, checkName),
+			asText, checkName).inKV(kvEnforcing),
 		many("report.critical_services", kindTexts, func(c *Config) *[]string { return &c.Report.CriticalServices },
-			asText, checkName),
+			asText, checkName).inKV(kvEnforcing),
 		one("report.detail", kindText, func(c *Config) *ReportDetail { return &c.Report.Detail },
-			oneOf(ReportFull, ReportCounts), checkOneOf(ReportFull, ReportCounts)),
+			oneOf(ReportFull, ReportCounts), checkOneOf(ReportFull, ReportCounts)).inKV(kvFree),
+		one("report.spread", kindDuration, func(c *Config) **time.Duration { return &c.Report.Spread },
+			parseSpread, checkSpread).inKV(kvFree),
 
 		one("metrics.address", kindText, func(c *Config) *netip.AddrPort { return &c.Metrics.Address },
 			parseMetricsAddress, unlessZero(checkMetricsAddress)),

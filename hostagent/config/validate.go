@@ -152,9 +152,13 @@ func (c *Config) contradictionsInConsul() Errors {
 	}
 	for i, name := range c.Report.CriticalServices {
 		if j := slices.Index(c.Report.WarningServices, name); j >= 0 {
-			from := c.where("report.critical_services", i)
-			problems = append(problems, from.problem("report.critical_services",
-				quote(name)+" stands in report.warning_services too; keep one of them"+c.where("report.warning_services", j).seenFrom(from)))
+			key, other := "report.critical_services", "report.warning_services"
+			from, earlier := c.where(key, i), c.where(other, j)
+			if earlier.layer == layerKV { // blamed before a file: what is wrong is that it was put under this one
+				key, other, from, earlier = other, key, earlier, from
+			}
+			problems = append(problems, from.problem(key,
+				quote(name)+" stands in "+other+" too; keep one of them"+earlier.seenFrom(from)))
 		}
 	}
 	if c.wantTLS && strings.HasPrefix(c.Consul.Address, "unix://") {

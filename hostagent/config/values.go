@@ -148,6 +148,31 @@ func between(low, high time.Duration) func(time.Duration) error {
 	}
 }
 
+// spreadAuto is the word for a spread that follows the size of the datacenter.
+const spreadAuto = "auto"
+
+// parseSpread takes a duration, or spreadAuto for nil.
+func parseSpread(text string) (*time.Duration, error) {
+	if text == spreadAuto {
+		return nil, nil
+	}
+	if Closest(text, []string{spreadAuto}) != "" {
+		return nil, UnknownWord(text, []string{spreadAuto})
+	}
+	value, err := parseDuration(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w; or write %q", err, spreadAuto)
+	}
+	return &value, nil
+}
+
+func checkSpread(spread *time.Duration) error {
+	if spread == nil {
+		return nil
+	}
+	return between(0, 10*time.Minute)(*spread)
+}
+
 // shortDuration writes a whole duration as an operator would, "1m" and not "1m0s".
 func shortDuration(d time.Duration) string {
 	text := d.String()
