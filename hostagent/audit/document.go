@@ -52,7 +52,8 @@ type DocumentItem struct {
 	Remedy string     `json:"remedy"`
 }
 
-func (s Score) document() DocumentScore {
+// Document counts as s does.
+func (s Score) Document() DocumentScore {
 	d := DocumentScore{
 		Pass: s[Pass], Info: s[Info], Unknown: s[Unknown], Warn: s[Warn], Fail: s[Fail], NotApplicable: s[NotApplicable],
 	}
@@ -61,7 +62,7 @@ func (s Score) document() DocumentScore {
 }
 
 // String is as that of DocumentScore.
-func (s Score) String() string { return s.document().String() }
+func (s Score) String() string { return s.Document().String() }
 
 // String is "23 of 38 pass, 2 fail, 12 unknown; 6 do not apply".
 func (d DocumentScore) String() string {
@@ -88,7 +89,7 @@ func (d DocumentScore) String() string {
 func (r *Report) Document(of Subject, version string) Document {
 	d := Document{
 		SchemaVersion: 1, Version: version, Node: of.Node, Datacenter: of.Datacenter, ConsulVersion: of.ConsulVersion,
-		Score: r.Score().document(),
+		Score: r.Score().Document(),
 		Items: []DocumentItem{}, Notes: append([]string{}, r.Notes...),
 	}
 	for _, row := range r.Rows {

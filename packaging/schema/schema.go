@@ -9,6 +9,6 @@ import "embed"
 //go:embed *.schema.json
 var files embed.FS
 
-// Files returns the schemas, each whole in itself: scan.schema.json, plan.schema.json, status.schema.json, audit.schema.json
-// and version.schema.json.
+// Files returns the schemas, each whole in itself: scan.schema.json, plan.schema.json, status.schema.json, audit.schema.json,
+// fleet.schema.json and version.schema.json.
 func Files() embed.FS { return files }

@@ -70,7 +70,7 @@ func tighten(node any) error {
 	return nil
 }
 
-// Validate holds a document to the shipped schema of that name, "scan", "plan", "status", "audit" or "version".
+// Validate holds a document to the shipped schema of that name, "scan", "plan", "status", "audit", "fleet" or "version".
 func Validate(name, document string) error {
 	schema, err := strict(name)
 	if err != nil {
