@@ -52,6 +52,12 @@ type Parts struct {
 	CloseDelay   time.Duration
 	PollInterval time.Duration
 	Report       bool // write checks to Consul
+	// Spread is the longest time for which news may wait before it is reported; nil: as long as the datacenter's size asks for.
+	Spread *time.Duration
+	// Settings tells why the settings that Consul's KV holds now are not those in use, and must return at once; nil error: they
+	// are, nil: there are none. SettingsFrom is the prefix of their keys, "" where there are none.
+	Settings     func() error
+	SettingsFrom string
 
 	Registry registry
 	Source   Source   // what Registry stands for, "" for the agent; only Look and LookAhead mind
@@ -150,6 +156,7 @@ type Agent struct {
 	failures  int
 	consulErr error       // of the last question to the agent
 	untrusted atomic.Bool // it was that the agent is somebody else's or another host's; read beside the loop
+	settings  error       // why those of Consul's KV are not in use
 	renewed   int         // how often Parts.Certificates were replaced, as told
 	ranged    bool        // this run has taken a sidecar range over
 	memory    *memory
@@ -190,7 +197,9 @@ type Agent struct {
 	news      news
 	reported  string         // the service that holds our checks, "" while there is none
 	former    former         // those that held them before
-	said      *consul.Report // the last report, nil where it could not be written
+	said      *consul.Report // the last report, nil where this run has sent none under that name
+	saidErr   error          // why it could not be written, or not all of it
+	held      heldNews       // what is to be said next
 	told      toldChecks
 	steady    bool // the last pass met no trouble and found Consul's checks as they should be
 	keeper    keeper
@@ -220,7 +229,7 @@ type Agent struct {
 func NewAgent(parts Parts) *Agent {
 	a := &Agent{
 		parts: parts, memory: newMemory(), sources: sources{members: newSourceMemory(), pathMembers: newSourceMemory()},
-		news: newNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(), audits: newAudits(),
+		news: newNews(), held: newHeldNews(), inbox: newInbox(), ears: newEars(), wakeup: newWakeup(), prober: newProber(), audits: newAudits(),
 		result: Result{Range: DefaultSidecarRange()}, shown: &Result{Range: DefaultSidecarRange()}, holds: &standing{},
 	}
 	if !parts.Report {
@@ -273,6 +282,7 @@ func (a *Agent) Run(ctx context.Context, reload <-chan Parts) error {
 			continue // whoever listens without pause must not put off what the timer is for
 		case <-a.prober.wake:
 		case <-a.audits.wake:
+		case <-a.held.wake:
 		case <-a.wakeup.wake:
 			start := time.Now()
 			a.nextTry = time.Time{} // whoever tells of the catalog answers again
@@ -347,13 +357,13 @@ func (a *Agent) pass(ctx context.Context, woken bool) {
 	if stopped() != nil {
 		return
 	}
+	changed := a.lookAtSettings()
 	a.tellTroubles(start)
 	if a.host == nil && !a.beside.busy {
 		a.lookAtHost(all, start) // the first time before anything is judged: a container runtime's ports look like squatters
 	}
-	changed := false
 	if a.looked { // a host without any listener would be half a view
-		changed = a.decide(ctx, start, consulErr)
+		changed = a.decide(ctx, start, consulErr) || changed
 		a.prober.want(a.result.Probes, a.result.Accused)
 	}
 	changed = a.takeAudit(start) || changed
@@ -382,6 +392,17 @@ func (a *Agent) tellTroubles(start time.Time) {
 	a.news.trouble(a.parts.Log, start, "members", a.sources.membersErr)
 	a.news.trouble(a.parts.Log, start, "networks", a.sources.networksErr)
 	a.news.trouble(a.parts.Log, start, "probes", a.prober.trouble())
+	a.news.trouble(a.parts.Log, start, "settings", a.settings)
+}
+
+// lookAtSettings asks whether the settings of Consul's KV are in use, and tells whether the answer is another one.
+func (a *Agent) lookAtSettings() (changed bool) {
+	before := a.settings
+	a.settings = nil
+	if a.parts.Settings != nil {
+		a.settings = a.parts.Settings()
+	}
+	return ErrorText(a.settings) != ErrorText(before)
 }
 
 // reportPass writes the checks where they may not be as they should be: after a change, and in a whole pass unless the last
@@ -403,7 +424,7 @@ func (a *Agent) reportPass(ctx context.Context, start time.Time, changed, woken 
 			a.news.trouble(a.parts.Log, start, "report", err)
 		}
 		reportErr = err
-		a.steady = calm && err == nil && written == 0
+		a.steady = calm && err == nil && written == 0 && !a.held.waits
 	}
 	return reportErr
 }

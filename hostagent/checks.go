@@ -20,6 +20,8 @@ import (
 // report writes the checks where the agent can take them, and tells how many differed. Where only news counts and there is
 // none, whether the last report still stands is left to the next pass.
 //
+// News waits for a moment of its own within the spread. Until then what was said last stands, and is kept from being lost.
+//
 // An agent that does not tell its registrations, or not in time, is tried: it may take reports all the same, and without any
 // the life check would say that hostagent is dead.
 func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (written int, err error) {
@@ -42,24 +44,34 @@ func (a *Agent) report(ctx context.Context, consulErr error, onlyNews bool) (wri
 	if a.reported != "" && (!a.parts.Report || a.reported != a.parts.Policy.OwnService) {
 		// A reload switched reports off, or gave the service another name: what stands under the old one goes.
 		a.former.names, a.former.next, a.reported = append(a.former.names, a.reported), time.Time{}, ""
+		a.said, a.saidErr = nil, nil
 	}
 	a.leaveFormer(ctx)
 	if !a.parts.Report {
 		return 0, a.former.err
 	}
 	report := a.checks(consulErr)
-	if onlyNews && a.said != nil && reflect.DeepEqual(*a.said, report) {
+	news := a.said == nil || !reflect.DeepEqual(*a.said, report)
+	switch {
+	case !news:
+		a.held.none()
+		if onlyNews && a.saidErr == nil {
+			return 0, errWaiting
+		}
+	case !a.held.holds(time.Now(), a.spread()):
+	case a.said == nil || onlyNews:
 		return 0, errWaiting
+	default:
+		report = *a.said
 	}
-	a.reported, a.said = report.Service, nil
+	a.reported, a.said = report.Service, &report
 	a.meanwhile(ctx, func(ctx context.Context) { written, err = a.parts.Registry.Report(ctx, report) })
 	if written > 0 {
 		a.parts.Log.Debug("checks written", "count", written)
 	}
-	if err != nil {
+	if a.saidErr = err; err != nil {
 		return written, errors.Join(fmt.Errorf("cannot report to Consul: %w", err), a.former.err)
 	}
-	a.said = &report
 	return written, a.former.err
 }
 
@@ -140,8 +152,9 @@ func (a *Agent) checks(consulErr error) consul.Report {
 	}
 	told := telling{mode: a.parts.Policy.Mode, counts: a.parts.Policy.CountsOnly, stale: a.listenErr != nil}
 	if a.told.of != a.shown || a.told.telling != told {
-		a.told = toldChecks{of: a.shown, telling: told, checks: a.resultChecks(told)}
+		a.told = toldChecks{of: a.shown, telling: told, checks: a.resultChecks(told), cells: a.cells()}
 	}
+	r.Meta, r.KeepMeta = a.meta()
 	r.Checks = append([]consul.Check{a.firewallCheck()}, a.told.checks...)
 	switch {
 	case a.parts.Audit == nil:
@@ -158,6 +171,7 @@ type toldChecks struct {
 	of      *Result
 	telling telling
 	checks  []consul.Check // read only
+	cells   string         // of the sidecar range
 }
 
 // resultChecks are the checks of the range and of services.
@@ -221,6 +235,7 @@ func (a *Agent) lifeCheck(consulErr error) consul.Check {
 		{stands, consulErr},
 		{"Who is a member is not known; who was let in last still is", a.sources.membersErr},
 		{"The listeners of this host cannot be listed", a.listenErr},
+		{"The settings in Consul's KV are not those in use; the last good ones stand", a.settings},
 	} {
 		if trouble.err == nil {
 			continue

@@ -75,6 +75,7 @@ func evaluate(in Input, wordless bool) Result {
 	e.judgeAgent()
 	e.exempt() // before quarantine, which leaves it alone
 	quarantined := e.judgeQuarantine()
+	e.exemptBorrowed(portsIn(quarantined))
 	e.res.Rules = ruleset(e.in, e.res.Range, e.protected, e.claimed, portsIn(quarantined))
 	e.letPaths(portsIn(quarantined))
 	e.res.Quarantined = slices.DeleteFunc(quarantined, func(q Quarantined) bool { return !e.res.Rules.Cut.Has(q.Port) })

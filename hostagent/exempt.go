@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
 )
 
@@ -83,8 +84,9 @@ type exemptions struct {
 	done     int                         // findings that were looked at
 	byID     map[catalog.ID][]*Exemption // of the policy
 	judged   map[exposureKey]verdict
-	spared   map[uint16]bool // ports of the host that a listener is exempt on
-	doubtful map[uint16]bool // ports that one may be exempt on: its owner is out of sight
+	spared   map[uint16]bool    // ports of the host that a listener is exempt on
+	doubtful map[uint16]bool    // ports that one may be exempt on: its owner is out of sight
+	borrowed map[int]*Exemption // that count for findings, by their place, unless quarantine is to close the port
 }
 
 // exposureKey is a port of one application.
@@ -93,8 +95,8 @@ type exposureKey struct {
 	port      uint16
 }
 
-// verdict tells what became of the findings about an exposure.
-type verdict struct{ exempt, other bool }
+// verdict tells what became of the findings about an exposure: by the operator's word, by a borrowed exemption, or neither.
+type verdict struct{ exempt, borrowed, other bool }
 
 // exempt applies the operator's exemptions to the findings that were made since it was last called. The first that holds
 // counts; where none does, the one that ended last is named.
@@ -105,7 +107,7 @@ func (e *evaluation) exempt() {
 	}
 	if x.byID == nil {
 		x.byID, x.judged = map[catalog.ID][]*Exemption{}, map[exposureKey]verdict{}
-		x.spared, x.doubtful = map[uint16]bool{}, map[uint16]bool{}
+		x.spared, x.doubtful, x.borrowed = map[uint16]bool{}, map[uint16]bool{}, map[int]*Exemption{}
 		for i := range e.in.Policy.Exemptions {
 			one := &e.in.Policy.Exemptions[i]
 			x.byID[one.Finding] = append(x.byID[one.Finding], one)
@@ -113,8 +115,9 @@ func (e *evaluation) exempt() {
 	}
 	for ; x.done < len(e.res.Findings); x.done++ {
 		f := &e.res.Findings[x.done]
-		doubtful := e.exemptOne(f, x.byID[f.ID])
+		borrowed, doubtful := e.exemptOne(f, x.byID[f.ID])
 		if q := e.in.Policy.Quarantine; q == nil || !slices.Contains(q.Findings, f.ID) {
+			f.exempt(borrowed)
 			continue
 		}
 		key := exposureKey{f.ServiceID, f.Port}
@@ -124,15 +127,38 @@ func (e *evaluation) exempt() {
 			so.exempt = true
 			x.spared[f.Port] = x.spared[f.Port] || here
 		} else {
-			so.other = true
+			so.borrowed, so.other = so.borrowed || borrowed != nil, so.other || borrowed == nil
 			x.doubtful[f.Port] = x.doubtful[f.Port] || doubtful && here
+		}
+		if borrowed != nil {
+			x.borrowed[x.done] = borrowed
 		}
 		x.judged[key] = so
 	}
 }
 
-// exemptOne applies exemptions to one finding, and tells whether one might hold if the owner of its socket were seen.
-func (e *evaluation) exemptOne(f *Finding, exemptions []*Exemption) (doubtful bool) {
+// exemptBorrowed applies the exemptions that waited for what is to be in quarantine: there they count for nothing.
+func (e *evaluation) exemptBorrowed(quarantined firewall.PortSet) {
+	for i, x := range e.exempted.borrowed {
+		f := &e.res.Findings[i]
+		if here := f.Listener == nil || f.Listener.Namespace == 0; here && quarantined.Has(f.Port) {
+			f.Message += "; the exemption of it in Consul's KV does not lift quarantine (kv_may_enforce is off)"
+			continue
+		}
+		f.exempt(x)
+	}
+}
+
+// exempt makes f one that is meant to be so, where x is any.
+func (f *Finding) exempt(x *Exemption) {
+	if x != nil {
+		f.State, f.Severity, f.Exemption = Exempt, catalog.Info, x
+	}
+}
+
+// exemptOne applies the operator's exemptions to one finding, or else returns the borrowed one that would count. It tells
+// whether one of the operator's might hold if the owner of its socket were seen.
+func (e *evaluation) exemptOne(f *Finding, exemptions []*Exemption) (borrowed *Exemption, doubtful bool) {
 	var ended *Exemption
 	for _, x := range exemptions {
 		switch fit := x.fit(f); {
@@ -141,24 +167,28 @@ func (e *evaluation) exemptOne(f *Finding, exemptions []*Exemption) (doubtful bo
 			if fit == fits && (ended == nil || x.Expires.After(ended.Expires)) {
 				ended = x
 			}
+		case x.Borrowed:
+			if fit == fits && borrowed == nil {
+				borrowed = x
+			}
 		case fit == fitsSeen:
 			doubtful = true
 		default:
-			f.State, f.Severity, f.Exemption = Exempt, catalog.Info, x
-			return false
+			f.exempt(x)
+			return nil, false
 		}
 	}
-	if ended != nil {
+	if ended != nil && borrowed == nil {
 		f.Exemption = ended
 		f.Message += fmt.Sprintf("; its exemption ended on %s (%s)", ended.Expires.Format(time.DateOnly), catalog.CleanTo(ended.Reason, maxReason))
 	}
-	return doubtful
+	return borrowed, doubtful
 }
 
-// exempts tells whether the operator means all of an exposure to be as it is.
-func (e *evaluation) exempts(x exposure) bool {
+// exempts tells whether the operator means all of an exposure to be as it is; borrowed, whether he or others do.
+func (e *evaluation) exempts(x exposure) (own, borrowed bool) {
 	so := e.exempted.judged[exposureKey{x.reg.ID, x.port}]
-	return so.exempt && !so.other
+	return so.exempt && !so.borrowed && !so.other, (so.exempt || so.borrowed) && !so.other
 }
 
 // refuseExempt keeps a port out of quarantine that would close what is exempt too. Where that cannot be told for want of an

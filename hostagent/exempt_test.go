@@ -241,6 +241,72 @@ func TestExemptQuarantine(t *testing.T) {
 	}
 }
 
+// TestBorrowedExemptions: whoever may write Consul's KV opens nothing that quarantine closes, and has his say on all else.
+func TestBorrowedExemptions(t *testing.T) {
+	const (
+		closes  = "warning exposed-listener open 8080 [] lift\n"
+		exempts = "info exposed-listener exempt 8080 [because]\n"
+	)
+	before := []Quarantined{{Port: 8080, Services: []string{"web"}, Held: true}}
+	none := "guard 21000-21255\ncut none false\n"
+	for _, test := range []struct {
+		name, exemptions string // the operator's begin with "own "
+		set, findings    string
+		change           func(*Input)
+	}{
+		{"closes", "exposed-listener web", closed8080, closes, nil},
+		{"stays closed", "exposed-listener web", closed8080, "info exposed-listener mitigated 8080 [] lift\n", func(in *Input) {
+			in.Quarantined, in.Enforced = before, firewall.Ports(8080)
+		}},
+		{"stays closed without its registration", "exposed-listener 8080", "guard 8080, 21000-21255\ncut 8080 true\n8080 for web held=true\n", "",
+			func(in *Input) { in.Quarantined, in.Registrations = before, nil }},
+		{"for a program out of sight", "exposed-listener /usr/bin/web", closed8080, "warning exposed-listener open 8080 []\n",
+			func(in *Input) { in.Owners = nil }},
+		{"the operator's, too", "exposed-listener web\nown exposed-listener 8080", closedNone, exempts, nil},
+		{"the operator's for another", "exposed-listener web\nown exposed-listener api", closed8080, closes, nil},
+		{"one that has ended, too", "exposed-listener web\nown exposed-listener 8080 until=2027-01-30", closed8080, closes, nil},
+		{"of what is only reported", "exposed-listener web", none, exempts, func(in *Input) { in.Policy.Quarantine = nil }},
+		{"of a port that is not listed", "exposed-listener web", closedNone, exempts, func(in *Input) { in.Policy.Quarantine.Ports = firewall.PortSet{} }},
+		{"of a service that is not listed", "exposed-listener web", closedNone, exempts, func(in *Input) { in.Policy.Quarantine.Services = []string{"api"} }},
+		{"of a finding that is not acted on", "exposed-listener web", closedNone, exempts,
+			func(in *Input) { in.Policy.Quarantine.Findings = []catalog.ID{catalog.ExposedSibling} }},
+		{"of one of two services on the port", "exposed-listener api", "guard 8080, 21000-21255\ncut 8080 true\n8080 for api and web held=false\n",
+			"warning exposed-listener open 8080 [] lift\nwarning exposed-listener open 8080 []\n", func(in *Input) {
+				in.Registrations = append(in.Registrations, app("api", 8080), sidecar("api", 21001))
+				in.Policy.Quarantine.Services = []string{"web", "api"}
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := infected()
+			in.Today = day("2027-01-31")
+			for line := range strings.Lines(test.exemptions) {
+				text, own := strings.CutPrefix(line, "own ")
+				x := exemption(text)
+				x.Borrowed = !own
+				in.Policy.Exemptions = append(in.Policy.Exemptions, x)
+			}
+			holders(&in, exes("/usr/bin/web"))
+			if test.change != nil {
+				test.change(&in)
+			}
+			r := Evaluate(in)
+			var findings strings.Builder
+			for _, f := range r.Findings {
+				told := ""
+				if strings.Contains(f.Message, "does not lift quarantine") {
+					told = " lift"
+				}
+				if f.ID == catalog.ExposedListener {
+					fmt.Fprintf(&findings, "%s %s %s %d [%s]%s\n", f.Severity, f.ID, f.State, f.Port, f.Exemption, told)
+				}
+			}
+			if diff := cmp.Diff(test.set+test.findings, quarantineDump(r)+findings.String()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestExemptionsAreUnmatched: notes of a scan tell of those that can be deleted, and of no others.
 func TestExemptionsAreUnmatched(t *testing.T) {
 	h := newFakeHost()

@@ -271,6 +271,9 @@ type Exemption struct {
 	Reason     string
 	Firewall   bool      // a firewall elsewhere keeps the network from the listener
 	Expires    time.Time // the day in UTC on which it holds for the last time; zero: it holds for good
+	// Borrowed tells that it comes from Consul's KV and not from this host, and that who may write there must not open what
+	// quarantine closes: it counts for every finding but those of a port that is to be in quarantine.
+	Borrowed bool
 }
 
 // Opening is a port that is to be open, and for whom.

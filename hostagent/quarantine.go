@@ -151,12 +151,13 @@ func (e *evaluation) judgeQuarantine() []Quarantined {
 			}
 			continue
 		}
-		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || e.exempts(x) {
+		own, borrowed := e.exempts(x)
+		if len(q.Services) > 0 && !slices.Contains(q.Services, x.reg.Name) || own {
 			continue
 		}
 		if r := q.refuse(x); r != nil {
 			q.refused[x.port] = q.refused[x.port] || x.where == "" // the port of another namespace is none of the host's
-			if told[telling{x.reg, x.port, r.reason}] {
+			if borrowed || told[telling{x.reg, x.port, r.reason}] {
 				continue
 			}
 			told[telling{x.reg, x.port, r.reason}] = true

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hostagent/hostagent/firewall"
 	"github.com/hostagent/hostagent/hostagent/catalog"
+	"github.com/hostagent/hostagent/hostagent/fleet"
+	"github.com/hostagent/hostagent/sockets"
 )
 
 // Use says what a port of the sidecar range is used for.
@@ -25,6 +28,28 @@ const (
 	UseLocal    Use = "local"    // something listens that nobody finds fault with: a sidecar's upstream on loopback, say
 )
 
+// Cell is the sign of a port with that use in maps of the range, one of package fleet's.
+func (u Use) Cell() byte {
+	switch u {
+	case UseSquatted:
+		return fleet.CellSquatted
+	case UseShared:
+		return fleet.CellShared
+	case UseUnserved:
+		return fleet.CellSilent
+	case UseSidecar:
+		return fleet.CellSidecar
+	case UsePath:
+		return fleet.CellPath
+	case UseHeld:
+		return fleet.CellHeld
+	case UseLocal:
+		return fleet.CellLocal
+	default:
+		return fleet.CellFree
+	}
+}
+
 // PortUse is a port of the sidecar range that is not free. For is who uses it: services, or the processes that squat on it;
 // raw, "" when unknown.
 type PortUse struct {
@@ -34,14 +59,18 @@ type PortUse struct {
 }
 
 // RangeUse lists the ports of the sidecar range that are not free, by port; all others are.
-func (s *Scan) RangeUse() []PortUse {
+func (s *Scan) RangeUse() []PortUse { return rangeUse(&s.Result, s.listeners, s.published) }
+
+// rangeUse lists the ports of the sidecar range that are not free by what was seen, by port. Listeners say which ports are
+// used locally, and published ports for whom a shared one is.
+func rangeUse(res *Result, listeners []sockets.Listener, published []firewall.Published) []PortUse {
 	uses := map[uint16]PortUse{}
-	for i := range s.listeners {
-		if port := s.listeners[i].Addr.Port(); s.Range.Contains(port) {
+	for i := range listeners {
+		if port := listeners[i].Addr.Port(); res.Range.Contains(port) {
 			uses[port] = PortUse{Port: port, Use: UseLocal}
 		}
 	}
-	for _, o := range s.Openings {
+	for _, o := range res.Openings {
 		use := PortUse{Port: o.Port, Use: UseSidecar, For: cmp.Or(strings.Join(o.Services, ", "), strings.Join(o.IDs, ", "))}
 		if o.IsPath() {
 			use.Use, use.For = UsePath, use.For+o.pathText()
@@ -49,19 +78,19 @@ func (s *Scan) RangeUse() []PortUse {
 		if o.Held {
 			use.Use, use.For = UseHeld, strings.Join(o.IDs, ", ")
 		}
-		if s.Range.Contains(o.Port) {
+		if res.Range.Contains(o.Port) {
 			uses[o.Port] = use
 		}
 	}
 	worse := []Use{UseSquatted, UseShared, UseUnserved}
-	for i := range s.Findings {
-		f := &s.Findings[i]
+	for i := range res.Findings {
+		f := &res.Findings[i]
 		use := PortUse{Port: f.Port}
 		switch f.ID {
 		case catalog.SquattedPort, catalog.NotASidecar:
 			use.Use, use.For = UseSquatted, processNames(f.Owner)
 		case catalog.RangeShared:
-			use.Use, use.For = UseShared, cmp.Or(uses[f.Port].For, s.goesTo(f.Port))
+			use.Use, use.For = UseShared, cmp.Or(uses[f.Port].For, goesTo(published, f.Port))
 		case catalog.DuplicatePort:
 			use.Use, use.For = UseShared, uses[f.Port].For
 		case catalog.SidecarNotListening:
@@ -70,7 +99,7 @@ func (s *Scan) RangeUse() []PortUse {
 			continue
 		}
 		now := slices.Index(worse, uses[f.Port].Use)
-		if s.Range.Contains(f.Port) && (now < 0 || slices.Index(worse, use.Use) < now) {
+		if res.Range.Contains(f.Port) && (now < 0 || slices.Index(worse, use.Use) < now) {
 			uses[f.Port] = use
 		}
 	}
@@ -78,8 +107,8 @@ func (s *Scan) RangeUse() []PortUse {
 }
 
 // goesTo tells where nat rules send a port, "" where none does.
-func (s *Scan) goesTo(port uint16) string {
-	for _, p := range s.published {
+func goesTo(published []firewall.Published, port uint16) string {
+	for _, p := range published {
 		if p.First <= port && port <= p.Last {
 			return p.To
 		}

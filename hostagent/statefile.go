@@ -30,26 +30,34 @@ func SaveState(dir string, s *Saved) error {
 	if err != nil {
 		return fmt.Errorf("cannot save the state: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := saveFile(dir, stateFile, data); err != nil {
 		return fmt.Errorf("cannot save the state: %w", err)
-	}
-	folder, err := openStateFolder(dir)
-	if err != nil {
-		return fmt.Errorf("cannot save the state: %w", err)
-	}
-	defer folder.Close()
-	removeStale(folder)
-	temporary := stateFile + "." + rand.Text()
-	if err := replaceState(folder, temporary, data); err != nil {
-		_ = unix.Unlinkat(int(folder.Fd()), temporary, 0) // it may never have been there
-		return fmt.Errorf("cannot save the state in %q: %w", dir, err)
 	}
 	return nil
 }
 
-// replaceState writes data under a name of its own and renames it, with the disk's word at each step: without it a crash
+// saveFile is SaveState for any file of such a folder.
+func saveFile(dir, name string, data []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	folder, err := openStateFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	removeStale(folder, name)
+	temporary := name + "." + rand.Text()
+	if err := replaceFile(folder, temporary, name, data); err != nil {
+		_ = unix.Unlinkat(int(folder.Fd()), temporary, 0) // it may never have been there
+		return fmt.Errorf("cannot write to %q: %w", dir, err)
+	}
+	return nil
+}
+
+// replaceFile writes data under a name of its own and renames it, with the disk's word at each step: without it a crash
 // of the host could leave the new name and the old, or no, content.
-func replaceState(folder *os.File, temporary string, data []byte) error {
+func replaceFile(folder *os.File, temporary, name string, data []byte) error {
 	at := int(folder.Fd())
 	fd, err := unix.Openat(at, temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -64,17 +72,17 @@ func replaceState(folder *os.File, temporary string, data []byte) error {
 	if err := file.Close(); err != nil {
 		return err
 	}
-	if err := unix.Renameat(at, temporary, at, stateFile); err != nil {
+	if err := unix.Renameat(at, temporary, at, name); err != nil {
 		return err
 	}
 	return folder.Sync()
 }
 
-// removeStale removes what writers that were killed have left. It fails in silence: nothing depends on it.
-func removeStale(folder *os.File) {
+// removeStale removes what writers of a file that were killed have left. It fails in silence: nothing depends on it.
+func removeStale(folder *os.File, file string) {
 	names, _ := folder.Readdirnames(1000)
 	for _, name := range names {
-		if !strings.HasPrefix(name, stateFile+".") {
+		if !strings.HasPrefix(name, file+".") {
 			continue
 		}
 		var st unix.Stat_t
@@ -88,30 +96,35 @@ func removeStale(folder *os.File) {
 // LoadState reads what SaveState wrote into dir, and refuses what somebody else could have written. Where there is none,
 // the error is an fs.ErrNotExist.
 func LoadState(dir string) (*Saved, error) {
-	path := filepath.Join(dir, stateFile)
-	folder, err := openStateFolder(dir)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the saved state: %w", err)
-	}
-	defer folder.Close()
-	fd, err := unix.Openat(int(folder.Fd()), stateFile, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the saved state: %w", openError(path, err))
-	}
-	file := os.NewFile(uintptr(fd), path)
-	defer file.Close()
-	if err := checkOwn(file, unix.S_IFREG); err != nil {
-		return nil, fmt.Errorf("cannot use the saved state: %w", err)
-	}
-	data, err := io.ReadAll(io.LimitReader(file, maxState+1))
+	data, err := loadFile(dir, stateFile, maxState)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the saved state: %w", err)
 	}
 	s, err := decodeState(data)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the saved state %q: %w", path, err)
+		return nil, fmt.Errorf("cannot use the saved state %q: %w", filepath.Join(dir, stateFile), err)
 	}
 	return s, nil
+}
+
+// loadFile is LoadState for any file of such a folder. What it returns may have one byte more than most.
+func loadFile(dir, name string, most int64) ([]byte, error) {
+	path := filepath.Join(dir, name)
+	folder, err := openStateFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	fd, err := unix.Openat(int(folder.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close()
+	if err := checkOwn(file, unix.S_IFREG); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(file, most+1))
 }
 
 // RemoveState removes what SaveState wrote into dir. Where there is none it does nothing. Root may remove what the user that

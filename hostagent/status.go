@@ -57,6 +57,7 @@ type view struct {
 	audited     bool     // the checklist is looked at now and then
 	audit       *audit.Report
 	auditAt     time.Time
+	settings    StatusSettings
 }
 
 // publish leaves a view of the pass that began at start for readers.
@@ -84,6 +85,7 @@ func (a *Agent) viewOf(start time.Time, took time.Duration, consulErr, reportErr
 		result: a.shown, holds: a.holds, incomplete: a.incomplete, host: a.host,
 		hears: hears, wakeup: wakeup, wakeupErr: wakeupErr, elsewhere: a.elsewhere.degradations(),
 		audited: a.parts.Audit != nil, audit: a.audits.report, auditAt: a.audits.at,
+		settings: StatusSettings{StatusStep{ErrorText(a.settings)}, a.parts.SettingsFrom},
 		troubles: []error{
 			a.stateErr, a.publisher.err, a.blocks.err, hearErr, a.prober.trouble(), a.news.last("certificates"),
 		},
@@ -101,6 +103,7 @@ type Status struct {
 	Started       *time.Time        `json:"started"`
 	Namespace     uint64            `json:"network_namespace"`
 	Configuration StatusStep        `json:"configuration"`
+	Settings      StatusSettings    `json:"settings"`
 	Pass          StatusPass        `json:"pass"`
 	Consul        StatusConsul      `json:"consul"`
 	Listeners     StatusListeners   `json:"listeners"`
@@ -123,6 +126,13 @@ type StatusPass struct {
 // StatusStep tells whether a step fails at present; Error is empty where it does not.
 type StatusStep struct {
 	Error string `json:"error"`
+}
+
+// StatusSettings is where settings for a fleet come from: the prefix of keys in Consul's KV, "" for none. Error says why what
+// stands there now is not in use, but what was good last.
+type StatusSettings struct {
+	StatusStep
+	Prefix string `json:"prefix"`
 }
 
 // StatusListeners is how listeners are found. Events tells that they are heard of as they appear, not by polling only.
@@ -206,7 +216,8 @@ func (a *Agent) Status() Status {
 	v := a.view.Load()
 	s := Status{
 		SchemaVersion: 1, Version: v.version, GoVersion: runtime.Version(), Mode: v.mode, Started: when(v.started), Namespace: v.namespace,
-		Pass: StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
+		Settings: v.settings,
+		Pass:     StatusPass{Count: v.passes, Last: when(v.passAt), Duration: v.passTook.Seconds()},
 		Consul: StatusConsul{
 			Address: v.address, Node: v.agent.Node, Datacenter: v.agent.Datacenter, Version: v.agent.Version,
 			WholeAnswers: v.answers, LastWholeAnswer: when(v.answerAt), Error: ErrorText(v.consulErr),

@@ -46,7 +46,8 @@ type Sources struct {
 //   - hostagent_listen_events: 1 while listeners are heard of as they appear, 0 while they are found by polling only
 //   - hostagent_last_whole_answer_timestamp_seconds, hostagent_last_apply_timestamp_seconds,
 //     hostagent_last_pass_timestamp_seconds: Unix time, 0 for never; observe mode never applies
-//   - hostagent_step_failing{step}: 1 while the step consul, listeners, apply or report fails, 0 otherwise, for every step
+//   - hostagent_step_failing{step}: 1 while the step consul, listeners, apply or report fails, or the settings in Consul's KV are
+//     not those in use (step settings), 0 otherwise, for every step
 //   - hostagent_degradations: how many things hostagent cannot do on this host, as hostagent status lists them
 //   - hostagent_audit_items{status}: how many items of the production checklist the last audit found to be so: status is pass,
 //     n/a, info, unknown, warn or fail, all 0 before the first

@@ -331,13 +331,14 @@ func TestStepsThatFail(t *testing.T) {
 		"listeners": func(s *hostagent.Status) { s.Listeners.Error = "x" },
 		"apply":     func(s *hostagent.Status) { s.Firewall.Error = "x" },
 		"report":    func(s *hostagent.Status) { s.Report.Error = "x" },
+		"settings":  func(s *hostagent.Status) { s.Settings.Error = "x" },
 		"none":      func(*hostagent.Status) {},
 	} {
 		s := sample(0)
 		s.Firewall.Error = ""
 		fail(&s)
 		var want strings.Builder
-		for _, name := range []string{"apply", "consul", "listeners", "report"} {
+		for _, name := range []string{"apply", "consul", "listeners", "report", "settings"} {
 			value := 0
 			if name == step {
 				value = 1

@@ -112,6 +112,7 @@ func (s *scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(d.pass, seconds(s.status.Pass.Last))
 	for step, trouble := range map[string]string{
 		"consul": s.status.Consul.Error, "listeners": s.status.Listeners.Error, "apply": s.status.Firewall.Error, "report": s.status.Report.Error,
+		"settings": s.status.Settings.Error,
 	} {
 		value := 0.0
 		if trouble != "" {
