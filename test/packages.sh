@@ -11,7 +11,7 @@ lintian --profile debian --allow-root --tag-display-limit 0 --fail-on error,warn
 
 # The linker leaves out what is never called, unless a module looks methods up by names that it makes up when it runs: then
 # all of every type stay. google.golang.org/protobuf before 1.36.12 does, and made 22.7 MB of 18.9.
-most=$((21 * 1000 * 1000))
+most=$((22 * 1000 * 1000))
 for package in .build/packages/*.deb; do
   size=$(dpkg-deb --fsys-tarfile "$package" | tar -xO ./usr/bin/hostagent | wc -c)
   if [ "$size" -gt $most ]; then

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -24,7 +25,8 @@ with what it is for. It needs no token and sends none; it changes nothing, here 
 node: each host has a policy of its own.
 
 With --audit it prints those for the token of a person who runs hostagent audit instead: what reading shows of the
-checklist, and in comments the two rights to write that show the rest.
+checklist, and in comments the two rights to write that show the rest. With --fleet it prints those for the token of a
+person who runs hostagent fleet: they name no node, and one policy is for all hosts.
 
 The node's name is asked from the local agent, which tells it to anybody; where none answers it is this host's own.
 
@@ -32,6 +34,7 @@ Exit status: 0 printed, 2 not.`,
 		Example: `  hostagent acl-policy | consul acl policy create -name hostagent -rules -
   hostagent acl-policy --node db-1   for another host with this configuration
   hostagent acl-policy --audit | consul acl policy create -name hostagent-audit -rules -
+  hostagent acl-policy --fleet | consul acl policy create -name hostagent-fleet -rules -
   hostagent acl-policy | diff - policy.hcl`,
 		Args: noArguments,
 	}
@@ -40,18 +43,29 @@ Exit status: 0 printed, 2 not.`,
 	s := addSettings(cmd, keys)
 	node := cmd.Flags().String("node", "", "`name` of the node, as its agent spells it")
 	auditor := cmd.Flags().Bool("audit", false, "print the policy for the token of a person who runs hostagent audit")
+	fleet := cmd.Flags().Bool("fleet", false, "print the policy for the token of a person who runs hostagent fleet")
 	completeFlag(cmd, "node") // with nothing: no file is meant
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case *fleet && *auditor:
+			return errors.New("cannot print a policy for --audit and --fleet: they are two policies; print one and then the other")
+		case *fleet && cmd.Flags().Changed("node"):
+			return errors.New("cannot print a policy for --fleet of one node: its rules are about all of them; leave out --node")
+		}
 		c, err := s.load()
 		if err != nil {
 			return err
 		}
 		needs := needsOf(c)
-		needs.Audit = *auditor
-		if cmd.Flags().Changed("node") {
+		needs.Audit, needs.Fleet = *auditor, *fleet
+		switch {
+		case needs.Fleet: // its rules name no node
+		case cmd.Flags().Changed("node"):
 			needs.Node, needs.Origin = *node, "The node's name is the one of --node."
-		} else if needs.Node, needs.Origin, err = nodeName(cmd.Context(), c); err != nil {
-			return err
+		default:
+			if needs.Node, needs.Origin, err = nodeName(cmd.Context(), c); err != nil {
+				return err
+			}
 		}
 		text, err := needs.Policy()
 		if err != nil {
@@ -71,6 +85,7 @@ func needsOf(c *config.Config) consul.Needs {
 	needs := consul.Needs{
 		Members:   p.AllowCluster || p.ExposedPathsCluster,
 		Namespace: c.Consul.Namespace, Partition: c.Consul.Partition,
+		KVPrefix: c.KVPrefix,
 	}
 	if c.Report.Enabled {
 		needs.Service, needs.OnServices = c.Report.ServiceName, c.Report.On == config.ReportOnService

@@ -61,10 +61,15 @@ files.`,
 			return err
 		}
 		debug.SetGCPercent(oneShotGC)
+		var notes []string
+		if !o.offline {
+			c, notes = s.overKV(cmd.Context(), c)
+		}
 		seen, err := lookForAudit(cmd.Context(), c, o.paths, o.offline)
 		if err != nil {
 			return &exitError{exitFailure, err}
 		}
+		seen.report.Notes = append(seen.report.Notes, notes...)
 		seen.keep(wanted)
 		text, err := o.text(newScreen(cmd.OutOrStdout()), seen)
 		if err := errors.Join(err, output(cmd, text)); err != nil {
@@ -177,10 +182,11 @@ func (o *auditOptions) text(screen *screen, seen *audited) (string, error) {
 	return screen.audit(seen), nil
 }
 
-// audited is an audit and whose it is.
+// audited is an audit, whose it is, and the look at the host that it rests on.
 type audited struct {
 	report  audit.Report
 	subject audit.Subject
+	scan    *hostagent.Scan
 }
 
 // keep leaves only the rows of wanted items, and says so.
@@ -230,7 +236,7 @@ func lookForAudit(ctx context.Context, c *config.Config, paths []string, offline
 	if scan.Source == hostagent.SourceNone && !slices.ContainsFunc(scan.Errors, answered) && !in.Running.Known && !in.Disk.Known {
 		return nil, nothingToAudit(scan)
 	}
-	seen := &audited{report: audit.Evaluate(in), subject: subjectOf(scan, &in)}
+	seen := &audited{report: audit.Evaluate(in), subject: subjectOf(scan, &in), scan: scan}
 	if client != nil && seen.subject.Node == "" {
 		seen.subject.Node, _ = client.NodeName(ctx) // as good as none: the notes tell of an agent that says nothing
 	}

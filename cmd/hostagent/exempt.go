@@ -25,7 +25,7 @@ func exemptions(c *config.Config) []hostagent.Exemption {
 	for _, x := range c.Exemptions {
 		all = append(all, hostagent.Exemption{
 			Finding: catalog.ID(x.Finding), Service: x.Service, Port: x.Port, Executable: x.Executable, Reason: x.Reason,
-			Firewall: x.Because == config.BecauseFirewall, Expires: x.Expires,
+			Firewall: x.Because == config.BecauseFirewall, Expires: x.Expires, Borrowed: x.FromKV && !c.KVMayEnforce,
 		})
 	}
 	return all

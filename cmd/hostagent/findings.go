@@ -260,7 +260,7 @@ func (s *screen) foundHead(f *hostagent.Finding) {
 	length := len(indent) + len(text) + len(indent) + len(listener)
 	switch {
 	case !s.colour:
-	case s.fresh != nil && s.fresh(f):
+	case s.fresh != nil && s.fresh(findingKey(f)):
 		text = "\x1b[7m" + text + "\x1b[0m"
 	case s.dim:
 		text = "\x1b[2m" + text + "\x1b[0m"

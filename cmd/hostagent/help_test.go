@@ -157,7 +157,7 @@ func understands(args []string) error {
 
 // TestEveryFlagCompletes: each flag with a value says what a shell may offer for it, if only that it is nothing.
 func TestEveryFlagCompletes(t *testing.T) {
-	files := []string{"config", "consul-config", "consul-token-file", "socket"}
+	files := []string{"config", "consul-config", "consul-token-file", "kv", "output", "socket"}
 	for _, cmd := range commands() {
 		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 			if f.Value.Type() == "bool" {

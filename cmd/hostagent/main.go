@@ -80,6 +80,7 @@ health checks in Consul.
 In mode observe it reports and owns no firewall rule; in mode guard it manages the firewall. There is no default.`,
 		Example: `  hostagent scan                 what is wrong on this host, changing nothing
   sudo hostagent audit           which of the mesh's guarantees it has, and which not
+  hostagent fleet                how all hosts of the datacenter are
   hostagent run --mode observe   the same all the time, reported to Consul
   hostagent run --mode guard     and with the firewall managed`,
 		SilenceUsage:  true,
@@ -89,7 +90,7 @@ In mode observe it reports and owns no firewall rule; in mode guard it manages t
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(runCommand(), scanCommand(), auditCommand(), explainCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), serviceCommand(), versionCommand())
+	root.AddCommand(runCommand(), scanCommand(), auditCommand(), reportCommand(), fleetCommand(), explainCommand(), statusCommand(), firewallCommand(), reportsCommand(), configCommand(), aclPolicyCommand(), serviceCommand(), versionCommand())
 	explain(root)
 	return root
 }

@@ -204,12 +204,14 @@ func exitStatusCommand(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// agentCommand is "agent ADDRESS [FOLDER]": a Consul agent that says what self.json and services.json of the folder say,
-// takes every registration and forgets it.
+// agentCommand is "agent ADDRESS [FOLDER]": a Consul agent that says what self.json, services.json and the like of the folder
+// say, takes every registration and forgets it.
 func agentCommand(ts *testscript.TestScript, _ bool, args []string) {
 	folder := "testdata/agent"
 	if len(args) > 1 {
-		folder = ts.MkAbs(args[1])
+		if folder = args[1]; !strings.HasPrefix(folder, "testdata/") { // those are not of the script
+			folder = ts.MkAbs(folder)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ts.Defer(cancel)
@@ -258,6 +260,16 @@ func consulAgent(folder string) http.Handler {
 	mux.Handle("GET /v1/agent/members", file("members.json"))
 	mux.Handle("GET /v1/agent/services", file("services.json"))
 	mux.Handle("GET /v1/agent/service/", http.NotFoundHandler())
+	for path, name := range map[string]string{
+		"/v1/catalog/nodes": "nodes.json", "/v1/health/state/any": "checks.json",
+		"/v1/health/service/hostagent": "agents.json", "/v1/catalog/service/web": "instances.json",
+	} {
+		mux.Handle("GET "+path, file(name))
+	}
+	for _, path := range []string{"/v1/health/service/", "/v1/catalog/service/"} { // of what nobody has
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "[]") })
+	}
+	mux.Handle("GET /v1/kv/hostagent/", &folderKV{folder: filepath.Join(folder, "kv")})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })
 	mux.HandleFunc("PUT /", func(http.ResponseWriter, *http.Request) {})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

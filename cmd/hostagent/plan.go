@@ -39,7 +39,7 @@ Exit status: 0 nobody would be cut off, 1 somebody would be, 2 it could not tell
 		if err := format.check(); err != nil {
 			return err
 		}
-		parts, problems, err := lookParts(s, *definitions)
+		parts, problems, err := lookParts(cmd.Context(), s, *definitions)
 		if err != nil {
 			return err
 		}

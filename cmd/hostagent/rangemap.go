@@ -14,23 +14,25 @@ import (
 // mark is how a use of a port is shown.
 type mark struct {
 	use    hostagent.Use
-	sign   byte
 	words  string // behind the number of such ports
 	label  string // behind a run of such ports, before whom they are for
 	colour string
 }
 
+// sign stands for one such port.
+func (m mark) sign() string { return string(m.use.Cell()) }
+
 // marks are the uses in the order in which the legend explains them, free ports last.
 func marks() []mark {
 	return []mark{
-		{hostagent.UseSidecar, '#', "with a sidecar", "", "32"},
-		{hostagent.UsePath, '=', "of exposed paths", "", "36"},
-		{hostagent.UseUnserved, '?', "without its sidecar", "nobody listens for ", "33"},
-		{hostagent.UseHeld, '~', "closing", "closing: ", "2"},
-		{hostagent.UseSquatted, '!', "squatted", "squatted by ", "31;1"},
-		{hostagent.UseShared, '%', "shared", "shared: ", "33"},
-		{hostagent.UseLocal, '+', "in use locally", "in use locally", ""},
-		{"", '.', "free", "", "2"},
+		{hostagent.UseSidecar, "with a sidecar", "", "32"},
+		{hostagent.UsePath, "of exposed paths", "", "36"},
+		{hostagent.UseUnserved, "without its sidecar", "nobody listens for ", "33"},
+		{hostagent.UseHeld, "closing", "closing: ", "2"},
+		{hostagent.UseSquatted, "squatted", "squatted by ", "31;1"},
+		{hostagent.UseShared, "shared", "shared: ", "33"},
+		{hostagent.UseLocal, "in use locally", "in use locally", ""},
+		{"", "free", "", "2"},
 	}
 }
 
@@ -116,7 +118,7 @@ func (s *screen) block(places []hostagent.Use) {
 			n++
 		}
 		m := markOf(places[0])
-		s.text.WriteString(s.tinted(m.colour, strings.Repeat(string(m.sign), n)))
+		s.text.WriteString(s.tinted(m.colour, strings.Repeat(m.sign(), n)))
 		places = places[n:]
 	}
 }
@@ -140,7 +142,7 @@ func (s *screen) legend(uses []hostagent.PortUse, size int, predicted bool) {
 		if n := counts[m.use]; n > 0 {
 			sign := ""
 			if size <= mostDrawn {
-				sign = string(m.sign) + " "
+				sign = m.sign() + " "
 			}
 			words := m.words
 			if predicted && m.use == hostagent.UseSidecar {
@@ -180,6 +182,20 @@ func stretches(uses []hostagent.PortUse, runes int) []stretch {
 	return runs
 }
 
+// words says who has the ports of a stretch, one after the other.
+func (r *stretch) words() []string {
+	switch m := markOf(r.use); {
+	case r.use == hostagent.UseLocal:
+		return []string{m.label}
+	case len(r.names) == 0:
+		return []string{m.label + "somebody"}
+	default:
+		names := slices.Clone(r.names)
+		names[0] = m.label + names[0]
+		return names
+	}
+}
+
 // runs writes who has which ports, "21000-21002  web, db, cache".
 func (s *screen) runs(uses []hostagent.PortUse) {
 	runes := 160
@@ -196,16 +212,7 @@ func (s *screen) runs(uses []hostagent.PortUse) {
 		if r.first == r.last {
 			ports = fmt.Sprint(r.first)
 		}
-		names := r.names
-		switch m := markOf(r.use); {
-		case r.use == hostagent.UseLocal:
-			names = []string{m.label}
-		case len(names) == 0:
-			names = []string{m.label + "somebody"}
-		default:
-			names = slices.Clone(names)
-			names[0] = m.label + names[0]
-		}
+		names := r.words()
 		if more := len(names) - mostNames; s.width > 0 && more > 0 {
 			names = append(names[:mostNames:mostNames], fmt.Sprintf("and %d more", more))
 		}

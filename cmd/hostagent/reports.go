@@ -22,7 +22,7 @@ func reportsCommand() *cobra.Command {
 		Use:   "reports",
 		Short: "List hostagent's checks in Consul, or remove them",
 		Long: `Lists the checks that hostagent has at the local Consul agent, each with its status and the service that it stands
-on. It changes nothing.
+on. It changes nothing. A page to look at is written by hostagent report.
 
 Exit status: 0 listed, 2 the agent cannot be asked.`,
 		Example: `  hostagent reports

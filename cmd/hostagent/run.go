@@ -39,6 +39,10 @@ func runCommand() *cobra.Command {
 stay in place when it stops (hostagent firewall remove takes them away). SIGHUP reloads the configuration; SIGTERM and
 SIGINT end it in good order, a second one at once.
 
+With kv_prefix it follows the settings of a fleet in Consul's KV, too: a change counts at once, and one that is wrong leaves
+the last good ones in use. Those are kept in state_dir; where none are kept it begins with the first answer, and until
+then opens and closes nothing.
+
 It refuses to start beside a Consul agent older than ` + consul.MinVersion + `; without any agent it starts and waits for one.
 
 Exit status: 0 stopped by a signal, 78 the configuration is wrong and trying again cannot help, 2 anything else.`,
@@ -72,25 +76,38 @@ type daemon struct {
 	owners    *sockets.Owners
 	elsewhere *sockets.Elsewhere
 	audits    sharedOwners // of sockets, for audits
+
+	// What the settings of Consul's KV come from, nil where kv_prefix is off, and what takes a configuration that they change.
+	kv      *kvSource
+	deliver func(*built)
+	log     *slog.Logger // of the last good configuration
+	format  config.LogFormat
 }
 
 // built is what one reading of the configuration makes.
 type built struct {
+	config   *config.Config
 	parts    hostagent.Parts
 	firewall *firewall.Firewall // nil in observe mode, where the host has none
 	metrics  netip.AddrPort
 	format   config.LogFormat
 }
 
-// assemble reads the configuration and builds all of a running agent's parts.
-func (d *daemon) assemble() (*built, error) {
-	c, err := d.settings.load()
+// assemble reads the configuration and builds all of a running agent's parts. Entries of kv count under the files; kv is nil
+// where there are none.
+func (d *daemon) assemble(kv *kvSource, under []config.Document) (*built, error) {
+	c, err := d.settings.loadOver(under)
 	if err != nil {
 		return nil, &exitError{exitConfig, err}
 	}
 	if c.Mode == "" {
 		return nil, &exitError{exitConfig, errNoMode}
 	}
+	return d.build(c, kv)
+}
+
+// build builds all of a running agent's parts.
+func (d *daemon) build(c *config.Config, kv *kvSource) (*built, error) {
 	log := newLogger(d.settings.cmd.ErrOrStderr(), c.LogFormat, &d.level)
 	p, err := parts(c, log)
 	if err != nil {
@@ -100,7 +117,10 @@ func (d *daemon) assemble() (*built, error) {
 		d.owners, d.elsewhere = sockets.NewOwners(), sockets.NewElsewhere()
 	}
 	p.Owners, p.Elsewhere = d.owners, d.elsewhere.List
-	b := &built{parts: p, metrics: c.Metrics.Address, format: c.LogFormat}
+	b := &built{config: c, parts: p, metrics: c.Metrics.Address, format: c.LogFormat}
+	if kv != nil {
+		b.parts.Settings, b.parts.SettingsFrom = kv.keeper.Problem, kv.place.Prefix
+	}
 	b.firewall, err = d.openFirewall(firewallOptions(c))
 	switch {
 	case err == nil:
@@ -131,6 +151,7 @@ func (d *daemon) assemble() (*built, error) {
 		log.Warn("degraded", "reason", "status cannot tell the network namespace", "error", err)
 	}
 	d.level.Set(c.LogLevel)
+	d.log, d.format = log, c.LogFormat
 	return b, nil
 }
 
@@ -174,13 +195,13 @@ func runAgent(ctx context.Context, s *settings) error {
 		newLogger(s.cmd.ErrOrStderr(), config.LogText, &d.level).Warn("systemd is not told", "error", err)
 	})
 	d.servers.metrics = status.NewMetrics(d.servers.sources())
-	first, err := d.assemble()
+	first, err := d.first()
 	if err != nil {
 		return err
 	}
 	d.servers.metrics.Configured(true)
-	if err := d.run(ctx, first, hangup); err != nil && first.format == config.LogJSON {
-		first.parts.Log.Error("cannot run", "error", err) // who reads JSON gets no other lines
+	if err := d.run(ctx, first, hangup); err != nil && d.format == config.LogJSON {
+		d.log.Error("cannot run", "error", err) // who reads JSON gets no other lines
 		return &exitError{status: exitFailure}
 	} else if err != nil {
 		return err
@@ -188,7 +209,7 @@ func runAgent(ctx context.Context, s *settings) error {
 	return nil
 }
 
-// run runs an agent until a signal ends it.
+// run runs an agent until a signal ends it. First is nil where its settings are to be waited for.
 func (d *daemon) run(ctx context.Context, first *built, hangup <-chan os.Signal) error {
 	lock, err := hostagent.AcquireLock(hostagent.RuntimeDir)
 	if _, isHeld := errors.AsType[*hostagent.HeldError](err); isHeld {
@@ -200,18 +221,11 @@ func (d *daemon) run(ctx context.Context, first *built, hangup <-chan os.Signal)
 	defer lock.Release() //nolint:errcheck // the process ends, and with it the lock
 	_ = lock.Claim()     // without it a later "firewall restore" takes what was saved last, which is the same
 
-	if err := first.parts.RefuseOld(ctx); err != nil {
-		return err // not exitConfig: another start may help, once Consul is upgraded
-	}
-	agent := hostagent.NewAgent(first.parts)
-	d.servers.start(agent, first)
-	defer d.servers.close()
-
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	program := &program{
-		run:    func(reload <-chan hostagent.Parts) error { return agent.Run(ctx, reload) },
-		daemon: d, log: first.parts.Log, cancel: cancel, hangup: hangup, done: make(chan error, 1),
+		run:    func() error { return d.work(ctx, first, hangup) },
+		notify: d.notify, cancel: cancel, done: make(chan error, 1),
 	}
 	svc, err := service.New(program, &service.Config{Name: "hostagent", Option: service.KeyValue{"RunWait": program.wait}})
 	if err != nil {
@@ -220,21 +234,36 @@ func (d *daemon) run(ctx context.Context, first *built, hangup <-chan os.Signal)
 	return svc.Run()
 }
 
+// work runs the agent until ctx ends, once its settings are known.
+func (d *daemon) work(ctx context.Context, first *built, hangup <-chan os.Signal) error {
+	if first == nil {
+		var err error
+		if first, err = d.await(ctx, hangup); first == nil {
+			return err
+		}
+	}
+	if err := first.parts.RefuseOld(ctx); err != nil {
+		return err // not exitConfig: another start may help, once Consul is upgraded
+	}
+	agent := hostagent.NewAgent(first.parts)
+	d.servers.start(agent, first)
+	defer d.servers.close()
+	reload := make(chan hostagent.Parts)
+	go d.follow(ctx, hangup, reload)
+	return agent.Run(ctx, reload)
+}
+
 // program is what package service starts and stops, under whatever manages services on this host.
 type program struct {
-	run    func(<-chan hostagent.Parts) error
-	daemon *daemon
-	log    *slog.Logger // of the last good configuration
+	run    func() error
+	notify *systemd.Notifier
 	cancel context.CancelFunc
-	hangup <-chan os.Signal
 	done   chan error
 }
 
 // Start begins to run and returns.
 func (p *program) Start(service.Service) error {
-	reload := make(chan hostagent.Parts)
-	go func() { p.done <- p.run(reload) }()
-	go p.reloadOn(p.hangup, reload)
+	go func() { p.done <- p.run() }()
 	return nil
 }
 
@@ -253,25 +282,7 @@ func (p *program) wait() {
 
 // Stop ends the agent and waits for it.
 func (p *program) Stop(service.Service) error {
-	p.daemon.notify.Stopping()
+	p.notify.Stopping()
 	p.cancel()
 	return <-p.done
-}
-
-// reloadOn reads the configuration again at each signal; one that is wrong is shown, and the old one stays.
-func (p *program) reloadOn(hangup <-chan os.Signal, reload chan<- hostagent.Parts) {
-	for range hangup {
-		p.daemon.notify.Reloading()
-		next, err := p.daemon.assemble()
-		p.daemon.servers.reloaded(err)
-		if err != nil {
-			p.log.Error("configuration not reloaded, the old one stays", "error", err)
-			p.daemon.notify.Reloaded(err)
-			continue
-		}
-		p.log = next.parts.Log
-		reload <- next.parts
-		p.daemon.servers.change(next)
-		p.daemon.notify.Reloaded(nil)
-	}
 }

@@ -37,6 +37,8 @@ the sidecar range. A terminal shows the first of many findings, a file or a pipe
 With --consul-config it asks no agent and reads the service definitions that one would be started with; sidecars then
 have the ports that it would assign. Without agent and definitions it lists who listens where the network can reach it.
 
+With kv_prefix the settings of a fleet in Consul's KV count; where they cannot be had a note says so.
+
 Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not look, or does not know all services.`,
 		Example: `  hostagent scan
   sudo hostagent scan                names the processes of other users too
@@ -65,7 +67,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		if err := format.check(); err != nil {
 			return err
 		}
-		parts, problems, err := lookParts(s, *definitions)
+		parts, problems, err := lookParts(cmd.Context(), s, *definitions)
 		if err != nil {
 			return err
 		}
@@ -80,7 +82,7 @@ Exit status: 0 nothing found, 1 findings at or above --fail-on, 2 it could not l
 		}
 		var scan *hostagent.Scan
 		if *watch {
-			scan, err = watchScan(cmd, &watching{parts: parts, look: look, changes: edges().changes}, format.json(), drawScan)
+			scan, err = watchScan(cmd, parts, look, format.json())
 		} else {
 			debug.SetGCPercent(oneShotGC)
 			scan, err = scanOnce(cmd, look, format)
@@ -168,13 +170,19 @@ func parseFailOn(text string) (catalog.Severity, error) {
 }
 
 // lookParts builds what a command needs that looks once and changes nothing. Problems are what keeps definitions from being
-// known; without definitions there are none.
-func lookParts(s *settings, paths []string) (p hostagent.Parts, problems []error, err error) {
+// known; without definitions there are none. Where an agent is asked, settings of its KV count.
+func lookParts(ctx context.Context, s *settings, paths []string) (p hostagent.Parts, problems []error, err error) {
 	c, err := s.load()
 	if err != nil {
 		return p, nil, err
 	}
-	return lookPartsOf(c, paths)
+	var notes []string
+	if len(paths) == 0 {
+		c, notes = s.overKV(ctx, c)
+	}
+	p, problems, err = lookPartsOf(c, paths)
+	p.Notes = append(p.Notes, notes...)
+	return p, problems, err
 }
 
 // lookPartsOf is lookParts of a configuration that is loaded.

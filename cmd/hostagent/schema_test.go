@@ -97,7 +97,7 @@ func TestVersionsFitTheirSchema(t *testing.T) {
 // TestSchemasAgree: what has one name in several schemas is the same in all.
 func TestSchemasAgree(t *testing.T) {
 	seen := map[string]any{}
-	for _, name := range []string{"scan", "plan", "status", "audit"} {
+	for _, name := range []string{"scan", "plan", "status", "audit", "fleet"} {
 		text, err := shipped.Files().ReadFile(name + ".schema.json")
 		if err != nil {
 			t.Fatal(err)

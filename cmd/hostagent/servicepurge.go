@@ -30,9 +30,11 @@ func runtimeFiles() []string {
 	return []string{"netns-*.lock", path.Base(hostagent.StatusSocket) + "*"}
 }
 
-// stateFiles are the state, and those whose writer was killed: they have a random text behind the name.
+// stateFiles are the state and the settings of Consul's KV, and those whose writer was killed: they have a random text behind
+// the name.
 func stateFiles() []string {
-	return []string{"state.json", "state.json." + strings.Repeat("[A-Z2-7]", len(rand.Text()))}
+	random := "." + strings.Repeat("[A-Z2-7]", len(rand.Text()))
+	return []string{"state.json", "state.json" + random, "settings.json", "settings.json" + random}
 }
 
 // purge removes the configuration, the state and the user.

@@ -26,7 +26,8 @@ import (
 type settings struct {
 	cmd   *cobra.Command
 	paths []string
-	flags []string // names of the flags that stand over a key of the configuration
+	under []config.Document // settings for a fleet
+	flags []string          // names of the flags that stand over a key of the configuration
 }
 
 // addSettings gives cmd --config, and a flag over each of the given keys.
@@ -55,9 +56,9 @@ func consulKeys() map[string]string {
 	}
 }
 
-// load reads files, environment and flags, in that order of growing weight.
+// load reads settings for a fleet, files, environment and flags, in that order of growing weight.
 func (s *settings) load() (*config.Config, error) {
-	c, err := config.Load(s.paths...)
+	c, err := config.LoadOver(s.under, s.paths...)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +76,16 @@ func (s *settings) load() (*config.Config, error) {
 	}
 	return c, c.Validate()
 }
+
+// loadOver is load with other documents of Consul's KV under the files.
+func (s *settings) loadOver(under []config.Document) (*config.Config, error) {
+	over := *s
+	over.under = under
+	return over.load()
+}
+
+// lacksMode tells that c has no mode and that Consul's KV cannot give it one.
+func lacksMode(c *config.Config) bool { return c.Mode == "" && (c.KVPrefix == "" || !c.KVMayEnforce) }
 
 // consulOptions tells how to reach the agent.
 func consulOptions(c *config.Config) (consul.Config, error) {
@@ -131,7 +142,7 @@ func parts(c *config.Config, log *slog.Logger) (hostagent.Parts, error) {
 
 func partsWithoutConsul(c *config.Config, log *slog.Logger) hostagent.Parts {
 	return hostagent.Parts{
-		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled,
+		Policy: policy(c), CloseDelay: c.CloseDelay, PollInterval: c.PollInterval, Report: c.Report.Enabled, Spread: c.Report.Spread,
 		Listen: sockets.List, Owners: sockets.NewOwners(), Elsewhere: sockets.NewElsewhere().List,
 		Connections: sockets.Connections, EndConnections: sockets.End,
 		Host: lookAtHost(nil), Networks: facts.ReadNetworks, Log: log, Version: version(), StateDir: c.StateDir,

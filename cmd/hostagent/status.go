@@ -54,7 +54,7 @@ asked.`,
 		if err := output(cmd, text); err != nil {
 			return err
 		}
-		if cmp.Or(st.Configuration.Error, st.Consul.Error, st.Listeners.Error, st.Firewall.Error, st.Report.Error) != "" {
+		if cmp.Or(st.Configuration.Error, st.Settings.Error, st.Consul.Error, st.Listeners.Error, st.Firewall.Error, st.Report.Error) != "" {
 			return &exitError{status: exitFindings}
 		}
 		return nil
@@ -83,6 +83,10 @@ func (s *screen) status(st *hostagent.Status, elsewhere bool, now time.Time) str
 	if st.Configuration.Error != "" {
 		s.wrapped("config:     ", "what is on disk was refused at the last reload, what was in force stays so")
 		s.failure(st.Configuration.Error)
+	}
+	if st.Settings.Prefix != "" {
+		s.wrapped("settings:   ", "from Consul's KV, below "+clean(st.Settings.Prefix))
+		s.failure(st.Settings.Error)
 	}
 	node := "nothing known of the agent at " + clean(st.Consul.Address)
 	if st.Consul.Node != "" {

@@ -24,7 +24,7 @@ type screen struct {
 	now      time.Time
 	// commandLine returns the arguments of a process, false where they cannot be seen; nil: they are not to be shown.
 	commandLine func(sockets.Process) ([]string, bool)
-	fresh       func(*hostagent.Finding) bool // tells which findings stand out as new; nil: none does
+	fresh       func(key string) bool // tells what stands out as new; nil: nothing does
 
 	dim  bool // what is written now matters less
 	text strings.Builder

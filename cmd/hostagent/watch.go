@@ -29,50 +29,32 @@ const (
 	peekEvery   = time.Second            // how often it is looked whether anything changed
 	lookEvery   = 10 * time.Second       // how often everything is looked at though nothing seems to have changed
 	looksApart  = 200 * time.Millisecond // at least, however many listeners come and go
+	retryEvery  = 5 * time.Second        // how often it is looked again after a look failed
 	freshFor    = 10 * time.Second       // how long a new finding stands out
 	errorsShown = 600                    // runes of each
 )
 
 // watching looks again and again, and shows what it sees.
-type watching struct {
-	parts hostagent.Parts
-	look  func(context.Context) (*hostagent.Scan, error)
-	// changes calls wake when the listeners of the host change, until its context ends; nil: they are listed every second.
+type watching[T any] struct {
+	look func(context.Context) (*T, error)
+	// peek tells whether something changed since the last time it was called, cheaply; nil: it cannot be told.
+	peek func(context.Context) bool
+	// changes calls wake when something changes, until its context ends; nil: nothing tells.
 	changes func(ctx context.Context, wake func()) error
-	// show is given each scan, or why there is none.
-	show func(*hostagent.Scan, error) error
+	// every is how often it is looked though nothing seems to have changed.
+	every time.Duration
+	// Looks are this far apart at least, however much changes, and so many times as long as the last one took.
+	apart time.Duration
+	rest  int
+	// show is given what was seen, or why nothing was.
+	show func(*T, error) error
 	// redraw tells that what was shown has to be shown again.
 	redraw <-chan struct{}
 	again  func() error
-
-	seen glimpse
 }
 
-// glimpse is what is cheap to look at and bears on nearly everything.
-type glimpse struct {
-	listeners     []sockets.Listener
-	registrations []consul.Registration
-	err           string
-}
-
-// peek tells whether something changed since the last time.
-func (w *watching) peek(ctx context.Context) bool {
-	var now glimpse
-	listeners, listenErr := w.parts.Listen(ctx)
-	answer, err := w.parts.Registry.Services(ctx)
-	now.listeners, now.registrations = listeners, answer.Registrations
-	if err := errors.Join(listenErr, err); err != nil {
-		now.err = err.Error()
-	}
-	if reflect.DeepEqual(now, w.seen) {
-		return false
-	}
-	w.seen = now
-	return true
-}
-
-// run shows scans until ctx ends, and returns the last one.
-func (w *watching) run(ctx context.Context) (last *hostagent.Scan, err error) {
+// run shows what it sees until ctx ends, and returns what it saw last.
+func (w *watching[T]) run(ctx context.Context) (last *T, err error) {
 	wake := make(chan struct{}, 1)
 	if w.changes != nil {
 		go func() {
@@ -92,18 +74,22 @@ func (w *watching) run(ctx context.Context) (last *hostagent.Scan, err error) {
 		case <-wake: // this look is for it, too
 		default:
 		}
-		w.peek(ctx) // before the look: what changes while it looks is seen afterwards
-		scan, err := w.look(ctx)
+		if w.peek != nil {
+			w.peek(ctx) // before the look: what changes while it looks is seen afterwards
+		}
+		began := time.Now()
+		seen, err := w.look(ctx)
 		if ctx.Err() != nil {
 			return last, nil
 		}
-		if scan != nil {
-			last = scan
+		if seen != nil {
+			last = seen
 		}
-		if err := w.show(scan, err); err != nil {
+		pace := looked{failed: err != nil, soonest: time.Now().Add(max(w.apart, time.Duration(w.rest)*time.Since(began)))}
+		if err := w.show(seen, err); err != nil {
 			return last, err
 		}
-		if err := w.wait(ctx, tick.C, wake); err != nil {
+		if err := w.wait(ctx, tick.C, wake, pace); err != nil {
 			return last, err
 		}
 		if ctx.Err() != nil {
@@ -112,9 +98,16 @@ func (w *watching) run(ctx context.Context) (last *hostagent.Scan, err error) {
 	}
 }
 
+// looked is what became of a look, and when the next may come for an event.
+type looked struct {
+	failed  bool
+	soonest time.Time
+}
+
 // wait returns when it is time to look again, or ctx ended.
-func (w *watching) wait(ctx context.Context, tick <-chan time.Time, wake <-chan struct{}) error {
-	looked := time.Now()
+func (w *watching[T]) wait(ctx context.Context, tick <-chan time.Time, wake <-chan struct{}, last looked) error {
+	began := time.Now()
+	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,27 +116,93 @@ func (w *watching) wait(ctx context.Context, tick <-chan time.Time, wake <-chan 
 			if err := w.again(); err != nil {
 				return err
 			}
-			continue
 		case <-wake:
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Until(looked.Add(looksApart))):
+			if due == nil {
+				due = time.After(time.Until(last.soonest))
 			}
+		case <-due:
 			return nil
 		case <-tick:
-			if time.Since(looked) >= lookEvery || w.peek(ctx) {
+			since := time.Since(began)
+			if since >= w.every || last.failed && since >= retryEvery || w.peek != nil && w.peek(ctx) {
 				return nil
 			}
 		}
 	}
 }
 
-// watchScan is scan --watch. It ends by a signal, with the status that a scan would have had then.
-func watchScan(cmd *cobra.Command, w *watching, asJSON bool, draw func(*screen, *hostagent.Scan) string) (*hostagent.Scan, error) {
+// glimpse looks at what is cheap to look at on a host and bears on nearly everything of a scan.
+type glimpse struct {
+	parts hostagent.Parts
+	seen  glimpsed
+}
+
+type glimpsed struct {
+	listeners     []sockets.Listener
+	registrations []consul.Registration
+	err           string
+}
+
+// peek tells whether something changed since the last time.
+func (g *glimpse) peek(ctx context.Context) bool {
+	var now glimpsed
+	listeners, listenErr := g.parts.Listen(ctx)
+	answer, err := g.parts.Registry.Services(ctx)
+	now.listeners, now.registrations = listeners, answer.Registrations
+	if err := errors.Join(listenErr, err); err != nil {
+		now.err = err.Error()
+	}
+	if reflect.DeepEqual(now, g.seen) {
+		return false
+	}
+	g.seen = now
+	return true
+}
+
+// watchScan is scan --watch.
+func watchScan(cmd *cobra.Command, parts hostagent.Parts, look func(context.Context) (*hostagent.Scan, error), asJSON bool) (*hostagent.Scan, error) {
+	w := &watching[hostagent.Scan]{
+		look: look, peek: (&glimpse{parts: parts}).peek, changes: edges().changes, every: lookEvery, apart: looksApart,
+	}
+	return runWatch(cmd, w, shownScan(), asJSON)
+}
+
+// shownScan tells how a scan is shown while it is watched.
+func shownScan() showing[hostagent.Scan] {
+	return showing[hostagent.Scan]{
+		draw: func(s *screen, scan *hostagent.Scan) string {
+			for _, err := range scan.Errors {
+				s.wrapped("error: ", catalog.CleanTo(err.Error(), errorsShown))
+			}
+			return drawScan(s, scan)
+		},
+		document: func(scan *hostagent.Scan) any { return scan.Document(version()) },
+		summary:  summary,
+		keys: func(scan *hostagent.Scan) []string {
+			keys := make([]string, len(scan.Findings))
+			for i := range scan.Findings {
+				keys[i] = findingKey(&scan.Findings[i])
+			}
+			return keys
+		},
+	}
+}
+
+// showing tells how what is watched is shown.
+type showing[T any] struct {
+	draw     func(*screen, *T) string
+	document func(*T) any    // for JSON
+	summary  func(*T) string // the line that stays when the screen is left
+	// keys tell apart over time what is to stand out for a while when it is new.
+	keys func(*T) []string
+}
+
+// runWatch shows what w sees, on the terminal or as lines of JSON, and returns what it saw last. It ends by a signal.
+func runWatch[T any](cmd *cobra.Command, w *watching[T], how showing[T], asJSON bool) (*T, error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if asJSON {
-		lines := jsonLines{out: cmd.OutOrStdout(), errors: cmd.ErrOrStderr()}
+		lines := jsonLines[T]{out: cmd.OutOrStdout(), errors: cmd.ErrOrStderr(), document: how.document}
 		w.show = lines.show
 		return w.run(ctx)
 	}
@@ -153,7 +212,7 @@ func watchScan(cmd *cobra.Command, w *watching, asJSON bool, draw func(*screen, 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &picture{terminal: t, draw: draw}
+	p := &picture[T]{terminal: t, how: how}
 	t.pressed = p.scroll
 	redraw := make(chan struct{}, 1)
 	w.show, w.again, w.redraw = p.show, p.again, redraw
@@ -163,18 +222,19 @@ func watchScan(cmd *cobra.Command, w *watching, asJSON bool, draw func(*screen, 
 		return nil, err
 	}
 	if last != nil {
-		err = output(cmd, summary(last)+"\n")
+		err = output(cmd, how.summary(last)+"\n")
 	}
 	return last, err
 }
 
-// jsonLines writes each scan that differs from the one before as a line.
-type jsonLines struct {
+// jsonLines writes what was seen as a line wherever it differs from the one before.
+type jsonLines[T any] struct {
 	out, errors io.Writer
+	document    func(*T) any
 	last        string
 }
 
-func (j *jsonLines) show(scan *hostagent.Scan, err error) error {
+func (j *jsonLines[T]) show(seen *T, err error) error {
 	var text string
 	if err != nil {
 		text = err.Error()
@@ -187,7 +247,7 @@ func (j *jsonLines) show(scan *hostagent.Scan, err error) error {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(scan.Document(version())); err != nil {
+	if err := enc.Encode(j.document(seen)); err != nil {
 		return err
 	}
 	if text = escapeUnseen(b.String()); text == j.last {
@@ -201,24 +261,29 @@ func (j *jsonLines) show(scan *hostagent.Scan, err error) error {
 }
 
 // picture is what stands on the terminal.
-type picture struct {
+type picture[T any] struct {
 	terminal *terminal
-	draw     func(*screen, *hostagent.Scan) string
+	how      showing[T]
 
-	scan     *hostagent.Scan
+	seen     *T
 	err      error
-	since    map[string]time.Time // when each finding of the last scan was first seen; zero for those of the first scan
+	since    map[string]time.Time // when each of its keys was first seen; zero for those of the first picture
 	shown    string
 	changed  time.Time // when what stands there became so
 	standing string    // the frame, to the byte
 
+	scrolling
+}
+
+// scrolling is how far a text that is longer than the screen was scrolled.
+type scrolling struct {
 	mu      sync.Mutex
 	scrolls []string // keys pressed since the last picture
 	top     int      // the first line that is shown
 }
 
 // scroll notes keys for the next picture. It may be called while one is drawn.
-func (p *picture) scroll(keys string) {
+func (p *scrolling) scroll(keys string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	const most = 100 // more than anybody presses before the next picture
@@ -236,7 +301,7 @@ func (p *picture) scroll(keys string) {
 }
 
 // scrolled is the first line to show after keys were pressed, of a text of which room lines are shown at once.
-func (p *picture) scrolled(lines, room int) int {
+func (p *scrolling) scrolled(lines, room int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last := max(lines-room, 0)
@@ -262,24 +327,24 @@ func (p *picture) scrolled(lines, room int) int {
 	return p.top
 }
 
-func (p *picture) show(scan *hostagent.Scan, err error) error {
+func (p *picture[T]) show(seen *T, err error) error {
 	p.err = err
-	if scan != nil {
-		since := make(map[string]time.Time, len(scan.Findings))
-		for i := range scan.Findings {
-			key := findingKey(&scan.Findings[i])
-			if seen, known := p.since[key]; known || p.since == nil {
-				since[key] = seen
+	if seen != nil {
+		keys := p.how.keys(seen)
+		since := make(map[string]time.Time, len(keys))
+		for _, key := range keys {
+			if first, known := p.since[key]; known || p.since == nil {
+				since[key] = first
 			} else {
 				since[key] = time.Now()
 			}
 		}
-		p.scan, p.since = scan, since
+		p.seen, p.since = seen, since
 	}
 	return p.paint(false)
 }
 
-func (p *picture) again() error { return p.paint(true) }
+func (p *picture[T]) again() error { return p.paint(true) }
 
 // findingKey tells findings apart over time.
 func findingKey(f *hostagent.Finding) string {
@@ -291,19 +356,16 @@ func findingKey(f *hostagent.Finding) string {
 }
 
 // paint draws the frame, and writes it at once where it is not what stands there.
-func (p *picture) paint(anyway bool) error {
+func (p *picture[T]) paint(anyway bool) error {
 	s := newScreen(p.terminal.out)
 	now := s.now
-	s.fresh = func(f *hostagent.Finding) bool { return now.Sub(p.since[findingKey(f)]) < freshFor }
+	s.fresh = func(key string) bool { return now.Sub(p.since[key]) < freshFor }
 	text := ""
 	if p.err != nil {
 		s.wrapped("error: ", catalog.CleanTo(p.err.Error(), errorsShown))
 	}
-	if p.scan != nil {
-		for _, err := range p.scan.Errors {
-			s.wrapped("error: ", catalog.CleanTo(err.Error(), errorsShown))
-		}
-		text = p.draw(s, p.scan)
+	if p.seen != nil {
+		text = p.how.draw(s, p.seen)
 	} else {
 		text = s.text.String()
 	}

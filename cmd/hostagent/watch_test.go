@@ -42,11 +42,12 @@ func TestWatchingLooksWhenSomethingChanged(t *testing.T) {
 		agent := &quiet{}
 		looks, again := 0, 0
 		redraw, wakes := make(chan struct{}), make(chan func(), 1)
-		w := &watching{
-			parts: hostagent.Parts{
-				Registry: agent,
-				Listen:   func(context.Context) ([]sockets.Listener, error) { return listening, nil },
-			},
+		host := &glimpse{parts: hostagent.Parts{
+			Registry: agent,
+			Listen:   func(context.Context) ([]sockets.Listener, error) { return listening, nil },
+		}}
+		w := &watching[hostagent.Scan]{
+			peek: host.peek, every: lookEvery, apart: looksApart,
 			look:    func(context.Context) (*hostagent.Scan, error) { looks++; return &hostagent.Scan{}, nil },
 			show:    func(*hostagent.Scan, error) error { return nil },
 			redraw:  redraw,
@@ -148,7 +149,7 @@ func TestPicture(t *testing.T) {
 	if during := termios(t, screen); during.Lflag&(unix.ICANON|unix.ECHO) != 0 || during.Lflag&unix.ISIG == 0 {
 		t.Errorf("keys are read with flags %x", during.Lflag)
 	}
-	p := &picture{terminal: term, draw: drawScan}
+	p := &picture[hostagent.Scan]{terminal: term, how: shownScan()}
 	show := func(findings ...hostagent.Finding) {
 		t.Helper()
 		if err := p.show(scanOf(nil, findings...), nil); err != nil {
@@ -245,7 +246,7 @@ func TestFrames(t *testing.T) {
 }
 
 func TestScrolling(t *testing.T) {
-	p := &picture{}
+	p := &scrolling{}
 	for _, test := range []struct {
 		keys        string
 		lines, room int
@@ -275,7 +276,7 @@ func TestFrameKeepsTheLastColumn(t *testing.T) {
 
 func TestJSONLines(t *testing.T) {
 	var out, errs bytes.Buffer
-	lines := &jsonLines{out: &out, errors: &errs}
+	lines := &jsonLines[hostagent.Scan]{out: &out, errors: &errs, document: shownScan().document}
 	scan := scanOf(nil, exposed("web", "0.0.0.0:8080", process("nginx"), ""))
 	for _, err := range []error{
 		lines.show(scan, nil), lines.show(scan, nil), lines.show(nil, errors.New("no\x1b")), lines.show(nil, errors.New("no\x1b")), lines.show(scanOf(nil), nil),

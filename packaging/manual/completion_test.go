@@ -25,7 +25,7 @@ type completion struct {
 func completions() []completion {
 	return []completion{
 		{typed: "hostagent sc", want: []string{"scan"}},
-		{typed: "hostagent re", want: []string{"reports"}},
+		{typed: "hostagent re", want: []string{"report", "reports"}},
 		{typed: "hostagent firewall ", want: []string{"plan", "remove", "restore", "show"}},
 		{typed: "hostagent firewall restore --s", want: []string{"--sets-only"}},
 		{typed: "hostagent scan --fail-on ", want: []string{"critical", "info", "never", "warning"}},
