@@ -97,6 +97,10 @@ bench-consul: tools consul ## polls, idle hosts, raft writes and openings with a
 bench-system: tools consul ## the installed service on a booted machine: exposure, sizes, start, memory and CPU; needs root
 	@./test/bench-system.sh
 
+.PHONY: sim-fleet
+sim-fleet: tools consul ## hostagents of N hosts (default 1000) beside one real Consul server: writes, CPU, memory, hostagent fleet
+	@N=$(or $(N),1000) ./test/sim-fleet.sh $(SIM_FLEET)
+
 .PHONY: clean
 clean: ## remove what the other targets built here
 	rm -rf $(BIN)

@@ -16,8 +16,10 @@ const ticksPerSecond = 100
 
 // CPUTime returns the CPU time of the process and of the children that it has waited for, to a hundredth of a second:
 // fields 14 to 17 of proc_pid_stat(5). The name in field 2 may hold blanks and parentheses.
-func (p *Process) CPUTime() (time.Duration, error) {
-	pid := p.PID()
+func (p *Process) CPUTime() (time.Duration, error) { return CPUTime(p.PID()) }
+
+// CPUTime is Process.CPUTime of a process that no host has started.
+func CPUTime(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, fmt.Errorf("cannot read CPU time: %w", err)
@@ -38,8 +40,11 @@ func (p *Process) CPUTime() (time.Duration, error) {
 }
 
 // ResidentMegabytes returns VmRSS of the process, in units of 1,000,000 bytes.
-func (p *Process) ResidentMegabytes() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+func (p *Process) ResidentMegabytes() (float64, error) { return ResidentMegabytes(p.PID()) }
+
+// ResidentMegabytes is Process.ResidentMegabytes of a process that no host has started.
+func ResidentMegabytes(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, fmt.Errorf("cannot read memory: %w", err)
 	}
