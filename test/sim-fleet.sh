@@ -15,4 +15,8 @@ go build -C test/fleet -o "$build/fleet-agents" . # as Consul itself is built, w
 CONSUL_BIN=$(go run ./test/cmd/consul -print)
 cpu=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)
 printf '%s, %s CPUs, Linux %s, load average %s before the run\n' "$cpu" "$(nproc)" "$(uname -r)" "$(cut -d ' ' -f 1 /proc/loadavg)"
-exec "$build/simfleet" -consul "$CONSUL_BIN" -agents "$build/fleet-agents" -hostagent "$build/hostagent" -hosts "${N:-1000}" "$@"
+# Whoever ends this script ends simfleet at once, and with it its programs; what they wrote goes here.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+"$build/simfleet" -consul "$CONSUL_BIN" -agents "$build/fleet-agents" -hostagent "$build/hostagent" -hosts "${N:-1000}" "$@"
