@@ -97,6 +97,10 @@ bench-consul: tools consul ## polls, idle hosts, raft writes and openings with a
 bench-system: tools consul ## the installed service on a booted machine: exposure, sizes, start, memory and CPU; needs root
 	@./test/bench-system.sh
 
+.PHONY: test-fleet
+test-fleet: tools consul ## the simulation of make sim-fleet with five hosts; the first run builds Consul's packages
+	cd test/fleet && CONSUL_BIN=$$(cd ../.. && $(GO) run ./test/cmd/consul -print) $(GO) test -count 1 -timeout 20m .
+
 .PHONY: sim-fleet
 sim-fleet: tools consul ## hostagents of N hosts (default 1000) beside one real Consul server: writes, CPU, memory, hostagent fleet
 	@N=$(or $(N),1000) ./test/sim-fleet.sh $(SIM_FLEET)
