@@ -208,7 +208,9 @@ mode = "observe"
 #
 #   "hostagent config validate --kv all.hcl && consul kv put -cas -modify-index=N hostagent/all.hcl @all.hcl"
 #
-# Hosts read and never write: their tokens need key_prefix "hostagent/" { policy = "read" }, which "hostagent acl-policy" adds.
+# Hosts read and never write: their tokens need key_prefix "hostagent/" { policy = "list" }, which reads and lists, and which
+# "hostagent acl-policy" adds. Keep at least one key below the prefix: a question for an empty one is answered at every write
+# anywhere in the KV.
 # Whoever has policy = "write" there decides for every host that reads it: exemptions silence findings, allow_from lets callers
 # in or keeps them out where no file sets it, and report takes results out of sight. That right belongs to those who may change
 # the configuration of every host, and into no token of a host, a service or a deployment. Without ACLs, or with their default
