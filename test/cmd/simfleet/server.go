@@ -181,6 +181,25 @@ func (s *server) catalogIndex() (uint64, error) {
 	return max(meta.LastIndex, services.LastIndex), nil
 }
 
+// changed names what was written to checks since an index: the first few, and how many there are.
+func (s *server) changed(since uint64) (names string, err error) {
+	checks, _, err := s.api.Health().State(api.HealthAny, nil)
+	if err != nil {
+		return "", err
+	}
+	const most = 3
+	n := 0
+	for _, c := range checks {
+		if c.ModifyIndex <= since {
+			continue
+		}
+		if n++; n <= most {
+			names += fmt.Sprintf("%s on %s is %s: %.80q; ", c.CheckID, c.Node, c.Status, c.Output)
+		}
+	}
+	return fmt.Sprintf("%d checks; %s", n, names), nil
+}
+
 // usage is what the server has used and holds.
 type usage struct {
 	at         time.Time

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -27,7 +28,7 @@ func (s *sim) quiet(ctx context.Context) error {
 // rest is what the server did while nothing happened.
 type rest struct {
 	entries int
-	catalog bool    // something was written to it
+	changed string  // what was written to the catalog, "" for nothing
 	cpu     float64 // percent of one processor
 }
 
@@ -60,7 +61,12 @@ func (s *sim) idle(ctx context.Context, what string, while time.Duration) (r res
 	if err != nil {
 		return r, err
 	}
-	r = rest{entries: entries - index, catalog: now != catalog, cpu: 100 * (after.cpu - before.cpu).Seconds() / after.at.Sub(before.at).Seconds()}
+	if now != catalog {
+		if r.changed, err = s.server.changed(catalog); err != nil {
+			return r, err
+		}
+	}
+	r = rest{entries: entries - index, changed: r.changed, cpu: 100 * (after.cpu - before.cpu).Seconds() / after.at.Sub(before.at).Seconds()}
 	s.figure(fmt.Sprintf("CPU of the server, %s, %v", what, while), fmt.Sprintf("%.1f %%", r.cpu), fmt.Sprintf("of one processor; RSS %.0f MB", after.resident))
 	s.figure("  entries of the raft log", fmt.Sprint(r.entries), "")
 	return r, nil
@@ -72,11 +78,7 @@ func (s *sim) steady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changed := "0"
-	if with.catalog {
-		changed = "some"
-	}
-	s.must("  of these to services, checks and nodes", changed, !with.catalog, "none")
+	s.must("  of these to services, checks and nodes", cmp.Or(with.changed, "0"), with.changed == "", "none")
 	if err := s.change(ctx, func(p *hostagent.Parts) { p.Changed = nil }); err != nil {
 		return err
 	}
