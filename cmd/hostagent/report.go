@@ -119,6 +119,9 @@ func checkPageOutput(path string, terminal bool) error {
 		}
 		return nil
 	}
+	if path == "-" {
+		return errors.New("--output names a file: leave it out for the standard output, or name ./- where that is meant")
+	}
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -147,17 +150,29 @@ func writePage(cmd *cobra.Command, path string, p *page.Page) error {
 	return nil
 }
 
+// cause is what the system said, without the name of a file that nobody has asked for.
+func cause(err error) error {
+	if one, ok := errors.AsType[*fs.PathError](err); ok {
+		return one.Err
+	}
+	if one, ok := errors.AsType[*os.LinkError](err); ok {
+		return one.Err
+	}
+	return err
+}
+
 // replaceFile puts a file with data at path, which is there as a whole or not at all. The rename takes the place of a link that
 // somebody has put there since checkPageOutput looked, and does not follow it.
 func replaceFile(path string, data []byte) (err error) {
 	const mode = 0o640 // it tells where this host is weak
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	file, err := os.CreateTemp(filepath.Dir(path), ".hostagent-*.html")
 	if err != nil {
-		return err
+		return fmt.Errorf("%q: %w", path, cause(err))
 	}
 	defer func() {
 		if err != nil {
 			_ = os.Remove(file.Name()) // the first error tells more
+			err = fmt.Errorf("%q: %w", path, cause(err))
 		}
 	}()
 	_, err = file.Write(data)
