@@ -65,10 +65,15 @@ func pageHostOf(h *fleet.Host) page.Host {
 		out.Findings = append(out.Findings, pageFindingOf(&h.Findings[i]))
 	}
 	for _, c := range h.Checks {
-		if c.Status != consul.Passing && c.Key != lifeKey { // Says has what that tells
+		switch {
+		case c.Status == consul.Passing || c.Key == lifeKey: // Says has what that tells
+		case c.Key == checklistKey && len(out.Score) > 0:
+			out.Checklist = c.Output
+		default:
 			out.Checks = append(out.Checks, page.Check{Name: c.Name, Status: string(c.Status), Output: c.Output})
 		}
 	}
+	markTrouble(&out)
 	out.Range = page.Range{
 		First: h.Self.First, Last: h.Self.Last, Runs: pageRuns(cellUses(h.Self.First, h.Self.Cells, names)), Partly: h.Self.Cells == "" && len(names) > 0,
 	}

@@ -187,6 +187,8 @@ func (r *stretch) words() []string {
 	switch m := markOf(r.use); {
 	case r.use == hostagent.UseLocal:
 		return []string{m.label}
+	case len(r.names) == 0 && r.use == hostagent.UsePath:
+		return []string{"an exposed path"}
 	case len(r.names) == 0:
 		return []string{m.label + "somebody"}
 	default:

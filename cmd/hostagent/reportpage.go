@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,7 +55,45 @@ func pageHost(scan *hostagent.Scan, at time.Time) page.Host {
 	for i := range scan.Services {
 		h.Services = append(h.Services, pageService(scan, &scan.Services[i]))
 	}
+	markTrouble(&h)
 	return h
+}
+
+// markTrouble notes at each way in which finding says that nobody gets through there.
+func markTrouble(h *page.Host) {
+	for i := range h.Services {
+		for j := range h.Services[i].In {
+			way := &h.Services[i].In[j]
+			for k := range h.Findings {
+				if f := &h.Findings[k]; way.Trouble == "" && way.Open && hinders(f, way.Port) {
+					way.Trouble = f.ID
+				}
+			}
+		}
+	}
+}
+
+// hinders tells whether f says of an open port that its sidecar is not reached there.
+func hinders(f *page.Finding, port int) bool {
+	if f.State != string(hostagent.Open) {
+		return false
+	}
+	number := strconv.Itoa(port)
+	if slices.Contains([]catalog.ID{catalog.SidecarNotListening, catalog.SidecarLoopbackOnly, catalog.NotASidecar}, catalog.ID(f.ID)) {
+		return strings.HasSuffix(f.Where, ":"+number) || strings.HasSuffix(f.Where, "port "+number) ||
+			strings.HasPrefix(f.Message, "nothing listens on port "+number+" ") // a check has no Where of what does not listen
+	}
+	ports, _, _ := strings.Cut(f.Message, " cannot be reached")
+	return f.ID == string(catalog.OpeningBlocked) && slices.ContainsFunc(strings.FieldsFunc(ports, func(r rune) bool { return r == ',' || r == ' ' }),
+		func(word string) bool {
+			first, last, ranged := strings.Cut(word, "-")
+			if !ranged {
+				return first == number
+			}
+			low, errLow := strconv.Atoi(first)
+			high, errHigh := strconv.Atoi(last)
+			return errLow == nil && errHigh == nil && low <= port && port <= high
+		})
 }
 
 // pageRuns puts ports together that are used alike.
@@ -75,7 +114,7 @@ func pageService(scan *hostagent.Scan, s *hostagent.Service) page.Service {
 		}
 	}
 	for _, p := range s.Sidecars {
-		out.In = append(out.In, page.WayIn{Sidecar: p.ID, Port: p.Port, Open: p.Opened, Says: sidecarSays(scan.Mode, &p)})
+		out.In = append(out.In, page.WayIn{Sidecar: p.ID, Port: p.Port, Open: p.Opened, Says: sidecarSays(scan, &p)})
 		for _, path := range p.Paths {
 			out.In = append(out.In, page.WayIn{Sidecar: p.ID, Port: int(path.Port), Open: path.Opened, Path: true, Says: pathSays(scan, &path)})
 		}
@@ -96,22 +135,36 @@ func leadsAround(id catalog.ID) bool {
 	return entry.OfService && id != catalog.QuarantineRefused
 }
 
-func sidecarSays(mode hostagent.Mode, p *hostagent.Sidecar) string {
+func sidecarSays(scan *hostagent.Scan, p *hostagent.Sidecar) string {
+	to := ""
+	if len(scan.AllowFrom) > 0 {
+		to = " to " + fewNetworks(scan.AllowFrom)
+	}
 	switch {
 	case p.Predicted:
 		return "the port that an agent would assign"
-	case mode != hostagent.ModeGuard && p.Opened:
-		return "guard mode would open it"
-	case mode != hostagent.ModeGuard:
+	case scan.Mode != hostagent.ModeGuard && p.Opened:
+		return "guard mode would open it" + to
+	case scan.Mode != hostagent.ModeGuard:
 		return "guard mode would not open it"
 	case p.Opened:
-		return "open"
+		return "open" + to
 	}
 	return "left closed"
 }
 
+// fewNetworks names the first of those who may connect.
+func fewNetworks(sources []string) string {
+	const most = 4
+	text := strings.Join(sources[:min(len(sources), most)], ", ")
+	if more := len(sources) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
 func pathSays(scan *hostagent.Scan, path *hostagent.SidecarPath) string {
-	from := strings.Join(scan.ExposedPathsFrom, ", ")
+	from := fewNetworks(scan.ExposedPathsFrom)
 	switch {
 	case !path.Opened:
 		return "not opened"

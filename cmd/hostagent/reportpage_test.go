@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +82,53 @@ func TestPageOfHost(t *testing.T) {
 	}
 }
 
+// TestTroubleOfWays: a port that is open and leads to no sidecar is not shown as a way in like others.
+func TestTroubleOfWays(t *testing.T) {
+	finding := func(id catalog.ID, state hostagent.State, where, message string) page.Finding {
+		return page.Finding{ID: string(id), State: string(state), Where: where, Message: message}
+	}
+	for name, c := range map[string]struct {
+		finding page.Finding
+		port    int
+		want    bool
+	}{
+		"nobody listens":         {finding(catalog.SidecarNotListening, hostagent.Open, "tcp port 21006", ""), 21006, true},
+		"another port":           {finding(catalog.SidecarNotListening, hostagent.Open, "tcp port 21006", ""), 1006, false},
+		"as a check tells it":    {finding(catalog.SidecarNotListening, hostagent.Open, "", "nothing listens on port 21006 that web-sidecar-proxy registered"), 21006, true},
+		"a check, another port":  {finding(catalog.SidecarNotListening, hostagent.Open, "", "nothing listens on port 21006 that port 2100 registered"), 2100, false},
+		"on loopback":            {finding(catalog.SidecarLoopbackOnly, hostagent.Open, "tcp 127.0.0.1:21000", ""), 21000, true},
+		"no sidecar":             {finding(catalog.NotASidecar, hostagent.Open, "tcp [::]:21000", ""), 21000, true},
+		"meant to be so":         {finding(catalog.SidecarNotListening, hostagent.Exempt, "tcp port 21006", ""), 21006, false},
+		"about the application":  {finding(catalog.ExposedListener, hostagent.Open, "tcp 0.0.0.0:21000", ""), 21000, false},
+		"blocked":                {finding(catalog.OpeningBlocked, hostagent.Open, "", "port 21000 cannot be reached from the network: x drops (21001)"), 21000, true},
+		"blocked, of many":       {finding(catalog.OpeningBlocked, hostagent.Open, "", "ports 8443,21000-21005 cannot be reached from the network over IPv4: x"), 21005, true},
+		"blocked, another":       {finding(catalog.OpeningBlocked, hostagent.Open, "", "ports 21000-21005 cannot be reached from the network: x drops (21006)"), 21006, false},
+		"blocked, out of bounds": {finding(catalog.OpeningBlocked, hostagent.Open, "", "ports 1-99999999999999999999 cannot be reached"), 21006, false},
+	} {
+		h := page.Host{Findings: []page.Finding{c.finding}, Services: []page.Service{{In: []page.WayIn{{Port: c.port, Open: true}, {Port: c.port}}}}}
+		markTrouble(&h)
+		if got := h.Services[0].In[0].Trouble != ""; got != c.want {
+			t.Errorf("%s: trouble %t, want %t", name, got, c.want)
+		}
+		if h.Services[0].In[1].Trouble != "" {
+			t.Errorf("%s: a closed port is in trouble", name)
+		}
+	}
+}
+
+// TestPageSaysWhoMayConnect: a port that allow_from limits is not open to all.
+func TestPageSaysWhoMayConnect(t *testing.T) {
+	scan := scanOf(nil)
+	scan.Mode, scan.AllowFrom = hostagent.ModeGuard, []string{"cluster", "10.0.0.0/8", "b", "c", "d", "e"}
+	if got, want := sidecarSays(scan, &hostagent.Sidecar{Opened: true}), "open to cluster, 10.0.0.0/8, b, c and 2 more"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	scan.Mode = hostagent.ModeObserve
+	if got, want := sidecarSays(scan, &hostagent.Sidecar{Opened: true}), "guard mode would open it to cluster, 10.0.0.0/8, b, c and 2 more"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestPageKnowsEachUse: what the map on a terminal distinguishes, the page does too, in the same words.
 func TestPageKnowsEachUse(t *testing.T) {
 	for _, m := range marks() {
@@ -112,6 +160,18 @@ func TestPagesOfAllScans(t *testing.T) {
 		if strings.ContainsAny(text, "\x1b\u202e\u009b\x07") || !strings.HasSuffix(text, "</html>\n") {
 			t.Errorf("%s is not written as it should be", name)
 		}
+		if got := strings.Count(text, `<code class="id">`); got != len(scan.Findings) {
+			t.Errorf("%s: the page shows %d findings, the scan has %d", name, got, len(scan.Findings))
+		}
+		ways := 0
+		for _, s := range scan.Services {
+			for _, p := range s.Sidecars {
+				ways += 1 + len(p.Paths)
+			}
+		}
+		if got := strings.Count(text, "<li>sidecar <code>"); got != ways && scan.Source != hostagent.SourceNone {
+			t.Errorf("%s: the page shows %d ways in, the scan has %d", name, got, ways)
+		}
 	}
 }
 
@@ -138,8 +198,13 @@ func TestReplaceFile(t *testing.T) {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceFile(folder, []byte("page")); err == nil {
-		t.Error("a folder is replaced")
+	for _, bad := range []string{folder, filepath.Join(dir, "none", "host.html")} {
+		if err := replaceFile(bad, []byte("page")); err == nil || !strings.HasPrefix(err.Error(), strconv.Quote(bad)+": ") || strings.Contains(err.Error(), ".hostagent-") {
+			t.Errorf("writing %s ends with %v", bad, err)
+		}
+	}
+	if err := checkPageOutput("-", false); err == nil {
+		t.Error("a file of the name - is written")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
 		t.Errorf("left behind: %s", fmt.Sprint(left))

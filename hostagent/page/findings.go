@@ -75,13 +75,38 @@ func (m *markup) findings(level int, h *Host) {
 	slices.SortStableFunc(sorted, func(a, b *Finding) int { return cmp.Compare(rank(a), rank(b)) })
 	m.begin("section", class("findings"))
 	m.heading(level, "Findings")
-	for _, f := range sorted {
+	open := len(sorted)
+	if i := slices.IndexFunc(sorted, func(f *Finding) bool { return rank(f) >= 0 }); i >= 0 {
+		open = i
+	}
+	for _, f := range sorted[:open] {
 		m.finding(level+1, f)
 	}
 	if h.More > 0 {
 		m.leaf("p", plural(h.More, "more finding")+" that the host only counts: hostagent scan there shows all", class("quiet"))
 	}
+	if settled := sorted[open:]; len(settled) > 0 {
+		m.raw("<details><summary>")
+		m.text(settledText(tallyOf(h)))
+		m.raw("</summary><div>\n")
+		for _, f := range settled {
+			m.finding(level+1, f)
+		}
+		m.raw("</div></details>\n")
+	}
 	m.end("section")
+}
+
+// settledText counts what is listed and needs nobody at once.
+func settledText(t tally) string {
+	var parts []string
+	if t.held > 0 {
+		parts = append(parts, fmt.Sprintf("%d mitigated", t.held))
+	}
+	if t.exempt > 0 {
+		parts = append(parts, fmt.Sprintf("%d exempt", t.exempt))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (m *markup) finding(level int, f *Finding) {
@@ -112,7 +137,7 @@ func (m *markup) finding(level int, f *Finding) {
 			continue
 		}
 		m.leaf("dt", field.name)
-		if field.name == "where" || field.name == "reach" {
+		if field.name == "where" {
 			m.raw("<dd>")
 			m.leaf("code", field.value)
 			m.raw("</dd>")
@@ -141,15 +166,21 @@ func (m *markup) checks(level int, h *Host) {
 		m.leaf("span", c.Status, class("b"))
 		m.raw(" ")
 		m.heading(level+1, c.Name)
-		m.raw("</header><pre>")
-		for line := range strings.Lines(c.Output) {
-			m.text(strings.TrimRight(line, "\r\n"))
-			m.raw("\n")
-		}
-		m.raw("</pre>")
+		m.raw("</header>")
+		m.lines(c.Output)
 		m.end("article")
 	}
 	m.end("section")
+}
+
+// lines writes an output as it is laid out.
+func (m *markup) lines(output string) {
+	m.raw("<pre>")
+	for line := range strings.Lines(output) {
+		m.text(strings.TrimRight(line, "\r\n"))
+		m.raw("\n")
+	}
+	m.raw("</pre>")
 }
 
 // standing is how a status of the checklist is shown.
@@ -198,6 +229,11 @@ func (m *markup) checklist(level int, h *Host) {
 	m.bar(h.Score)
 	for i := range h.Rows {
 		m.row(level+1, &h.Rows[i])
+	}
+	if h.Checklist != "" {
+		m.begin("article", class("f warning"))
+		m.lines(h.Checklist)
+		m.end("article")
 	}
 	m.end("section")
 }

@@ -2,7 +2,11 @@
 
 package page
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // mostDetailed is how many hosts a page shows one by one; of more, only those with something wrong. A page that a browser
 // takes seconds to open is read by nobody.
@@ -25,21 +29,22 @@ func fleetTiles(p *Page) []tile {
 		all.add(tallyOf(&p.Hosts[i]))
 	}
 	hosts := len(p.Hosts) + len(p.Missing)
-	tiles := []tile{{fmt.Sprint(hosts), noun(hosts, "host"), ""}, {fmt.Sprint(lives[Runs]), "running hostagent", when(lives[Runs], "pass")}}
+	tiles := []tile{{fmt.Sprint(hosts), noun(hosts, "host"), "", ""}, {fmt.Sprint(lives[Runs]), "running hostagent", when(lives[Runs], "pass"), ""}}
 	if n := lives[Silent]; n > 0 {
-		tiles = append(tiles, tile{fmt.Sprint(n), "silent", "critical"})
+		tiles = append(tiles, tile{fmt.Sprint(n), "silent", "critical", ""})
 	}
 	if n := len(p.Missing); n > 0 {
-		tiles = append(tiles, tile{fmt.Sprint(n), "without hostagent", "warning"})
+		tiles = append(tiles, tile{fmt.Sprint(n), "without hostagent", "warning", "missing"})
 	}
 	if n := lives[Stopped]; n > 0 {
-		tiles = append(tiles, tile{fmt.Sprint(n), "stopped", "warning"})
+		tiles = append(tiles, tile{fmt.Sprint(n), "stopped", "warning", ""})
 	}
 	return append(tiles, findingTiles(all)...)
 }
 
 // fleet shows an overview of all hosts, then each.
 func (m *markup) fleet(p *Page) {
+	m.widespread(p)
 	if len(p.Hosts) > 0 {
 		m.raw(`<section><h2>Hosts</h2><table class="hosts"><thead><tr><th scope="col">host<th scope="col">hostagent<th scope="col">findings` +
 			`<th scope="col">services<th scope="col">range<th scope="col">checklist</tr></thead><tbody>` + "\n")
@@ -50,6 +55,77 @@ func (m *markup) fleet(p *Page) {
 	}
 	m.missing(p.Missing)
 	m.details(p)
+}
+
+// spreading is a finding and on how many hosts it stands open.
+type spreading struct {
+	*Finding
+
+	hosts int
+	last  int // of the hosts counted
+}
+
+// mostSpread is how many findings of a datacenter are told of before its hosts.
+const mostSpread = 20
+
+// spread counts on how many hosts each finding stands open, the worst and then the most frequent first.
+func spread(p *Page) []spreading {
+	rank := func(f *Finding) int { return slices.Index([]string{"info", "warning", "critical"}, f.Severity) }
+	var all []spreading
+	places := map[[2]string]int{}
+	for i := range p.Hosts {
+		for j := range p.Hosts[i].Findings {
+			f := &p.Hosts[i].Findings[j]
+			if f.State == "mitigated" || f.State == "exempt" {
+				continue
+			}
+			key := [2]string{f.Severity, f.ID}
+			at, ok := places[key]
+			if !ok {
+				at = len(all)
+				places[key], all = at, append(all, spreading{f, 0, -1})
+			}
+			if all[at].last != i {
+				all[at].hosts, all[at].last = all[at].hosts+1, i
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b spreading) int {
+		return cmp.Or(cmp.Compare(rank(b.Finding), rank(a.Finding)), cmp.Compare(b.hosts, a.hosts))
+	})
+	return all
+}
+
+// widespread says what is wrong in the datacenter, before the hosts on which it is.
+func (m *markup) widespread(p *Page) {
+	all := spread(p)
+	if len(all) == 0 {
+		return
+	}
+	m.raw(`<section><h2>What is wrong</h2><ul class="spread">` + "\n")
+	for _, f := range all[:min(len(all), mostSpread)] {
+		m.raw("<li>")
+		switch f.Severity {
+		case "critical":
+			m.leaf("span", f.Severity, class("b critical"))
+		case "warning":
+			m.leaf("span", f.Severity, class("b warning"))
+		default:
+			m.leaf("span", f.Severity, class("b info"))
+		}
+		m.raw("<span>")
+		m.text(cmp.Or(f.Title, f.ID))
+		m.raw("</span> ")
+		m.leaf("b", plural(f.hosts, "host"))
+		m.raw(" ")
+		m.leaf("code", f.ID, class("quiet"))
+		m.raw("\n")
+	}
+	m.end("ul")
+	if more := len(all) - mostSpread; more > 0 {
+		m.leaf("p", fmt.Sprintf("and %d more, below", more), class("quiet"))
+	}
+	m.end("section")
 }
 
 // overview is a host's row of the table.
@@ -64,7 +140,7 @@ func (m *markup) overview(p *Page, h *Host, number int) {
 	m.life(h)
 	m.raw("<td>")
 	if t := tallyOf(h); t == (tally{}) {
-		m.raw("none")
+		m.raw("no findings")
 	} else {
 		m.badges(t)
 	}
@@ -103,7 +179,7 @@ func (m *markup) missing(hosts []Missing) {
 	if len(hosts) == 0 {
 		return
 	}
-	m.raw(`<section><h2>Hosts without hostagent</h2><ul class="missing">` + "\n")
+	m.raw(`<section id="missing"><h2>Hosts without hostagent</h2><ul class="missing">` + "\n")
 	for _, h := range hosts {
 		m.raw("<li>")
 		m.leaf("b", h.Name)

@@ -48,9 +48,11 @@ type Host struct {
 	More     int       // findings that are only counted
 	Checks   []Check   // of hostagent itself that do not pass
 	// Score is the production checklist's; nil where there was no audit. Rows are those to be mended or looked at, worst first.
-	Score []Count
-	Rows  []Row
-	Notes []string // what could not be seen there
+	// Checklist is what a check tells of them in lines, where they are not known one by one.
+	Score     []Count
+	Rows      []Row
+	Checklist string
+	Notes     []string // what could not be seen there
 }
 
 // Range is the sidecar range.
@@ -104,6 +106,8 @@ type WayIn struct {
 	Says    string // how the port is: "open", "guard mode would open it", "left closed"
 	// Path tells that the port is an exposed path: the sidecar asks for no certificate there.
 	Path bool
+	// Trouble is the id of a finding that says why nobody gets through, or not to that sidecar, although Open; "" for none.
+	Trouble string
 }
 
 // WayAround is a listener that the network reaches without the sidecar.

@@ -50,7 +50,8 @@ func oneHost() Host {
 				Around: []WayAround{{"0.0.0.0:8080", "exposed-listener", "open"}, {"[::]:9229", "exposed-sibling", "mitigated"}, {"0.0.0.0:9102", "exposed-sibling", "exempt"}}},
 			{Name: "api", ID: "api-1", Told: true, Listeners: []string{"127.0.0.1:9090", "[::1]:9090"},
 				In: []WayIn{{Sidecar: "api-1-sidecar-proxy", Port: 21001, Open: true, Says: "open"}}},
-			{Name: "batch", ID: "batch", Told: true, In: []WayIn{{Sidecar: "batch-sidecar-proxy", Port: 22, Says: "left closed"}}},
+			{Name: "batch", ID: "batch", Told: true, In: []WayIn{{Sidecar: "batch-sidecar-proxy", Port: 22, Says: "left closed"},
+				{Sidecar: "batch-2", Port: 21003, Open: true, Says: "open", Trouble: "sidecar-not-listening"}}},
 			{Name: "cron", ID: "cron"},
 		},
 		Findings: []Finding{
@@ -113,9 +114,9 @@ func TestGolden(t *testing.T) {
 func hostilePage(text string, fleet bool) *Page {
 	h := Host{
 		Name: text, Address: text, Version: text, Mode: text, Enforce: text, Says: text, Unknown: text, Range: usual(), Notes: []string{text},
-		Services: []Service{{Name: text, ID: text + "2", Told: true, Listeners: []string{text}, In: []WayIn{{Sidecar: text, Port: 21000, Says: text}}, Around: []WayAround{{text, text, text}}}},
+		Services: []Service{{Name: text, ID: text + "2", Told: true, Listeners: []string{text}, In: []WayIn{{Sidecar: text, Port: 21000, Open: true, Says: text, Trouble: text}}, Around: []WayAround{{text, text, text}}}},
 		Findings: []Finding{{text, text, text, text, text, text, text, text, text, text, text}},
-		Checks:   []Check{{text, text, text + "\n" + text}}, Score: []Count{{text, 1}, {"pass", 1}}, Rows: []Row{{text, text, text, []string{text}, text, text}},
+		Checks:   []Check{{text, text, text + "\n" + text}}, Score: []Count{{text, 1}, {"pass", 1}}, Rows: []Row{{text, text, text, []string{text}, text, text}}, Checklist: text + "\n" + text,
 	}
 	h.Range.Runs[0].Text, h.Range.Runs[1].Use = text, Use(text)
 	return &Page{Title: text, Datacenter: text + "1", Version: text, At: at(), Fleet: fleet, Hosts: []Host{h, h}, Missing: []Missing{{text, text, 1, false}}, Notes: []string{text}}
@@ -148,6 +149,28 @@ func TestTextIsText(t *testing.T) {
 				t.Errorf("%.20q leaves %.20q in the page", text, page[i:])
 			}
 		}
+	}
+}
+
+// TestSpread: each finding is counted once a host, the worst first, and not where it does not stand open.
+func TestSpread(t *testing.T) {
+	of := func(ids ...string) (h Host) {
+		for _, id := range ids {
+			severity, id, _ := strings.Cut(id, " ")
+			id, state, _ := strings.Cut(id, " ")
+			h.Findings = append(h.Findings, Finding{Severity: severity, ID: id, State: state})
+		}
+		return h
+	}
+	p := &Page{Fleet: true, Hosts: []Host{
+		of("info i open", "warning w open", "warning w open", "warning m mitigated"), of("warning x open", "warning e exempt"), of("warning x open", "critical c open"),
+	}}
+	var got []string
+	for _, s := range spread(p) {
+		got = append(got, fmt.Sprint(s.ID, " ", s.hosts))
+	}
+	if diff := cmp.Diff([]string{"c 1", "x 2", "w 1", "i 1"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
@@ -240,7 +263,7 @@ func TestSize(t *testing.T) {
 			t.Errorf("%d hosts are %d bytes", hosts, len(page))
 		}
 		said := strings.Contains(page, "of more than 1000 hosts only the others are shown one by one")
-		if details := strings.Count(page, "<details"); said != (hosts > 1000) || details != map[int]int{1000: 1000, 10000: 2500}[hosts] {
+		if details := strings.Count(page, `<details class="host"`); said != (hosts > 1000) || details != map[int]int{1000: 1000, 10000: 2500}[hosts] {
 			t.Errorf("%d hosts: %d are shown one by one, and the page says so: %t", hosts, details, said)
 		}
 	}

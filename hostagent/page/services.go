@@ -42,7 +42,7 @@ func (m *markup) service(s *Service) {
 		m.leaf("p", "no sidecar, and nothing that the network reaches", class("quiet"))
 	}
 	for i := range s.In {
-		m.wayIn(&s.In[i], s.Listeners)
+		m.wayIn(&s.In[i], s)
 	}
 	for i := range s.Around {
 		m.wayAround(&s.Around[i])
@@ -53,11 +53,13 @@ func (m *markup) service(s *Service) {
 	m.raw("</div>\n")
 }
 
-// wayIn draws network → sidecar → application.
-func (m *markup) wayIn(way *WayIn, listeners []string) {
+// wayIn draws network → sidecar → application. The id that Consul itself gives to a sidecar says nothing more than its service.
+func (m *markup) wayIn(way *WayIn, s *Service) {
 	switch {
 	case !way.Open:
 		m.begin("ol", class("way shut"))
+	case way.Trouble != "":
+		m.begin("ol", class("way broken"))
 	case way.Path:
 		m.begin("ol", class("way path"))
 	default:
@@ -71,7 +73,7 @@ func (m *markup) wayIn(way *WayIn, listeners []string) {
 		m.raw("no port")
 	}
 	m.raw("</code>")
-	if way.Sidecar != "" {
+	if way.Sidecar != s.ID+"-sidecar-proxy" {
 		m.raw(" ")
 		m.leaf("small", way.Sidecar)
 	}
@@ -79,9 +81,14 @@ func (m *markup) wayIn(way *WayIn, listeners []string) {
 		m.raw(" <small>exposed path, no mTLS</small>")
 	}
 	m.raw("<li>")
-	m.listeners(listeners)
-	if way.Says != "" {
-		m.leaf("li", way.Says, class("s"))
+	m.listeners(s.Listeners)
+	if way.Says != "" || way.Trouble != "" {
+		m.raw(`<li class="s">`)
+		m.text(way.Says)
+		if way.Open && way.Trouble != "" {
+			m.raw(", but ")
+			m.leaf("code", way.Trouble)
+		}
 	}
 	m.end("ol")
 }

@@ -91,11 +91,13 @@ func (h *Host) about() (about []string) {
 	return about
 }
 
-// tile is a number that the page begins with. An empty class is a number that is neither good nor bad.
+// tile is a number that the page begins with. An empty class is a number that is neither good nor bad, an empty place one that
+// leads nowhere.
 type tile struct {
 	number string
 	words  string
 	class  constant
+	place  string
 }
 
 func (m *markup) tiles(p *Page) {
@@ -112,7 +114,11 @@ func (m *markup) tiles(p *Page) {
 		m.raw(">")
 		m.leaf("b", t.number)
 		m.raw(" ")
-		m.text(t.words)
+		if t.place == "" {
+			m.text(t.words)
+		} else {
+			m.leaf("a", t.words, attribute{"href", "#" + t.place})
+		}
 	}
 	m.end("ul")
 }
@@ -127,14 +133,14 @@ func when(n int, c constant) constant {
 
 func findingTiles(t tally) []tile {
 	tiles := []tile{
-		{fmt.Sprint(t.critical), "critical", when(t.critical, "critical")},
-		{fmt.Sprint(t.warning + t.more), noun(t.warning+t.more, "warning"), when(t.warning+t.more, "warning")},
+		{fmt.Sprint(t.critical), "critical", when(t.critical, "critical"), ""},
+		{fmt.Sprint(t.warning + t.more), noun(t.warning+t.more, "warning"), when(t.warning+t.more, "warning"), ""},
 	}
 	if t.critical+t.warning+t.more+t.info == 0 {
-		tiles = []tile{{"0", "open findings", "pass"}}
+		tiles = []tile{{"0", "open findings", "pass", ""}}
 	}
 	if n := t.held + t.exempt; n > 0 {
-		tiles = append(tiles, tile{fmt.Sprint(n), "mitigated or exempt", ""})
+		tiles = append(tiles, tile{fmt.Sprint(n), "mitigated or exempt", "", ""})
 	}
 	return tiles
 }
@@ -154,15 +160,15 @@ func hostTiles(p *Page) []tile {
 	h := &p.Hosts[0]
 	tiles := findingTiles(tallyOf(h))
 	if h.Unknown == "" {
-		tiles = append(tiles, tile{fmt.Sprint(len(h.Services)), noun(len(h.Services), "mesh service"), ""})
+		tiles = append(tiles, tile{fmt.Sprint(len(h.Services)), noun(len(h.Services), "mesh service"), "", ""})
 	}
 	if size := h.Range.size(); size > 0 {
 		_, free := counts(&h.Range, h.Range.bounded())
-		tiles = append(tiles, tile{fmt.Sprintf("%d/%d", size-free, size), "ports of the range in use", ""})
+		tiles = append(tiles, tile{fmt.Sprintf("%d/%d", size-free, size), "ports of the range in use", "", ""})
 	}
 	if n := asked(h.Score); n > 0 {
 		failed := of(h.Score, "fail")
-		tiles = append(tiles, tile{fmt.Sprintf("%d/%d", of(h.Score, "pass"), n), "of the checklist pass", when(failed, "warning")})
+		tiles = append(tiles, tile{fmt.Sprintf("%d/%d", of(h.Score, "pass"), n), "of the checklist pass", when(failed, "warning"), ""})
 	}
 	return tiles
 }

@@ -211,7 +211,7 @@ func TestFleetReport(t *testing.T) {
 	}
 	keep(t, "fleet", w.picture("document.documentElement"))
 	text := w.text()
-	for _, part := range []string{"datacenter dc1", node, "application reachable around the mesh", "sidecar :21000 web-sidecar-proxy", "open, around the sidecar"} {
+	for _, part := range []string{"datacenter dc1", node, "application reachable around the mesh", "sidecar :21000", "open, around the sidecar"} {
 		if !strings.Contains(flat(text), part) {
 			t.Errorf("the page does not show %q:\n%s", part, text)
 		}
@@ -235,10 +235,10 @@ func TestPageOfHostileNames(t *testing.T) {
 		p.Hosts = append(p.Hosts, page.Host{
 			Name: name, Address: name, Version: name, Mode: name, Enforce: name, Life: page.Life(name), Says: name, Unknown: name, Notes: []string{name},
 			Range:    page.Range{First: 21000, Last: 21255, Runs: []page.Run{{First: 21000, Last: 21009, Use: page.UseSidecar, Text: name}, {First: 21255, Last: 21255, Use: page.UseSquatted, Text: name}}},
-			Services: []page.Service{{Name: name, ID: name + "2", Told: true, Listeners: []string{name}, In: []page.WayIn{{Sidecar: name, Port: 21000, Open: true, Says: name}}, Around: []page.WayAround{{At: name, Finding: name}}}},
+			Services: []page.Service{{Name: name, ID: name + "2", Told: true, Listeners: []string{name}, In: []page.WayIn{{Sidecar: name, Port: 21000, Open: true, Says: name, Trouble: name}}, Around: []page.WayAround{{At: name, Finding: name}}}},
 			Findings: []page.Finding{{Severity: name, ID: name, State: name, Title: name, Service: name, Where: name, Message: name, Who: name, Reach: name, Remedy: name, Exemption: name}},
-			Checks:   []page.Check{{Name: name, Status: name, Output: name + "\n" + name}},
-			Score:    []page.Count{{Status: "pass", N: 3}, {Status: "fail", N: 1}}, Rows: []page.Row{{Status: name, ID: name, Title: name, Found: []string{name}, Needs: name, Remedy: name}},
+			Checks:   []page.Check{{Name: name, Status: name, Output: name + "\n" + name}}, Checklist: name,
+			Score: []page.Count{{Status: "pass", N: 3}, {Status: "fail", N: 1}}, Rows: []page.Row{{Status: name, ID: name, Title: name, Found: []string{name}, Needs: name, Remedy: name}},
 		})
 	}
 	path := filepath.Join(w.Dir, "fleet.html")
