@@ -18,6 +18,7 @@ import (
 
 const (
 	maxKVKeys  = 1000
+	maxKVKey   = 500       // bytes of one key, which errors repeat
 	maxKVBytes = 512 << 10 // of all values together, which is also Consul's own bound of one
 	maxKVBody  = 2 << 20   // 1,000 keys with so much in base64
 )
@@ -42,8 +43,8 @@ type KVEntry struct {
 //
 // An answer is whole or it is an error: nothing that ACLs have emptied reads as a prefix without keys. (Unless Consul allows
 // by default and a rule denies these keys to who sends no token: it does not tell those what it leaves out.) More than 1,000
-// keys or 512 KiB of values are an error too. An index of another time, as after the servers were restored from a backup,
-// comes back as 0.
+// keys, 500 bytes of one key or 512 KiB of values are an error too. An index of another time, as after the servers were
+// restored from a backup, comes back as 0.
 func (c *Client) KV(ctx context.Context, prefix string, index uint64) (KV, error) {
 	wait := changeWait - rand.N(changeWait/10) // hosts that started together do not come back together
 	limit := c.timeout
@@ -102,6 +103,9 @@ func decodeKV(body []byte, prefix string) ([]KVEntry, error) {
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Key, prefix) {
 			return nil, fmt.Errorf("it holds one that is not below %q", prefix)
+		}
+		if len(e.Key) > maxKVKey {
+			return nil, fmt.Errorf("it holds a key of %d bytes below %q; at most %d", len(e.Key), prefix, maxKVKey)
 		}
 		if bytes += len(e.Value); bytes > maxKVBytes {
 			return nil, fmt.Errorf("the values below %q have more than %d KiB", prefix, maxKVBytes>>10)

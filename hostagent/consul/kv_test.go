@@ -88,6 +88,7 @@ func TestKV(t *testing.T) {
 		{"outside the prefix", secret, reply(200, list(pair("other/a", "")), at, deny), nil, 0, KindMalformed, `not below "hostagent/"`},
 		{"a key twice", secret, reply(200, list(pair("hostagent/a", "1"), pair("hostagent/a", "2")), at, deny), nil, 0, KindMalformed, "twice"},
 		{"too many keys", secret, reply(200, many(maxKVKeys+1, ""), at, deny), nil, 0, KindMalformed, "more than 1000 keys"},
+		{"a long key", secret, reply(200, list(pair("hostagent/"+strings.Repeat("x", maxKVKey), "")), at, deny), nil, 0, KindMalformed, "at most 500"},
 		{"too much", secret, reply(200, many(2, strings.Repeat("x", maxKVBytes/2+1)), at, deny), nil, 0, KindMalformed, "512 KiB"},
 		{"much too much", secret, reply(200, many(2, strings.Repeat("x", maxKVBody)), at, deny), nil, 0, KindMalformed, "512 KiB"},
 		{"shows the token", secret, reply(500, "X-Consul-Token: "+secret), nil, 0, KindStatus, "(token)"},
