@@ -40,7 +40,8 @@ type NotRunningError struct {
 }
 
 func (e *NotRunningError) Error() string {
-	return fmt.Sprintf("hostagent is not running on this host: nobody serves %q; start it (hostagent run), or ask on the host and in the container where it runs", e.Path)
+	return fmt.Sprintf("hostagent is not running on this host: nobody serves %q; start it (hostagent run), or ask on the host and in the container "+
+		"where it runs. One that waits for settings of Consul's KV (kv_prefix) does not answer yet; its log says what it waits for", e.Path)
 }
 
 // Unwrap returns the cause.
