@@ -25,6 +25,7 @@ for the start of a host, before Consul and the network are up. The set of publis
 gets the open ports too. In mode observe, while hostagent runs, and where rules of hostagent stand already, it
 restores nothing. A saved state that is damaged, of another host, of another user or of a newer version is refused,
 and then no port is opened and none closed: where the service runs, "systemctl restart hostagent-restore" does it.
+With kv_prefix the settings of Consul's KV count that the last run kept there.
 
 In guard mode it also makes, empty, the sets that are missing: iptables-restore loads nothing at all of a file in
 which somebody saved rules of hostagent and one of them names a missing set. With --sets-only it does only that,
@@ -43,11 +44,18 @@ anything else.`,
 	setsOnly := cmd.Flags().Bool("sets-only", false, "only make the sets that are missing, empty")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := s.load()
+		note := ""
+		if err == nil {
+			c, note = s.overKept(c)
+		}
 		if *setsOnly {
 			return restoreSets(cmd, c, err)
 		}
 		if err != nil {
 			return &exitError{exitConfig, err}
+		}
+		if err := output(cmd, note); err != nil {
+			return err
 		}
 		if c.Mode != config.ModeGuard {
 			return output(cmd, notGuarding)

@@ -163,3 +163,69 @@ func TestModeFromKV(t *testing.T) {
 		return nil
 	})
 }
+
+// TestExemptionInKVLiftsNoQuarantine: who may write to Consul's KV gets no port opened that this host has closed, whenever
+// his exemption comes and through restarts, unless the host lets the KV enforce.
+func TestExemptionInKVLiftsNoQuarantine(t *testing.T) {
+	w := newWorld(t, host.ConsulOptions{})
+	w.service("shop", 8080, "0.0.0.0:8080")
+	more := kvSettings + closing("8080", `"shop"`)
+	agent := w.guard(more)
+	dir, err := w.Configure(quick + more)
+	w.must(err)
+	w.guardsPort(8080)
+	closed := func(when string) {
+		t.Helper()
+		w.until(when+" scan says why the port is closed", func() error {
+			scan := oneLine(w.hostagent(0, "scan", "--config", dir))
+			if !strings.Contains(scan, "does not lift quarantine (kv_may_enforce is off)") {
+				return fmt.Errorf("it says\n%s", scan)
+			}
+			return nil
+		})
+		if plan := w.hostagent(0, "firewall", "plan", "--config", dir); strings.Contains(plan, "no longer guarded") || strings.Contains(plan, "kernel:") {
+			t.Errorf("%s the plan is\n%s", when, plan)
+		}
+		w.reaches(8080, host.Dropped)
+	}
+
+	w.put("exempt.hcl", "exempt {\n  finding = \"exposed-listener\"\n  service = \"shop\"\n  reason  = \"no reason\"\n}\n")
+	w.must(agent.WaitLog(w.ctx, "documents=1"))
+	closed("beside the exemption")
+	w.must(agent.Stop())
+	again := w.start(quick+more, "--mode", "guard")
+	w.must(again.WaitLog(w.ctx, "adopted the rules of an earlier run"))
+	time.Sleep(6 * time.Second) // longer than close_delay and settling
+	closed("after a restart")
+	w.must(again.Stop())
+	w.start(quick+more+"kv_may_enforce = true\n", "--mode", "guard")
+	w.turns("the network", w.Net, 8080, host.Open, 15*time.Second)
+}
+
+// TestRestoreWithSettingsFromKV: what a fleet's settings had closed when the host went down is closed again before Consul is up.
+func TestRestoreWithSettingsFromKV(t *testing.T) {
+	w := newWorld(t, host.ConsulOptions{})
+	_, sidecar := w.service("shop", 8080, "0.0.0.0:8080")
+	w.put("all.hcl", fmt.Sprintf("mode = \"guard\"\nenforce = \"quarantine\"\nallow_from = [%q]\n", host.NetIPv4+"/32"))
+	config := quick + kvSettings + "kv_may_enforce = true\nquarantine_ports = [8080]\nquarantine_services = [\"shop\"]\n"
+	agent := w.start(config)
+	w.guarded()
+	w.guardsPort(8080)
+	w.saved(`"cut":"8080"`)
+	w.must(agent.Stop())
+	w.must(w.consul.Stop())
+	w.reboot()
+	w.expect("the network", w.Net, 8080, host.Open, host.IPv4)
+
+	dir, err := w.Configure(config)
+	w.must(err)
+	restored := fmt.Sprintf("restored: guard 8080, 21000-21255; open %d\n", sidecar)
+	if out := w.hostagent(0, "firewall", "restore", "--config", dir); !strings.Contains(out, restored) {
+		t.Errorf("restore says\n%s", out)
+	}
+	stranger, err := w.Neighbour()
+	w.must(err)
+	w.reaches(8080, host.Dropped)
+	w.expect("the network", w.Net, sidecar, host.Open, host.IPv4)
+	w.expect("a stranger", stranger.Namespace, sidecar, host.Dropped, host.IPv4)
+}
