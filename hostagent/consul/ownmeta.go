@@ -38,12 +38,13 @@ func (c *Client) knowMeta(holder *api.AgentService) {
 	}
 }
 
+// knowsMeta tells whether what is known of it may be relied on for another Report.
 func (c *Client) knowsMeta() bool { return c.now().Before(c.own.until) }
 
 // keepMeta lets keys of the metadata stand as they are.
 func (w *checkWriter) keepMeta(keys []string) {
 	for _, key := range keys {
-		if value, stands := w.c.own.meta[key]; stands && w.meta != nil && w.c.knowsMeta() {
+		if value, stands := w.c.own.meta[key]; stands && w.meta != nil {
 			w.meta[key] = value
 		}
 	}
@@ -51,8 +52,9 @@ func (w *checkWriter) keepMeta(keys []string) {
 
 // tell registers our own service again where it has other metadata than it shall have. Its checks stay as they are, with
 // their status, output and TTL (seen with Consul 1.21, which takes checks away only where it is asked to replace them).
+// What was known when the Report began counts to its end: a steady host would write whenever that expires in between.
 func (w *checkWriter) tell(ctx context.Context) error {
-	if w.meta == nil || w.c.knowsMeta() && maps.Equal(w.c.own.meta, w.meta) {
+	if known := !w.c.own.until.IsZero(); w.meta == nil || known && maps.Equal(w.c.own.meta, w.meta) {
 		return nil
 	}
 	if err := w.registerOwn(ctx, nil); err != nil {

@@ -128,6 +128,34 @@ func TestReportMeta(t *testing.T) {
 	}
 }
 
+// What is known of the metadata is known for a whole Report, however long the agent takes for it: else a steady host would
+// write again what stands, and lose what is to stay.
+func TestReportMetaExpiresBetweenReports(t *testing.T) {
+	a, c := newFakeAgent(t)
+	now := time.Now()
+	c.now = func() time.Time { return now }
+	r := sampleMeta()
+	report(t, c, r)
+	c.own.until = now.Add(lifeRefresh) // the life check is due just before
+	now = c.own.until.Add(-time.Millisecond)
+	a.log()
+	a.refuse = func(request string) (int, string) {
+		if request == updateLife {
+			now = now.Add(time.Second)
+		}
+		return 0, ""
+	}
+	r.Meta, r.KeepMeta = map[string]string{"mode": "guard"}, []string{"version"}
+	c.lifeRefreshed = now.Add(-lifeRefresh)
+	written := report(t, c, r)
+	if diff := cmp.Diff([]string{look, updateLife}, a.log()); diff != "" || written != 0 {
+		t.Errorf("%d written; requests (-want +got):\n%s", written, diff)
+	}
+	if got := a.meta["hostagent"]; !maps.Equal(sampleMeta().Meta, got) {
+		t.Errorf("metadata %v", got)
+	}
+}
+
 // What refuses a registration keeps the checks from nothing, and is told each time.
 func TestReportMetaRefused(t *testing.T) {
 	a, c := newFakeAgent(t)
