@@ -155,11 +155,15 @@ func (a *Agent) checks(consulErr error) consul.Report {
 		a.told = toldChecks{of: a.shown, telling: told, checks: a.resultChecks(told), cells: a.cells()}
 	}
 	r.Meta, r.KeepMeta = a.meta()
-	r.Checks = append([]consul.Check{a.firewallCheck()}, a.told.checks...)
+	if a.undecided() {
+		r.Keep, r.Checks = []string{firewallKey}, slices.Clone(a.told.checks)
+	} else {
+		r.Checks = append([]consul.Check{a.firewallCheck()}, a.told.checks...)
+	}
 	switch {
 	case a.parts.Audit == nil:
 	case a.audits.report == nil:
-		r.Keep = []string{auditKey} // what an earlier run found stands until this one knows better
+		r.Keep = append(r.Keep, auditKey) // what an earlier run found stands until this one knows better
 	default:
 		r.Checks = append(r.Checks, auditCheck(a.audits.report, a.parts.Policy.CountsOnly))
 	}
@@ -264,9 +268,21 @@ func (a *Agent) lifeText() string {
 	return name + "\nIt runs in observe mode, and keeps no rules."
 }
 
+const firewallKey = "firewall"
+
+// undecided tells whether nothing can be told of the firewall yet but that it is so: between the first whole answer and the one
+// after which ports may be closed, what an earlier run told still holds, or nothing is enforced anyway. To say something else
+// for these seconds would be two writes of each host of a fleet that is upgraded, and a warning about nothing.
+func (a *Agent) undecided() bool {
+	if a.memory.settled || a.applyErr != nil {
+		return false
+	}
+	return a.parts.Policy.Mode == ModeObserve || a.found.enforced.Len() > 0
+}
+
 func (a *Agent) firewallCheck() consul.Check {
 	c := consul.Check{
-		Key: "firewall", Name: "Firewall", Status: consul.Passing,
+		Key: firewallKey, Name: "Firewall", Status: consul.Passing,
 		Notes: "Only registered sidecar ports are open to the network; the rest of the range is closed.",
 	}
 	if a.parts.Policy.CountsOnly {

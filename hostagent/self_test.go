@@ -5,6 +5,7 @@ package hostagent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -116,6 +117,40 @@ func TestMetadataOutlastsTheMoment(t *testing.T) {
 		h.regs = regs
 		same("and knows them again")
 	})
+}
+
+// TestRestartTellsNothingNew: a fleet that is restarted with nothing changed writes no check, in guard mode nor in observe mode.
+func TestRestartTellsNothingNew(t *testing.T) {
+	for _, mode := range []Mode{ModeGuard, ModeObserve} {
+		for _, counts := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s counts %t", mode, counts), func(t *testing.T) {
+				h, parts := newPaper(0)
+				parts.Policy.Mode, parts.Policy.CountsOnly = mode, counts
+				h.runParts(t, parts, func(chan<- Parts) { pass(10 * time.Second) })
+				before := h.report
+				h.said = nil
+				h.runParts(t, parts, func(chan<- Parts) {
+					pass(10 * time.Second)
+					if len(h.said) == 0 || len(h.report.Checks) != len(before.Checks) {
+						t.Fatalf("said %d times, at last %+v", len(h.said), h.report)
+					}
+					for _, s := range h.said {
+						for _, c := range s.report.Checks {
+							if diff := cmp.Diff(checkOf(before, c.Key), c); diff != "" {
+								t.Errorf("%s (-before +after)\n%s", c.Key, diff)
+							}
+						}
+						if diff := cmp.Diff(before.Meta, s.report.Meta); diff != "" {
+							t.Errorf("the metadata (-before +after)\n%s", diff)
+						}
+						if len(s.report.Checks)+len(s.report.Keep) != len(before.Checks) {
+							t.Errorf("checks are taken away: %+v", s.report)
+						}
+					}
+				})
+			})
+		}
+	}
 }
 
 // TestCellsAreTheMapOfAScan: a use has one sign, in whichever map.
