@@ -24,13 +24,17 @@ import (
 // one that failed is repeated.
 func TestFleetLooksKeepTheirPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // hands over between the goroutines: the race detector sees no order in a sleep
 		looks, took := 0, time.Duration(0)
 		var fails error
 		wakes := make(chan func(), 1)
 		w := newFleetWatch(func(context.Context) (*fleet.Report, error) {
+			mu.Lock()
 			looks++
-			time.Sleep(took)
-			return new(fleet.Report), fails
+			takes, err := took, fails
+			mu.Unlock()
+			time.Sleep(takes)
+			return new(fleet.Report), err
 		}, func(_ context.Context, wake func()) error { wakes <- wake; return nil })
 		w.show = func(*fleet.Report, error) error { return nil }
 		ctx, cancel := context.WithCancel(t.Context())
@@ -44,22 +48,29 @@ func TestFleetLooksKeepTheirPace(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if looks != want {
 				t.Errorf("%s: %d looks, want %d", what, looks, want)
 			}
 		}
+		next := func(takes time.Duration, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			took, fails = takes, err
+		}
 		after("at first", 0, 1)
 		wake()
 		after("an event at once", 900*time.Millisecond, 1)
-		took = time.Second
+		next(time.Second, nil)
 		after("a second after the look", 200*time.Millisecond, 2)
-		took = 0
+		next(0, nil)
 		time.Sleep(time.Second) // that look ends
 		wake()
 		after("an event after a slow look", 2800*time.Millisecond, 2)
 		after("three times as long after it", 400*time.Millisecond, 3)
 		after("nothing happens", 55*time.Second, 3)
-		fails = errors.New("gone")
+		next(0, errors.New("gone"))
 		after("a minute later", 7*time.Second, 4)
 		after("it failed", 6*time.Second, 5)
 		cancel()

@@ -29,11 +29,16 @@ import (
 
 // quiet is an agent that has the same services whenever it is asked.
 type quiet struct {
-	*consul.Client // nil: nothing else is asked of it
+	*consul.Client            // nil: nothing else is asked of it
+	mu             sync.Mutex // hands over between the goroutines: the race detector sees no order in a sleep
 	fails          error
 }
 
-func (q *quiet) Services(context.Context) (consul.Answer, error) { return consul.Answer{}, q.fails }
+func (q *quiet) Services(context.Context) (consul.Answer, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return consul.Answer{}, q.fails
+}
 
 // TestWatchingLooksWhenSomethingChanged counts looks over time.
 func TestWatchingLooksWhenSomethingChanged(t *testing.T) {
@@ -44,11 +49,20 @@ func TestWatchingLooksWhenSomethingChanged(t *testing.T) {
 		redraw, wakes := make(chan struct{}), make(chan func(), 1)
 		host := &glimpse{parts: hostagent.Parts{
 			Registry: agent,
-			Listen:   func(context.Context) ([]sockets.Listener, error) { return listening, nil },
+			Listen: func(context.Context) ([]sockets.Listener, error) {
+				agent.mu.Lock()
+				defer agent.mu.Unlock()
+				return listening, nil
+			},
 		}}
 		w := &watching[hostagent.Scan]{
 			peek: host.peek, every: lookEvery, apart: looksApart,
-			look:    func(context.Context) (*hostagent.Scan, error) { looks++; return &hostagent.Scan{}, nil },
+			look: func(context.Context) (*hostagent.Scan, error) {
+				agent.mu.Lock()
+				defer agent.mu.Unlock()
+				looks++
+				return &hostagent.Scan{}, nil
+			},
 			show:    func(*hostagent.Scan, error) error { return nil },
 			redraw:  redraw,
 			again:   func() error { again++; return nil },
@@ -67,15 +81,22 @@ func TestWatchingLooksWhenSomethingChanged(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
+			agent.mu.Lock()
+			defer agent.mu.Unlock()
 			if looks != want {
 				t.Errorf("%s: %d looks, want %d", what, looks, want)
 			}
 		}
+		change := func(f func()) {
+			agent.mu.Lock()
+			defer agent.mu.Unlock()
+			f()
+		}
 		after("at first", 0, 1)
 		after("nothing happens", 5*time.Second, 1)
-		listening = []sockets.Listener{*listener("0.0.0.0:80")}
+		change(func() { listening = []sockets.Listener{*listener("0.0.0.0:80")} })
 		after("a listener comes", 1100*time.Millisecond, 2)
-		agent.fails = errors.New("gone")
+		change(func() { agent.fails = errors.New("gone") })
 		after("the agent goes", 1100*time.Millisecond, 3)
 		after("nothing happens for long", 10*time.Second, 4)
 		wake()
