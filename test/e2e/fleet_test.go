@@ -41,21 +41,6 @@ func (h fleetHost) String() string {
 	return text
 }
 
-// fleet is what hostagent fleet tells, a line a host.
-func (w *world) fleet(status int, args ...string) []string {
-	w.t.Helper()
-	out := w.hostagent(status, append([]string{"fleet", "--format", "json"}, args...)...)
-	var told struct{ Hosts []fleetHost }
-	if err := json.Unmarshal([]byte(out), &told); err != nil {
-		w.t.Fatalf("%v in\n%s", err, out)
-	}
-	lines := make([]string, len(told.Hosts))
-	for i, h := range told.Hosts {
-		lines[i] = h.String()
-	}
-	return lines
-}
-
 // fleetTurns waits until hostagent fleet tells these hosts in this order.
 func (w *world) fleetTurns(status int, want []string, args ...string) {
 	w.t.Helper()

@@ -36,7 +36,7 @@ type host struct {
 	node, address string
 	parts         hostagent.Parts
 	reload        chan hostagent.Parts
-	ended         chan error
+	ended         chan struct{} // closed when hostagent has ended
 	stop          context.CancelFunc
 
 	mu        sync.Mutex
@@ -48,7 +48,7 @@ type host struct {
 func (s *sim) newHost(i int) (*host, error) {
 	h := &host{
 		node: fmt.Sprintf("host-%04d", i), address: fmt.Sprintf("127.1.%d.%d:8500", i/250, i%250+1),
-		reload: make(chan hostagent.Parts), ended: make(chan error, 1),
+		reload: make(chan hostagent.Parts), ended: make(chan struct{}),
 	}
 	h.listen(s.services, false)
 	client, err := h.client()
@@ -77,7 +77,10 @@ func (h *host) client() (*consul.Client, error) {
 func (h *host) run(ctx context.Context) {
 	ctx, h.stop = context.WithCancel(ctx)
 	agent := hostagent.NewAgent(h.parts)
-	go func() { h.ended <- agent.Run(ctx, h.reload) }()
+	go func() {
+		defer close(h.ended)
+		_ = agent.Run(ctx, h.reload) // nil, always
+	}()
 }
 
 // list is Parts.Listen.
