@@ -24,6 +24,9 @@ type FleetNode struct {
 	// Member tells that a Consul agent of the datacenter's gossip pool runs there: others were registered by hand or by what
 	// synchronizes another platform, and are no hosts on which hostagent could run. Alive tells that gossip reaches it.
 	Member, Alive bool
+	// TakenBy is the id of a service of the node that stands in the place of gossip's own check of the node, "" for none: what
+	// gossip says of the node is not known then, and Alive is false.
+	TakenBy string
 	// Sidecars counts the sidecars of the node that have Consul's default check of a sidecar's listener; there may be more.
 	Sidecars int
 }
@@ -33,7 +36,10 @@ type FleetAgent struct {
 	Node   string
 	ID     string // of the service: its name, but for a service that only has that name
 	Meta   map[string]string
-	Checks []FleetCheck // those on this service, by id
+	Checks []FleetCheck // those on this service and its results on applications' services, by id
+	// Taken are checks with ids of hostagent's in places where it puts none, by id. What hostagent says under them is not to be
+	// seen.
+	Taken []FleetCheck
 }
 
 // FleetCheck is a check of hostagent's as it stands in the catalog.

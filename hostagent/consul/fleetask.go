@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -76,11 +75,10 @@ func (c *Client) Fleet(ctx context.Context, q FleetQuery) (Fleet, error) {
 	return f, nil
 }
 
-// fleetFilter lets through what is told of nodes, and the results that stand on services of applications. The pattern comes
-// last, so that few ids are compared with it.
+// fleetFilter lets through what is told of nodes, and the checks with ids of hostagent's that do not stand on its service:
+// results on services of applications, and what took the place of a check. What others write has any type.
 func fleetFilter(service string) string {
-	return fmt.Sprintf("CheckID == %q or Name == %q or Type == \"ttl\" and ServiceName != %q and CheckID matches %q",
-		serfHealth, sidecarCheck, service, "^"+regexp.QuoteMeta(CheckID(service, ResultKey(""))))
+	return fmt.Sprintf("CheckID == %q or Name == %q or ServiceName != %q and %q in CheckID", serfHealth, sidecarCheck, service, service+":")
 }
 
 // fleetAsk is what the questions of one Fleet have in common. They are under way at the same time.
@@ -154,7 +152,8 @@ type instanceEntry struct {
 }
 
 // fleetNodes joins nodes with what checks tell of them. Whoever may write a service of a node may take Consul's own id for a
-// check of his: so a node that has one at all is a member, whatever it stands on, and none is hidden that way.
+// check of his (seen with Consul 1.21: it replaces Consul's). So a node that has one at all is a member, whatever it stands on,
+// and none is hidden that way; and only one of the node itself tells that gossip reaches it.
 func fleetNodes(nodes []nodeEntry, checks []checkEntry) []FleetNode {
 	list := make([]FleetNode, 0, len(nodes))
 	at := make(map[string]int, len(nodes))
@@ -172,7 +171,8 @@ func fleetNodes(nodes []nodeEntry, checks []checkEntry) []FleetNode {
 		switch {
 		case !known: // it came after the list of nodes
 		case check.CheckID == serfHealth:
-			list[i].Member, list[i].Alive = true, check.Status == string(Passing)
+			list[i].Member, list[i].Alive = true, check.Status == string(Passing) && check.ServiceID == ""
+			list[i].TakenBy = bounded(check.ServiceID)
 		case check.Name == sidecarCheck && !sidecars[[2]string{check.Node, check.ServiceID}]:
 			sidecars[[2]string{check.Node, check.ServiceID}] = true
 			list[i].Sidecars++
@@ -183,7 +183,9 @@ func fleetNodes(nodes []nodeEntry, checks []checkEntry) []FleetNode {
 }
 
 // fleetAgents are the instances of hostagent's service with their checks, and with those of others that stand on the services
-// of applications (report { on = "service" }), where their id is the very one that a hostagent makes for that service.
+// of applications (report { on = "service" }), where their id is the very one that a hostagent makes for that service. A check
+// elsewhere with an id of hostagent's has taken the place of one of its checks: a node has one check of an id, and the catalog
+// lets whoever may write one service of the node move any to it (seen with Consul 1.21; the agent mends it within minutes).
 func fleetAgents(entries []agentEntry, others []checkEntry, service string) []FleetAgent {
 	agents := make([]FleetAgent, 0, len(entries))
 	at := make(map[string]int, len(entries)) // by node: the one that is hostagent's own by its id
@@ -200,14 +202,22 @@ func fleetAgents(entries []agentEntry, others []checkEntry, service string) []Fl
 		agents = append(agents, agent)
 	}
 	for _, check := range others {
-		if i, known := at[check.Node]; known && check.ServiceID != service && check.CheckID == CheckID(service, ResultKey(check.ServiceID)) {
-			result := check.bounded()
-			result.Application = bounded(check.ServiceID)
+		i, known := at[check.Node]
+		if !known || check.ServiceID == service || !strings.HasPrefix(check.CheckID, service+":") {
+			continue
+		}
+		result := check.bounded()
+		result.Application = bounded(check.ServiceID)
+		if check.CheckID == CheckID(service, ResultKey(check.ServiceID)) {
 			agents[i].Checks = append(agents[i].Checks, result)
+		} else {
+			agents[i].Taken = append(agents[i].Taken, result)
 		}
 	}
 	for _, agent := range agents {
-		slices.SortFunc(agent.Checks, func(a, b FleetCheck) int { return cmp.Compare(a.ID, b.ID) })
+		for _, checks := range [][]FleetCheck{agent.Checks, agent.Taken} {
+			slices.SortFunc(checks, func(a, b FleetCheck) int { return cmp.Compare(a.ID, b.ID) })
+		}
 	}
 	slices.SortFunc(agents, func(a, b FleetAgent) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.ID, b.ID)) })
 	return agents

@@ -57,7 +57,7 @@ func TestFleet(t *testing.T) {
 	want := Fleet{
 		Datacenter: "dc1",
 		Nodes: []FleetNode{
-			{Name: "cli-1", ID: "e3f7ab0f-9d95-8639-93ed-e377180f4e60", Address: netip.MustParseAddr("10.98.7.4"), Member: true, Alive: true, Sidecars: 2},
+			{Name: "cli-1", ID: "e3f7ab0f-9d95-8639-93ed-e377180f4e60", Address: netip.MustParseAddr("10.98.7.4"), Member: true, TakenBy: "web-1", Sidecars: 2},
 			{Name: "ext-1"},
 			{Name: "gone-1", Address: netip.MustParseAddr("10.98.7.5"), Member: true},
 			{Name: "srv", Address: netip.MustParseAddr("10.98.7.3"), Member: true, Alive: true},
@@ -68,6 +68,8 @@ func TestFleet(t *testing.T) {
 				{ID: "hostagent:firewall", Name: "hostagent firewall", Status: Warning, Notes: "n"},
 				{ID: "hostagent:service:db-1", Name: "hostagent: db", Status: Passing, Output: "sidecar db-1-sidecar-proxy: port 21001, open", Notes: notes, Application: "db-1"},
 				{ID: "hostagent:service:web-1", Name: "hostagent: web", Status: Warning, Output: "HIGH exposed-listener  0.0.0.0:8080\n  Anybody can reach it.", Notes: notes},
+			}, Taken: []FleetCheck{
+				{ID: "hostagent:service:other", Name: "hostagent: other", Status: Passing, Output: "all is well", Notes: notes, Application: "web-1"},
 			}},
 			{Node: "gone-1", ID: "hostagent", Meta: meta, Checks: []FleetCheck{silent}},
 			{Node: "srv", ID: "hostagent", Checks: []FleetCheck{{ID: "hostagent:alive", Name: "hostagent alive", Status: Warning, Notes: "life"}}},
@@ -77,8 +79,7 @@ func TestFleet(t *testing.T) {
 	c := newClient(t, Config{Token: secret, Address: fleetServer(t, nil, func(r *http.Request) {
 		filter := ""
 		if r.URL.Path == "/v1/health/state/any" {
-			filter = `CheckID == "serfHealth" or Name == "Connect Sidecar Listening" or Type == "ttl" and ServiceName != "hostagent" and ` +
-				`CheckID matches "^hostagent:service:"`
+			filter = `CheckID == "serfHealth" or Name == "Connect Sidecar Listening" or ServiceName != "hostagent" and "hostagent:" in CheckID`
 		}
 		if q := r.URL.Query(); q.Get("filter") != filter || q.Get("dc") != "dc1" {
 			t.Errorf("asked %s", r.URL)

@@ -3,6 +3,7 @@
 package fleet
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -16,6 +17,9 @@ const (
 	keyFirewall = "firewall"
 	keyAudit    = "production-checklist"
 	keyService  = "service:" // see consul.ResultKey
+	keyTaken    = "taken"    // which no hostagent writes
+
+	maxTaken = 10 // checks that are named
 )
 
 // Evaluate tells what the catalog says of the hosts. It changes nothing of it, and needs no clock: whether a host is heard of
@@ -90,8 +94,14 @@ func (e *evaluation) host(node *consul.FleetNode) Host {
 	}
 	h.Self = ReadSelf(agent.Meta)
 	h.live(e.life(agent))
+	if node.TakenBy != "" {
+		h.Says = fmt.Sprintf("whether gossip reaches the host is not known: service %q has taken the id of gossip's check", clean(node.TakenBy))
+	}
 	for i := range agent.Checks {
 		e.take(&h, agent.Node, &agent.Checks[i])
+	}
+	if len(agent.Taken) > 0 {
+		h.Checks = append(h.Checks, takenCheck(agent.Taken))
 	}
 	slices.SortFunc(h.Services, compareServices)
 	slices.SortStableFunc(h.Findings, compareFindings)
@@ -108,6 +118,24 @@ func (e *evaluation) life(agent *consul.FleetAgent) *consul.FleetCheck {
 		}
 	}
 	return nil
+}
+
+// takenCheck tells that others stand in the place of hostagent's checks. It is critical: what they hide may be.
+func takenCheck(taken []consul.FleetCheck) Check {
+	var places []string
+	for i := range taken {
+		if i == maxTaken {
+			places = append(places, fmt.Sprintf("%d more", len(taken)-i))
+			break
+		}
+		place := "the node"
+		if id := taken[i].Application; id != "" {
+			place = fmt.Sprintf("service %q", clean(id))
+		}
+		places = append(places, clean(taken[i].ID)+" stands on "+place)
+	}
+	return Check{Key: keyTaken, Name: "Checks of hostagent taken by others", Status: consul.Critical,
+		Output: strings.Join(places, ", ") + "; what hostagent says there cannot be seen"}
 }
 
 // take takes one check over. What others have put on hostagent's service is none of ours.

@@ -370,3 +370,19 @@ func TestWhatOthersMayWrite(t *testing.T) {
 		t.Error("nothing counts")
 	}
 }
+
+// TestTaken: a check of another service in the place of one of hostagent's hides what that says, and one in the place of
+// gossip's hides whether the host is there: neither host is in order.
+func TestTaken(t *testing.T) {
+	hidden, lost := runs("a"), node("b")
+	hidden.Taken = []consul.FleetCheck{{ID: "hostagent:service:db", Status: consul.Passing, Application: "web"}}
+	lost.Alive, lost.TakenBy = false, "web"
+	got := dump(Evaluate(consul.Fleet{Nodes: append(nodes("a"), lost), Agents: []consul.FleetAgent{hidden, runs("b")}}, Query{Service: own}))
+	want := `b silent silent "whether gossip reaches the host is not known: service \"web\" has taken the id of gossip's check"
+a runs failing
+  check taken critical
+`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
