@@ -40,6 +40,9 @@ Its token needs node:read and service:read on all; hostagent acl-policy --fleet 
 
 --format html writes a page for a browser, which holds all of it and needs nothing beside itself.
 
+--watch shows within seconds what changes on hostagent's own service, and within a minute what does not: results that
+stand on applications' services (report { on = "service" }), and sidecars.
+
 A silent host counts as critical, one without hostagent as a warning where sidecars of it are known of, and otherwise,
 as one where hostagent was stopped, as info.
 

@@ -200,3 +200,23 @@ func TestUntold(t *testing.T) {
 		}
 	}
 }
+
+// What mends a finding is shown as a host tells it whole, wherever that stands among those that count or were cut.
+func TestSpreadRemedy(t *testing.T) {
+	const whole, cut = "bind it to loopback", "bind it …"
+	for _, remedies := range [][]string{{"", whole}, {whole, ""}, {cut, whole}, {whole, cut}, {"", cut, whole, whole}} {
+		g := new(spread)
+		for i, remedy := range remedies {
+			g.mend(fmt.Sprint("app-", i), remedy)
+		}
+		if g.remedy != whole || g.differs {
+			t.Errorf("%q give %q, differs: %t", remedies, g.remedy, g.differs)
+		}
+	}
+	g := new(spread)
+	g.mend("app-1", whole)
+	g.mend("app-2", "stop it")
+	if g.remedy != whole || g.first != "app-1" || !g.differs {
+		t.Errorf("two remedies give %+v", g)
+	}
+}

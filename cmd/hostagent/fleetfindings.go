@@ -139,9 +139,22 @@ type spread struct {
 	state    string
 	places   []*place
 	hosts    int
-	remedy   string // on the first of them
+	remedy   string // on the first of them that tells one whole
 	differs  bool   // elsewhere it is another
 	first    string // that host
+}
+
+// mend takes a host's remedy over. One that only counts its findings tells none, and one with a short check_output_max_size
+// a part, which ends in "…".
+func (g *spread) mend(node, remedy string) {
+	isCut := strings.HasSuffix(remedy, "…")
+	switch {
+	case remedy == "", isCut && g.remedy != "":
+	case g.remedy == "", strings.HasSuffix(g.remedy, "…"):
+		g.remedy, g.first = remedy, catalog.Clean(node)
+	default:
+		g.differs = g.differs || remedy != g.remedy
+	}
 }
 
 // place is where a finding stands: the service and the listener, and the hosts.
@@ -174,11 +187,11 @@ func spreads(hosts []*fleet.Host, least catalog.Severity) []*spread {
 			k := kind{f.ID, f.Severity, f.State}
 			g := byKind[k]
 			if g == nil {
-				g = &spread{id: f.ID, severity: f.Severity, state: f.State, remedy: f.Remedy, first: catalog.Clean(h.Node)}
+				g = &spread{id: f.ID, severity: f.Severity, state: f.State}
 				byKind[k] = g
 				all = append(all, g)
 			}
-			g.differs = g.differs || f.Remedy != g.remedy
+			g.mend(h.Node, f.Remedy)
 			at := spot{k, f.Service, f.Where}
 			p := bySpot[at]
 			if p == nil {
@@ -328,7 +341,11 @@ func (s *screen) fleetFinding(f *fleet.Finding) {
 		s.text.WriteString("  " + text + "  " + where + "\n")
 	}
 	const indent = "    "
-	s.wrapped(indent, catalog.CleanTo(f.Message, fleetText))
+	if f.Message != "" {
+		s.wrapped(indent, catalog.CleanTo(f.Message, fleetText))
+	} else {
+		s.wrapped(indent, "the host tells no more of it: hostagent scan there does")
+	}
 	if f.Who != "" {
 		s.wrapped(indent+"who:    ", catalog.CleanTo(f.Who, fleetText))
 	}

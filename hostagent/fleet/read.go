@@ -51,6 +51,7 @@ func ReadFindings(output string) (findings []Finding, more int) {
 
 func parse(output string) parsed {
 	var p parsed
+	output, isCut := uncut(output)
 	lines := linesOf(output)
 	if len(lines) > 0 && lines[0] == staleLine {
 		p.stale, lines = true, lines[1:]
@@ -72,7 +73,36 @@ func parse(output string) parsed {
 		part, lines = cutPart(lines)
 		p.takePart(part)
 	}
+	if isCut {
+		p.more = max(p.more, countIn(p.head)-len(p.findings))
+	}
 	return p
+}
+
+var cutPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?s)^(.*) \.\.\. \(captured [0-9]{1,9} of [0-9]{1,9} bytes\)$`)
+})
+
+// uncut takes off what an agent puts behind an output that it has cut, because its check_output_max_size is small.
+func uncut(output string) (string, bool) {
+	if match := cutPattern().FindStringSubmatch(output); match != nil {
+		return match[1] + " …", true
+	}
+	return output, false
+}
+
+// countIn is how many findings the head of an output says that it has: "web: 1 critical, 2 warnings"; 0 where it has no count.
+func countIn(head string) (count int) {
+	for part := range strings.SplitSeq(head[strings.LastIndex(head, ": ")+1:], ",") {
+		number, word, _ := strings.Cut(strings.TrimSpace(part), " ")
+		_, err := catalog.ParseSeverity(strings.TrimSuffix(word, "s"))
+		n, ok := numberIn(number, "", "")
+		if err != nil || !ok {
+			return 0
+		}
+		count += n
+	}
+	return min(count, maxCount)
 }
 
 // linesOf splits an output, as much of it as is read, into lines without blanks at their ends.
