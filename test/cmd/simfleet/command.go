@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -28,11 +27,10 @@ func (s *sim) fleet(ctx context.Context) error {
 	}
 	for _, format := range []string{"table", "json"} {
 		took := make([]time.Duration, commandRuns)
-		var resident int64
 		var out []byte
 		for i := range took {
 			var err error
-			if took[i], resident, out, err = s.runFleet(ctx, serverHTTP, format); err != nil {
+			if took[i], out, err = s.runFleet(ctx, serverHTTP, format); err != nil {
 				return err
 			}
 		}
@@ -41,7 +39,7 @@ func (s *sim) fleet(ctx context.Context) error {
 		}
 		median, most := percentile(took, 50), percentile(took, 100)
 		s.must(fmt.Sprintf("--format %s, median of %d", format, commandRuns), ms(median), median < time.Second, "under 1 s")
-		s.figure("  slowest", ms(most), fmt.Sprintf("RSS %.0f MB, %d kB of output", float64(resident)*1024/1e6, len(out)/1000))
+		s.figure("  slowest", ms(most), fmt.Sprintf("%d kB of output", len(out)/1000))
 	}
 	fetched, err := s.fetched(ctx)
 	if err != nil {
@@ -52,10 +50,10 @@ func (s *sim) fleet(ctx context.Context) error {
 }
 
 // runFleet runs the command once. What it exits with tells what it found, so 0 and 1 are both fine.
-func (s *sim) runFleet(ctx context.Context, address, format string) (took time.Duration, resident int64, out []byte, err error) {
+func (s *sim) runFleet(ctx context.Context, address, format string) (took time.Duration, out []byte, err error) {
 	config := filepath.Join(s.dir, "hostagent.hcl")
 	if err := os.WriteFile(config, []byte("mode = \"observe\"\n"), 0o600); err != nil {
-		return 0, 0, nil, err
+		return 0, nil, err
 	}
 	cmd := exec.CommandContext(ctx, s.hostagent, "fleet", "--config", config, "--format", format)
 	cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+address)
@@ -68,12 +66,9 @@ func (s *sim) runFleet(ctx context.Context, address, format string) (took time.D
 		err = nil
 	}
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("cannot run hostagent fleet: %w\n%s", err, stderr.Bytes())
+		return 0, nil, fmt.Errorf("cannot run hostagent fleet: %w\n%s", err, stderr.Bytes())
 	}
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		resident = usage.Maxrss
-	}
-	return took, resident, stdout.Bytes(), nil
+	return took, stdout.Bytes(), nil
 }
 
 // fetched returns how many bytes the servers send to one run of the command.
@@ -93,7 +88,7 @@ func (s *sim) fetched(ctx context.Context) (int64, error) {
 			go pass(conn, &bytes)
 		}
 	}()
-	_, _, _, err = s.runFleet(ctx, "http://"+listener.Addr().String(), "table")
+	_, _, err = s.runFleet(ctx, "http://"+listener.Addr().String(), "table")
 	return bytes.Load(), err
 }
 
