@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,9 +20,12 @@ import (
 const (
 	// fleetTimeout is how long the servers may take for one list, where Config.Timeout is shorter.
 	fleetTimeout = 30 * time.Second
-	// maxFleetBody bounds one list. The longest is that of hostagent's checks: measured on real agents, a host with ten of
-	// them has 9 kB, so that this is for about 28,000 hosts.
+	// maxFleetBody bounds one list. The longest is that of hostagent's checks: a catalog of 1,000 hosts with ten of them each,
+	// most with a finding in full, was 12.7 MB (Consul 1.21), so that this is for about 21,000 such hosts.
 	maxFleetBody = 256 << 20
+
+	// fleetAge is how old a stale answer may be. Servers elect a leader within seconds, and a host is silent after 30.
+	fleetAge = time.Minute
 
 	maxFleetChecks = 1_000_000 // of one list
 	maxFleetText   = 512       // bytes of a name, an id or a note
@@ -40,7 +44,7 @@ type FleetQuery struct {
 
 // Fleet asks the servers for the hosts of a datacenter, or returns an *Error: never a part of them, for a host that was left
 // out would count as missing. The token needs node:read and service:read on all of them. Each of the lists is of one time,
-// and they are not of the same one; any server answers, with a leader or without (stale reads).
+// and they are not of the same one; any server answers (stale reads), for a minute also without a leader.
 func (c *Client) Fleet(ctx context.Context, q FleetQuery) (Fleet, error) {
 	a := fleetAsk{client: c, query: q}
 	var nodes []nodeEntry
@@ -100,11 +104,25 @@ func fleetList[T any](ctx context.Context, a fleetAsk, path, filter string, most
 	if err := wholeFleet(got); err != nil {
 		return nil, err
 	}
+	if err := current(got); err != nil {
+		return nil, err
+	}
 	list, err := decodeList[T](got.body, most, what)
 	if err != nil {
 		return nil, c.malformed("list of "+what, err)
 	}
 	return list, nil
+}
+
+// current is an error where the server that answered has not heard of its leader for long: a stale read answers all the same,
+// by default with what was so years ago (discovery_max_stale), and a host that fell silent since would read as one that runs.
+func current(got answer) error {
+	ms, err := strconv.ParseUint(got.header.Get("X-Consul-LastContact"), 10, 63)
+	if age := time.Duration(min(ms, 1<<40)) * time.Millisecond; err == nil && age > fleetAge { //nolint:gosec // bounded
+		return &Error{Kind: KindStatus, Err: fmt.Errorf("cannot use the answer of a Consul server that has not heard of a leader for %v, for what it "+
+			"knows of hosts is that old; see consul operator raft list-peers, and ask again when there is a leader", age.Round(time.Second))}
+	}
+	return nil
 }
 
 // denied explains what Consul says of a datacenter that it does not know, and which rules a refusal is about.

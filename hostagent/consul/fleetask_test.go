@@ -99,6 +99,16 @@ func TestFleet(t *testing.T) {
 	}
 }
 
+// An election takes a moment, in which what a server knows is good enough.
+func TestFleetDuringAnElection(t *testing.T) {
+	c := newClient(t, Config{Token: secret, Address: fleetServer(t, map[string]http.HandlerFunc{
+		"/v1/catalog/nodes": reply(200, string(recorded(t, "fleet-nodes.json")), deny, "X-Consul-LastContact: 14074"),
+	}, nil)})
+	if _, err := c.Fleet(t.Context(), FleetQuery{Service: "hostagent"}); err != nil {
+		t.Error(err)
+	}
+}
+
 // Without an application none is asked for, and the datacenter is the one that the nodes name.
 func TestFleetOfOwnDatacenter(t *testing.T) {
 	c := newClient(t, Config{Token: secret, Address: fleetServer(t, nil, func(r *http.Request) {
@@ -136,6 +146,8 @@ func TestFleetErrors(t *testing.T) {
 		{"no such datacenter", nodes, secret, reply(500, "rpc error making call: No path to datacenter"), KindStatus,
 			`cannot ask datacenter "dc9\x1b": the servers of the Consul agent`},
 		{"no leader", nodes, secret, reply(500, "No cluster leader"), KindStatus, "status 500: No cluster leader"},
+		{"a server that lost its leader", checks, secret, reply(200, string(recorded(t, "fleet-checks.json")), deny, "X-Consul-LastContact: 61000"),
+			KindStatus, "has not heard of a leader for 1m1s"},
 		{"throttled", checks, secret, reply(429, "rate limit exceeded"), KindThrottled, "hostagent tries again"},
 		{"no nodes", nodes, secret, reply(200, `[]`, deny), KindMalformed, "it is empty"},
 		{"null nodes", nodes, secret, reply(200, `null`, deny), KindMalformed, "it is empty"},
