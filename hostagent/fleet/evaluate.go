@@ -100,6 +100,9 @@ func (e *evaluation) host(node *consul.FleetNode) Host {
 	for i := range agent.Checks {
 		e.take(&h, agent.Node, &agent.Checks[i])
 	}
+	if h.State == Runs && h.Says == "" && !h.tells(keyFirewall) {
+		h.Says = "its results are not there: it has begun a moment ago and knows nothing yet, or somebody took them away"
+	}
 	if len(agent.Taken) > 0 {
 		h.Checks = append(h.Checks, takenCheck(agent.Taken))
 	}
@@ -107,6 +110,11 @@ func (e *evaluation) host(node *consul.FleetNode) Host {
 	slices.SortStableFunc(h.Findings, compareFindings)
 	slices.SortStableFunc(h.Checks, func(a, b Check) int { return strings.Compare(a.Key, b.Key) })
 	return h
+}
+
+// tells tells whether h has a check of that key.
+func (h *Host) tells(key string) bool {
+	return slices.ContainsFunc(h.Checks, func(c Check) bool { return c.Key == key })
 }
 
 // life is the life check of an agent, nil for none.

@@ -46,12 +46,15 @@ const (
 
 // runs is the hostagent of a node, which lives and has further checks.
 func runs(node string, checks ...consul.FleetCheck) consul.FleetAgent {
+	if !slices.ContainsFunc(checks, func(c consul.FleetCheck) bool { return c.Name == keyFirewall }) {
+		checks = append(checks, check(keyFirewall, "passing", "Guarded: 21000-21255"))
+	}
 	return consul.FleetAgent{Node: node, ID: own, Meta: map[string]string{"version": "1.2.3", "mode": "guard"}, Checks: append([]consul.FleetCheck{check("alive", "passing", aliveText)}, checks...)}
 }
 
 func life(node, status, output string) consul.FleetAgent {
 	a := runs(node)
-	a.Checks = []consul.FleetCheck{check("alive", status, output)}
+	a.Checks[0] = check("alive", status, output)
 	return a
 }
 
@@ -78,7 +81,7 @@ func dump(r Report) string {
 		}
 		b.WriteString("\n")
 		for _, c := range h.Checks {
-			if c.Key != keyAlive || c.Status != consul.Passing {
+			if c.Key != keyAlive && c.Key != keyFirewall || c.Status != consul.Passing {
 				fmt.Fprintf(&b, "  check %s %s\n", c.Key, c.Status)
 			}
 		}
@@ -112,6 +115,8 @@ func nodes(texts ...string) (all []consul.FleetNode) {
 func TestEvaluate(t *testing.T) {
 	other := runs("a")
 	other.ID = "hostagent-2"
+	bare := runs("a")
+	bare.Checks = bare.Checks[:1]
 	withoutLife := runs("a")
 	withoutLife.Checks = nil
 	foreign := runs("a", consul.FleetCheck{ID: "ping", Status: "critical", Output: "no"}, consul.FleetCheck{ID: own + ":", Status: "critical"})
@@ -122,7 +127,9 @@ func TestEvaluate(t *testing.T) {
 		want  string
 	}{
 		{"nothing", consul.Fleet{}, "", ""},
-		{"well", consul.Fleet{Nodes: nodes("a"), Agents: []consul.FleetAgent{runs("a", check("firewall", "passing", "Guarded: 1"))}}, "", "a runs fine\n  check firewall passing\n"},
+		{"well", consul.Fleet{Nodes: nodes("a"), Agents: []consul.FleetAgent{runs("a", check("firewall", "passing", "Guarded: 1"))}}, "", "a runs fine\n"},
+		{"its results are gone", consul.Fleet{Nodes: nodes("a"), Agents: []consul.FleetAgent{bare}}, "",
+			"a runs warning \"its results are not there: it has begun a moment ago and knows nothing yet, or somebody took them away\"\n"},
 		{"without hostagent, and nodes of other platforms", consul.Fleet{Nodes: nodes("a", "b 2", "~c", "-d")}, "",
 			"b missing unprotected\na missing missing\nd missing missing\n1 others\n"},
 		{"a former hostagent's service has another id", consul.Fleet{Nodes: nodes("a"), Agents: []consul.FleetAgent{runs("a"), other}}, "", "a runs fine\n"},
