@@ -60,7 +60,7 @@ func (s *sim) newHost(i int) (*host, error) {
 		return nil, err
 	}
 	h.parts = hostagent.Parts{
-		Policy:     hostagent.Policy{Mode: hostagent.ModeObserve, OwnService: "hostagent", Protected: firewall.Ports(22)},
+		Policy:     hostagent.Policy{Mode: hostagent.ModeObserve, OwnService: ownService, Protected: firewall.Ports(22)},
 		CloseDelay: 30 * time.Second, PollInterval: s.poll, Report: true,
 		Firewall: bare{}, Registry: client, Members: client.Members, Changed: beside.Changed, Listen: h.list, Listened: h.hear,
 		Log: slog.New(slog.DiscardHandler), Version: "1.0.0", Address: h.address,
@@ -225,7 +225,7 @@ func (s *sim) startHosts(ctx context.Context) error {
 	}
 	s.figure("until every check of every host stands in the catalog", seconds(took), fmt.Sprintf("%d checks a host", s.checks()))
 	s.figure("  entries of the raft log for a host", fmt.Sprintf("%.1f", float64(after-before)/float64(len(s.hosts))), "")
-	checks, _, err := s.server.api.Health().Checks("hostagent", (&api.QueryOptions{Filter: `Status != "passing"`}).WithContext(ctx))
+	checks, _, err := s.server.api.Health().Checks(ownService, (&api.QueryOptions{Filter: `Status != "passing"`}).WithContext(ctx))
 	if err != nil {
 		return err
 	}
@@ -239,12 +239,12 @@ func (s *sim) startHosts(ctx context.Context) error {
 // standing counts hostagent's checks in the catalog. It asks for them all only where their service stands on every host.
 func (s *sim) standing(ctx context.Context, filter string, wanted int) (int, error) {
 	if wanted > 0 {
-		nodes, _, err := s.server.api.Catalog().Service("hostagent", "", (&api.QueryOptions{}).WithContext(ctx))
+		nodes, _, err := s.server.api.Catalog().Service(ownService, "", (&api.QueryOptions{}).WithContext(ctx))
 		if err != nil || len(nodes) < len(s.hosts) {
 			return 0, err
 		}
 	}
-	checks, _, err := s.server.api.Health().Checks("hostagent", (&api.QueryOptions{Filter: filter}).WithContext(ctx))
+	checks, _, err := s.server.api.Health().Checks(ownService, (&api.QueryOptions{Filter: filter}).WithContext(ctx))
 	return len(checks), err
 }
 

@@ -181,23 +181,45 @@ func (s *server) catalogIndex() (uint64, error) {
 	return max(meta.LastIndex, services.LastIndex), nil
 }
 
-// changed names what was written to checks since an index: the first few, and how many there are.
-func (s *server) changed(since uint64) (names string, err error) {
+// ownService is the name of hostagent's own service.
+const ownService = "hostagent"
+
+// changed names what hostagents and what others wrote to checks and to hostagent's services since an index: the first few, and
+// how many there are; "" for nothing. Gossip writes too: it calls a host critical that is slow to answer.
+func (s *server) changed(since uint64) (ours, others string, err error) {
 	checks, _, err := s.api.Health().State(api.HealthAny, nil)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	const most = 3
-	n := 0
+	services, _, err := s.api.Catalog().Service(ownService, "", nil)
+	if err != nil {
+		return "", "", err
+	}
+	var own, rest []string
 	for _, c := range checks {
-		if c.ModifyIndex <= since {
-			continue
-		}
-		if n++; n <= most {
-			names += fmt.Sprintf("%s on %s is %s: %.80q; ", c.CheckID, c.Node, c.Status, c.Output)
+		text := fmt.Sprintf("%s on %s is %s: %.60q", c.CheckID, c.Node, c.Status, c.Output)
+		switch {
+		case c.ModifyIndex <= since:
+		case c.ServiceName == ownService:
+			own = append(own, text)
+		default:
+			rest = append(rest, text)
 		}
 	}
-	return fmt.Sprintf("%d checks; %s", n, names), nil
+	for _, service := range services {
+		if service.ModifyIndex > since {
+			own = append(own, fmt.Sprintf("service %s on %s: %v", service.ServiceID, service.Node, service.ServiceMeta))
+		}
+	}
+	return few(own), few(rest), nil
+}
+
+// few writes how many texts there are, and the first of them.
+func few(texts []string) string {
+	if len(texts) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d: %s", len(texts), strings.Join(texts[:min(len(texts), 3)], "; "))
 }
 
 // usage is what the server has used and holds.

@@ -28,7 +28,8 @@ func (s *sim) quiet(ctx context.Context) error {
 // rest is what the server did while nothing happened.
 type rest struct {
 	entries int
-	changed string  // what was written to the catalog, "" for nothing
+	ours    string  // what hostagents wrote to the catalog, "" for nothing
+	others  string  // what Consul wrote there by itself
 	cpu     float64 // percent of one processor
 }
 
@@ -62,11 +63,11 @@ func (s *sim) idle(ctx context.Context, what string, while time.Duration) (r res
 		return r, err
 	}
 	if now != catalog {
-		if r.changed, err = s.server.changed(catalog); err != nil {
+		if r.ours, r.others, err = s.server.changed(catalog); err != nil {
 			return r, err
 		}
 	}
-	r = rest{entries: entries - index, changed: r.changed, cpu: 100 * (after.cpu - before.cpu).Seconds() / after.at.Sub(before.at).Seconds()}
+	r.entries, r.cpu = entries-index, 100*(after.cpu-before.cpu).Seconds()/after.at.Sub(before.at).Seconds()
 	s.figure(fmt.Sprintf("CPU of the server, %s, %v", what, while), fmt.Sprintf("%.1f %%", r.cpu), fmt.Sprintf("of one processor; RSS %.0f MB", after.resident))
 	s.figure("  entries of the raft log", fmt.Sprint(r.entries), "")
 	return r, nil
@@ -78,7 +79,10 @@ func (s *sim) steady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.must("  of these to services, checks and nodes", cmp.Or(with.changed, "0"), with.changed == "", "none")
+	s.must("  of these by hostagents", cmp.Or(with.ours, "0"), with.ours == "", "none")
+	if with.others != "" {
+		s.figure("  of these by Consul itself", with.others, "")
+	}
 	if err := s.change(ctx, func(p *hostagent.Parts) { p.Changed = nil }); err != nil {
 		return err
 	}
