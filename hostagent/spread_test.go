@@ -75,7 +75,7 @@ func TestNewsOfManyHostsIsSpread(t *testing.T) {
 		all, done := make([]*paper, hosts), make(chan error, hosts)
 		for i := range all {
 			h, parts := newPaper(0)
-			parts.Spread, h.facts.Members = nil, int(spread/time.Second)*500
+			parts.Spread, h.facts.Members = nil, int(spread/time.Second)*250
 			all[i] = h
 			go func() { done <- NewAgent(parts).Run(ctx, nil) }()
 		}
@@ -262,9 +262,9 @@ func TestSpreadOfFewIsNone(t *testing.T) {
 		want    time.Duration
 	}{
 		{"not known", 0, true, nil, 0},
-		{"one", 1, true, nil, 2 * time.Millisecond},
-		{"a hundred", 100, true, nil, 200 * time.Millisecond},
-		{"100,000", 100_000, true, nil, 200 * time.Second},
+		{"one", 1, true, nil, 4 * time.Millisecond},
+		{"a hundred", 100, true, nil, 400 * time.Millisecond},
+		{"100,000", 100_000, true, nil, 400 * time.Second},
 		{"the first of 100,000", 100_000, false, nil, firstSpread},
 		{"none", 100_000, true, &none, 0},
 		{"another", 100_000, true, &some, time.Minute},

@@ -349,7 +349,7 @@ mode = "observe"
 
 # How long news may wait before it is written to Consul, 0s to 10m. A change that a whole fleet sees at once would otherwise
 # have all hosts write at once; each waits a random part of this time. "auto" follows the number of members of this Consul
-# datacenter, 500 of them a second: 2s for 1,000 hosts, 20s for 10,000, and nothing for less than 25, nor where the agent
+# datacenter, 250 of them a second: 4s for 1,000 hosts, 20s for 5,000, and nothing for less than 13, nor where the agent
 # does not tell that number. A result that turns critical waits as well. Ports open and close without it, the first report
 # comes within 10s, and the word that hostagent stops is never late.
 #   spread = "auto"
