@@ -24,8 +24,8 @@ func statusCommand() *cobra.Command {
 the open ports with their services, its findings, and what it cannot do here. It looks at nothing itself. Only root and
 the group of the socket may ask.
 
-Exit status: 0 it runs and no step of it fails, 1 some step fails or the configuration was not reloaded, 2 it cannot be
-asked.`,
+Exit status: 0 it runs and no step of it fails, 1 some step fails, settings of the fleet are refused, or the
+configuration was not reloaded, 2 it cannot be asked.`,
 		Example: `  sudo hostagent status
   sudo hostagent status --format json | jq .consul.last_whole_answer
   sudo curl --unix-socket ` + hostagent.StatusSocket + ` http://localhost/v1/status`,
