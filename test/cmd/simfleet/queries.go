@@ -80,7 +80,7 @@ func (s *sim) settledMemory(ctx context.Context) (now usage, err error) {
 		if now, err = s.server.memory(ctx); err != nil {
 			return false, err
 		}
-		if equal++; abs(now.goroutines-last) > 20 {
+		if equal++; abs(now.goroutines-last) > max(20, last/500) {
 			last, equal = now.goroutines, 0
 		}
 		return equal >= 2, nil
