@@ -50,7 +50,8 @@ test: tools consul ## every test, those on a real kernel and a real Consul too
 .PHONY: race
 race: ## tests of the packages with goroutines, under the race detector
 	@./test/tools.sh gcc
-	CGO_ENABLED=1 $(GO) test -race ./cmd/hostagent ./hostagent ./hostagent/consul ./hostagent/settings ./hostagent/status ./sockets
+	CGO_ENABLED=1 $(GO) test -race -run 'Watch|Fleet|KV' ./cmd/hostagent
+	CGO_ENABLED=1 $(GO) test -race ./hostagent ./hostagent/consul ./hostagent/settings ./hostagent/status ./sockets
 
 .PHONY: neighbours
 neighbours: tools consul ## tests beside real ufw, firewalld, nft and Docker, in a root file system of their own; needs root

@@ -297,7 +297,7 @@ func TestFleetReadsTheHost(t *testing.T) {
 				{"dead", late(life), fleet.Silent, "TTL expired, the last it said: hostagent"},
 				{"dead in trouble", late(failing), fleet.Silent, "TTL expired, the last it said: hostagent"},
 			} {
-				host := inCatalog(t, tt.check)
+				host := inCatalog(t, tt.check, a.firewallCheck())
 				if host.State != tt.state || !strings.HasPrefix(host.Says, tt.says) || (host.Says == "") != (tt.says == "") || strings.Contains(host.Says, "\n") {
 					t.Errorf("%s mode, counts %t, %s: %s, %q", mode, counts, tt.name, host.State, host.Says)
 				}
