@@ -151,10 +151,14 @@ func connects(addr netip.Addr, port uint16) (bool, error) {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience); err != nil {
 		return false, err
 	}
-	switch err := unix.Connect(fd, to); {
+	err = unix.Connect(fd, to)
+	for errors.Is(err, unix.EINTR) { // a signal of Go's runtime: called once more it goes on to wait
+		err = unix.Connect(fd, to)
+	}
+	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EINPROGRESS), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EINPROGRESS), errors.Is(err, unix.EALREADY), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
 		return false, nil
 	default:
 		return false, fmt.Errorf("connect to %v: %w", addr, err)
